@@ -1,0 +1,71 @@
+"""The `data:` section: where trajectories come from, what their features mean, and how they are split."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ensemble.config.base import Section
+
+Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
+SplitShare = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | list[str]
+
+
+class SimulateConfig(Section):
+    """How much to simulate when `data.source` names an environment."""
+
+    episodes: int = Field(1000, ge=1, description="number of trajectories")
+    steps: int = Field(100, ge=1, description="transitions per trajectory")
+    seed: int = Field(0, ge=0, description="seed of initial states and joint torques")
+    passive: bool = Field(True, description="no joint torques; false draws torques at every step and records them")
+
+
+class FeatureMap(Section):
+    """Where one feature is found in a foreign file, or what it is derived from."""
+
+    key: str | None = Field(None, description="data set inside each episode group, e.g. obs/joint_pos")
+    columns: list[int] | None = Field(None, description="columns to keep, in this order; all by default")
+    derivative_of: str | None = Field(None, description="feature whose finite difference in time this is (needs dt)")
+    scale: float = Field(1.0, description="factor applied before the cast to float32")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.key is None) == (self.derivative_of is None):
+            raise ValueError("give either `key` or `derivative_of`")
+        return self
+
+
+class SplitConfig(Section):
+    """Which episodes train, validate and test: fractions, numbers of episodes, or lists of episode names.
+
+    Beside a list (given splits), a fraction is taken from the episodes of `train`.
+    """
+
+    train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
+    validation: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
+    test: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
+
+
+class DataConfig(Section):
+    """The data of an experiment."""
+
+    source: Literal["double_pendulum"] | None = Field(None, description="environment to simulate when no path is given")
+    path: str | list[str] | None = Field(None, description="HDF5 or npz files, or one directory of converted shards")
+    simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
+    layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
+    map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")
+    roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
+        {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
+    )
+    angles: list[str] = Field([], description="entries that wrap at +-pi, as feature or feature[index]")
+    dt: float | None = Field(None, gt=0, description="seconds between two points; read from the file where it says")
+    decimate: int = Field(1, ge=1, description="keep every n-th point of each episode")
+    split: SplitConfig = Field(SplitConfig(), description="train, validation and test")
+    validation: dict[str, str] = Field({}, description="name: path of further validation sets")
+    drop_bad_episodes: bool = Field(False, description="leave out episodes with NaN or infinity and count them")
+    follow_links: bool = Field(False, description="follow external links of HDF5 files")
+
+    @model_validator(mode="after")
+    def _has_origin(self) -> Self:
+        if self.source is None and self.path is None:
+            raise ValueError("give `source` (an environment to simulate) or `path` (files or shards)")
+        return self

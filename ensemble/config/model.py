@@ -1,0 +1,61 @@
+"""The `model:` section: one config class per model family, importable without torch.
+
+A family names its network (`network`, an import path), so adding one is a class here, a file in `models/`,
+and one entry in `ModelConfig`.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ensemble.config.base import Section
+
+Activation = Literal["tanh", "relu", "elu", "identity", "silu"]
+
+
+class MLPConfig(Section):
+    """A stack of linear layers, each followed by the activation and, if asked, a layer norm."""
+
+    layer_sizes: list[int] = Field([], description="widths; [] is the identity")
+    activation: Activation = Field("relu", description="after each linear layer")
+    layernorm: bool = Field(False, description="after each activation")
+
+
+class InputConfig(MLPConfig):
+    """One named input: features concatenated, then their own MLP encoder."""
+
+    features: list[str] = Field(min_length=1, description="features, concatenated in this order")
+
+
+class GPTDynamicsConfig(Section):
+    """GPT dynamics model of NeRD (arXiv 2508.15755) and axion's neural solver."""
+
+    network: ClassVar[str] = "ensemble.models.gpt_dynamics:GPTDynamics"
+
+    family: Literal["gpt_dynamics"] = Field("gpt_dynamics", description="model family")
+    history: int = Field(10, ge=1, description="points of a training window, and of the context in a rollout")
+    block_size: int = Field(16, ge=1, description="positions the model knows; at least history")
+    n_layer: int = Field(6, ge=1, description="transformer blocks")
+    n_head: int = Field(12, ge=1, description="attention heads; divides n_embd")
+    n_embd: int = Field(192, ge=1, description="width")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of embeddings, attention and residual branches")
+    bias: bool = Field(False, description="biases in linear layers and norms of the blocks")
+    inputs: dict[str, InputConfig] = Field(
+        {}, description="name: features and encoder; {} is one input of every state and control feature"
+    )
+    head: MLPConfig = Field(MLPConfig(layer_sizes=[64]), description="between the transformer and the last layer")
+    prediction: Literal["relative", "absolute"] = Field("relative", description="target: next - state, or next")
+    normalize_input: bool = Field(True, description="by the training split's mean and variance")
+    normalize_output: bool = Field(True, description="by the target's mean and variance; weighs the loss as well")
+    output_tanh: bool = Field(False, description="tanh on the normalized output")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        if self.history > self.block_size:
+            raise ValueError(f"history {self.history} is longer than block_size {self.block_size}")
+        return self
+
+
+ModelConfig = GPTDynamicsConfig  # becomes Annotated[A | B, Field(discriminator="family")] with the second family

@@ -1,0 +1,34 @@
+"""Errors that a user can act on, each with the exit code of its kind.
+
+Their message is the whole story: what, where (file, line, episode, index) and the nearest valid name.
+"""
+
+
+class EnsembleError(Exception):
+    """Any failure with a message for the user."""
+
+    exit_code = 1
+
+
+class UsageError(EnsembleError):
+    """A wrong command line or experiment file."""
+
+    exit_code = 2
+
+
+class NothingFinishedError(EnsembleError):
+    """Every member diverged or failed."""
+
+    exit_code = 3
+
+
+class DataError(EnsembleError):
+    """Input data that cannot be used."""
+
+    exit_code = 4
+
+
+class StorageError(EnsembleError):
+    """A disk that is full, missing or read-only, or a result that is damaged."""
+
+    exit_code = 5

@@ -1,0 +1,131 @@
+"""Names that cross a floor or reach a file: roles, metrics, columns and Parquet schemas.
+
+Everything here is public: notebooks read `members.parquet`, `curves.parquet` and `summary.parquet` by these names.
+Floor 0: it imports nothing of ours, and it holds no behaviour.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+# What a feature is to a model. `control` acts between two points of an episode and is known ahead in a rollout;
+# `auxiliary` is carried along and used only where an input names it (known ahead as well).
+FeatureRole = Literal["state", "control", "output", "auxiliary"]
+FEATURE_ROLES: tuple[FeatureRole, ...] = ("state", "control", "output", "auxiliary")
+
+# Why a member was trained, and how it ended.
+MemberRole = Literal["search", "finalist", "ensemble"]
+Status = Literal["completed", "pruned", "diverged", "failed"]
+
+TRAIN_LOSS = "train/loss"
+LEARNING_RATE = "train/learning_rate"
+GRADIENT_NORM_BEFORE = "train/gradient_norm_before_clip"
+GRADIENT_NORM_AFTER = "train/gradient_norm_after_clip"
+VALIDATION_LOSS = "validation/loss"
+VALIDATION_ROLLOUT = "validation/rollout_rmse"
+TEST_LOSS = "test/loss"
+TEST_ROLLOUT = "test/rollout_rmse"
+
+
+def one_step_metric(split: str, label: str) -> str:
+    """Name the root-mean-square one-step error of one state entry, in its own unit: `validation/one_step_rmse/q0`."""
+    return f"{split}/one_step_rmse/{label}"
+
+
+def rollout_metric(split: str, label: str) -> str:
+    """Name the open-loop rollout error of one state entry, in its own unit: `test/rollout_rmse/q0`."""
+    return f"{split}/rollout_rmse/{label}"
+
+
+def rollout_step_metric(split: str, step: int) -> str:
+    """Name the normalized rollout error at one step of the horizon, counted from 1: `test/rollout_rmse@10`."""
+    return f"{split}/rollout_rmse@{step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One named group of columns: what every floor knows of it."""
+
+    name: str
+    width: int
+    role: FeatureRole
+    labels: tuple[str, ...]  # one a column
+    angles: tuple[bool, ...]  # which columns wrap at +-pi
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeBlock:
+    """Some whole episodes, laid end to end.
+
+    An episode of T points has T - 1 transitions. `features` maps a name to (sum of points, width) float32. A control
+    acts between two points, so its row at an episode's last point has no successor and is zero.
+    """
+
+    keys: tuple[str, ...]  # one name an episode, unique within its file
+    points: Int64  # (episodes,) T of each
+    features: dict[str, Float32]
+
+
+MEMBER_COLUMNS = pa.schema(
+    [
+        ("experiment", pa.string()),
+        ("config_hash", pa.string()),
+        ("config", pa.string()),  # json; every hyperparameter is a dotted column as well
+        ("seed", pa.int64()),
+        ("role", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("parameters", pa.int64()),
+        ("steps", pa.int64()),
+        ("samples", pa.int64()),
+        ("best_step", pa.int64()),
+        ("seconds", pa.float64()),
+        ("samples_per_second", pa.float64()),
+        ("device", pa.string()),
+        ("world_size", pa.int64()),
+        ("threads", pa.int64()),
+        ("pack", pa.int64()),
+        ("weights_sha256", pa.string()),
+        ("versions", pa.string()),  # json
+        ("git_commit", pa.string()),
+        ("data_fingerprint", pa.string()),
+    ]
+)
+"""The fixed columns of `members.parquet`; metrics (`test/loss`, `last/validation/loss`, ..) and hyperparameters follow."""
+
+CURVE_COLUMNS = pa.schema(
+    [
+        ("config_hash", pa.string()),
+        ("seed", pa.int64()),
+        ("role", pa.string()),
+        ("step", pa.int64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+SUMMARY_COLUMNS = pa.schema(
+    [
+        ("config_hash", pa.string()),
+        ("role", pa.string()),
+        ("metric", pa.string()),
+        ("n_planned", pa.int64()),
+        ("n_ok", pa.int64()),
+        ("mean", pa.float64()),
+        ("std", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("ci_method", pa.string()),
+        ("median", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("best_seed", pa.int64()),
+    ]
+)

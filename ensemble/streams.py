@@ -1,0 +1,29 @@
+"""Random streams keyed by (member seed, purpose, step), and by nothing else.
+
+Every random number of a member comes from a key made here, so a member draws the same numbers alone, in any pack,
+after a restart and on any number of workers. Keys are counter-based (SplitMix64, Steele et al. 2014): no state to save.
+"""
+
+import hashlib
+
+import numpy as np
+
+from ensemble.schema import UInt64
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def key(seed: int, purpose: str, step: int = 0) -> int:
+    """Return the 64-bit key of a stream; `purpose` names it ("weights", "order", "dropout/3", ..)."""
+    text = f"{seed}|{purpose}|{step}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def mix(values: UInt64) -> UInt64:
+    """Scramble 64-bit integers of any shape, one to one (the finalizer of SplitMix64)."""
+    z = values + _GAMMA
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
