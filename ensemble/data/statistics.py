@@ -1,0 +1,108 @@
+"""Moments of features and of prediction targets, in one pass over the training split.
+
+Sums are float64 and taken in chunks of fixed size, merged by the parallel update of Chan, Golub and LeVeque (1983), so
+the numbers depend on the data alone and memory stays small.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.schema import Int64
+
+Float64 = npt.NDArray[np.float64]
+Prediction = Literal["relative", "absolute"]
+
+CHUNK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """Count, mean, sum of squared deviations and range of each column."""
+
+    count: float
+    mean: Float64  # (d,)
+    m2: Float64  # (d,) sum of squared deviations from the mean
+    minimum: Float64  # (d,) +inf when nothing was seen
+    maximum: Float64  # (d,) -inf when nothing was seen
+
+    @classmethod
+    def of(cls, x: npt.NDArray[np.floating]) -> Self:
+        """Return the moments of the columns of x (n, d)."""
+        if not len(x):
+            return cls.prior(x.shape[1], count=0.0)
+        values = x.astype(np.float64)
+        mean = values.mean(axis=0)
+        return cls(len(values), mean, ((values - mean) ** 2).sum(axis=0), values.min(axis=0), values.max(axis=0))
+
+    @classmethod
+    def prior(cls, width: int, count: float = 1e-4) -> Self:
+        """Return mean 0 and variance 1 with the weight of `count` samples (the start of NeRD's RunningMeanStd)."""
+        infinite = np.full(width, np.inf)
+        return cls(count, np.zeros(width), np.full(width, count), infinite, -infinite)
+
+    def merge(self, other: Self) -> Self:
+        """Return the moments of both samples together (Chan et al., eq. 2.1)."""
+        count = self.count + other.count
+        share = other.count / count if count else 0.0
+        delta = other.mean - self.mean
+        return type(self)(
+            count,
+            self.mean + delta * share,
+            self.m2 + other.m2 + delta**2 * self.count * share,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    @property
+    def variance(self) -> Float64:
+        """Population variance (d,)."""
+        return self.m2 / self.count if self.count else np.zeros_like(self.m2)
+
+
+def wrap(angle: Float64) -> Float64:
+    """Wrap angles in radians to [-pi, pi)."""
+    return np.mod(angle + np.pi, 2 * np.pi) - np.pi
+
+
+def feature_moments(data: Trajectories, segments: Segments, feature: str, wrapped: bool) -> Moments:
+    """Return the moments of a feature over these pieces; with `wrapped` its angles are wrapped first.
+
+    What is known for a transition only (a control, an auxiliary) has no value at the last point of a piece, so that
+    point doesn't count there.
+    """
+    known = data.feature(feature)
+    trim = 1 if known.role in ("control", "auxiliary") else 0
+    angles = np.array(known.angles, dtype=bool) & wrapped
+    values = data.rows[:, data.columns(feature)]
+    total = Moments.prior(known.width, count=0.0)
+    for rows in segments.row_chunks(CHUNK_ROWS, trim):
+        total = total.merge(Moments.of(_wrapped(values[rows], angles)))
+    return total
+
+
+def target_moments(
+    data: Trajectories, segments: Segments, columns: Int64, angles: npt.NDArray[np.bool_], prediction: Prediction
+) -> Moments:
+    """Return the moments of what a model predicts for these columns (d,) of `data.rows`, over all transitions.
+
+    absolute: the next point, angles wrapped. relative: its difference to the point before, wrapped where `angles` (d,)
+    says so, since a step across +-pi is a small one.
+    """
+    total = Moments.prior(len(columns), count=0.0)
+    for rows in segments.row_chunks(CHUNK_ROWS, trim=1):
+        target = _wrapped(data.rows[(rows + 1)[:, None], columns], angles)
+        if prediction == "relative":
+            target = _wrapped(target - _wrapped(data.rows[rows[:, None], columns], angles), angles)
+        total = total.merge(Moments.of(target))
+    return total
+
+
+def _wrapped(values: npt.NDArray[np.floating], angles: npt.NDArray[np.bool_]) -> Float64:
+    """Return values (n, d) as float64 with the columns of `angles` (d,) wrapped."""
+    wide = values.astype(np.float64)
+    wide[:, angles] = wrap(wide[:, angles])
+    return wide

@@ -1,0 +1,190 @@
+"""A converted data set in memory: every point of every episode as one row of one matrix.
+
+The shards of `ensemble convert` come in here, and what follows (splits, windows, statistics) is arithmetic on row
+numbers. This is the reader without Ray; `loading.py` shares one such matrix between the trials of a node.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ensemble.errors import DataError, UsageError
+from ensemble.schema import Feature, Float32, Int64, UInt64
+
+FORMAT = "ensemble-shards/1"
+MANIFEST = "manifest.json"
+EPISODES = "episodes.parquet"
+REBUILD = "rebuild with `ensemble convert`"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Segments:
+    """Contiguous pieces of episodes, as rows of `Trajectories.rows`: whole episodes, or blocks of time of them."""
+
+    first: Int64  # (m,) row of the first point
+    points: Int64  # (m,) number of points; one more than its transitions
+    hashes: UInt64  # (m,) content hash of the episode it is a piece of
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, which: Int64) -> Self:
+        """Return the pieces numbered in `which` (k,), in that order."""
+        return type(self)(self.first[which], self.points[which], self.hashes[which])
+
+    def row_chunks(self, size: int, trim: int = 0) -> Iterator[Int64]:
+        """Yield the row numbers of all points but the last `trim` of each piece, at most `size` at a time."""
+        kept = np.maximum(self.points - trim, 0)
+        ends = np.cumsum(kept)
+        shift = self.first - (ends - kept)  # row number minus running number, constant within a piece
+        total = int(ends[-1]) if len(ends) else 0
+        for start in range(0, total, size):
+            running = np.arange(start, min(start + size, total))
+            yield running + shift[np.searchsorted(ends, running, side="right")]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trajectories:
+    """A whole data set: `rows` is read-only, episodes lie end to end, features side by side in manifest order."""
+
+    rows: Float32  # (N, D)
+    features: tuple[Feature, ...]
+    episodes: Segments  # all of them, in order
+    keys: tuple[str, ...]  # one name an episode
+    given: tuple[str | None, ...]  # the split that the source names, where it does
+    fingerprint: str
+    dt: float | None  # seconds between two points
+
+    def columns(self, feature: str) -> slice:
+        """Return the columns of a feature; UsageError with the nearest name when there is none."""
+        offset = 0
+        for candidate in self.features:
+            if candidate.name == feature:
+                return slice(offset, offset + candidate.width)
+            offset += candidate.width
+        names = [candidate.name for candidate in self.features]
+        raise UsageError(f"no feature '{feature}' in the data{nearest(feature, names)}; it has {', '.join(names)}")
+
+    def feature(self, name: str) -> Feature:
+        """Return the feature of this name; UsageError with the nearest name when there is none."""
+        self.columns(name)
+        return next(feature for feature in self.features if feature.name == name)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return ' (did you mean ..?)' or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read `manifest.json` of a shards directory; DataError when it is missing, damaged or of another format."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{directory}: not a data set: no {MANIFEST} ({REBUILD})")
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged: {error}; {REBUILD}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path}: format {found!r} instead of {FORMAT!r}; {REBUILD}")
+    return manifest  # type: ignore[no-any-return]  # it is a dict: checked above
+
+
+def read_trajectories(directory: Path) -> Trajectories:
+    """Read a shards directory into memory, page checksums verified.
+
+    Raises DataError that names the shard when one is missing or damaged.
+    """
+    manifest = read_manifest(directory)
+    data = describe(manifest, read_table(directory / EPISODES))
+    rows = np.empty((data.episodes.points.sum(), sum(feature.width for feature in data.features)), np.float32)
+    filled = 0
+    for name in shard_names(manifest):
+        filled = _fill(rows, filled, directory / name, data)
+    if filled != len(rows):
+        raise DataError(f"{directory}: {filled} rows in the shards, {len(rows)} in {EPISODES}; {REBUILD}")
+    return with_rows(data, rows)
+
+
+def describe(manifest: dict[str, Any], episodes: pa.Table) -> Trajectories:
+    """Return the data set of a manifest and its episode table, with no rows yet."""
+    points = episodes["points"].to_numpy().astype(np.int64)
+    if not len(points):
+        raise DataError("the data set holds 0 episodes")
+    return Trajectories(
+        rows=np.empty((0, sum(feature["width"] for feature in manifest["features"])), np.float32),
+        features=tuple(
+            Feature(f["name"], f["width"], f["role"], tuple(f["labels"]), tuple(f["angles"]))
+            for f in manifest["features"]
+        ),
+        episodes=Segments(np.cumsum(points) - points, points, episodes["hash"].to_numpy().astype(np.uint64)),
+        keys=tuple(episodes["key"].to_pylist()),
+        given=tuple(episodes["split"].to_pylist()),
+        fingerprint=manifest["fingerprint"],
+        dt=manifest["dt"],
+    )
+
+
+def with_rows(data: Trajectories, rows: Float32) -> Trajectories:
+    """Return the data set over these rows (N, D), which become read-only."""
+    assert rows.dtype == np.float32
+    assert rows.shape == (data.episodes.points.sum(), data.rows.shape[1])
+    rows.setflags(write=False)
+    return Trajectories(rows, data.features, data.episodes, data.keys, data.given, data.fingerprint, data.dt)
+
+
+def shard_names(manifest: dict[str, Any]) -> list[str]:
+    """Return the names of the shards, in the order of their episodes."""
+    return sorted(file["name"] for file in manifest["files"] if file["name"].startswith("shard-"))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file, page checksums verified; DataError naming it when that fails."""
+    try:
+        return pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: missing or damaged: {error}; {REBUILD}") from error
+
+
+def fill_block(rows: Float32, table: pa.Table | pa.RecordBatch, features: tuple[Feature, ...]) -> None:
+    """Copy the feature columns of a shard's table into `rows` (n, D)."""
+    offset = 0
+    for feature in features:
+        values = table[feature.name]
+        chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+        flat = np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
+        rows[:, offset : offset + feature.width] = flat.reshape(len(rows), feature.width)
+        offset += feature.width
+
+
+def _fill(rows: Float32, start: int, path: Path, data: Trajectories) -> int:
+    """Copy one shard into `rows` from row `start` on and return the row after its last."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                stop = start + len(table)
+                check_order(table, start, data.episodes, path)
+                fill_block(rows[start:stop], table, data.features)
+                start = stop
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: missing or damaged shard: {error}; {REBUILD}") from error
+    return start
+
+
+def check_order(table: pa.Table, start: int, episodes: Segments, path: Path) -> None:
+    """Raise DataError unless this block of a shard holds the points that belong into the rows from `start` on."""
+    rows = np.arange(start, start + len(table))
+    number = np.searchsorted(episodes.first, rows, side="right") - 1
+    step = rows - episodes.first[number]
+    if not (np.array_equal(table["episode"], number) and np.array_equal(table["step"], step)):
+        raise DataError(f"{path}: its episodes are not those of {EPISODES}; {REBUILD}")

@@ -1,0 +1,41 @@
+"""What several test folders share: small data sets in memory."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.schema import Feature
+
+MakeData = Callable[..., Trajectories]
+
+FEATURES = (
+    Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False)),
+    Feature("joint_acts", 2, "control", ("joint_acts[0]", "joint_acts[1]"), (False, False)),
+)
+
+
+@pytest.fixture
+def make_data() -> MakeData:
+    """Build a data set of random episodes of the given numbers of points, features `states` (4), `joint_acts` (2)."""
+
+    def make(points: list[int], seed: int = 0, given: list[str | None] | None = None) -> Trajectories:
+        random = np.random.default_rng(seed)
+        lengths = np.array(points, dtype=np.int64)
+        rows = random.normal(0, 3, (lengths.sum(), 6)).astype(np.float32)
+        ends = np.cumsum(lengths)
+        rows[ends - 1, 4:] = 0
+        rows.setflags(write=False)
+        hashes = random.integers(0, 2**64, len(points), dtype=np.uint64)
+        return Trajectories(
+            rows,
+            FEATURES,
+            Segments(ends - lengths, lengths, hashes),
+            tuple(f"demo_{i}" for i in range(len(points))),
+            tuple(given or [None] * len(points)),
+            "fingerprint",
+            0.1,
+        )
+
+    return make
