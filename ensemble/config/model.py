@@ -4,11 +4,15 @@ A family names its network (`network`, an import path), so adding one is a class
 and one entry in `ModelConfig`.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ensemble.config.base import Section
+from ensemble.errors import UsageError
+from ensemble.schema import Feature
 
 Activation = Literal["tanh", "relu", "elu", "identity", "silu"]
 
@@ -59,3 +63,29 @@ class GPTDynamicsConfig(Section):
 
 
 ModelConfig = GPTDynamicsConfig  # becomes Annotated[A | B, Field(discriminator="family")] with the second family
+
+
+def input_features(config: ModelConfig, features: Sequence[Feature]) -> dict[str, tuple[str, ...]]:
+    """Return which features each named input of a model takes; by default one, of every state and control feature.
+
+    Raises UsageError, naming the nearest feature, for one that the data do not have, and when there is no state.
+    """
+    if not any(feature.role == "state" for feature in features):
+        raise UsageError(f"model.family {config.family}: none of the features is a state; give one that role in `data`")
+    if not config.inputs:
+        return {"low_dim": tuple(f.name for f in features if f.role in ("state", "control"))}
+    names = [feature.name for feature in features]
+    problems = [
+        f"model.inputs.{name}.features: no feature {wanted!r}; {_suggestion(wanted, names)}"
+        for name, entry in config.inputs.items()
+        for wanted in entry.features
+        if wanted not in names
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return {name: tuple(entry.features) for name, entry in config.inputs.items()}
+
+
+def _suggestion(wanted: str, names: list[str]) -> str:
+    near = get_close_matches(wanted, names, n=1, cutoff=0)
+    return f"the nearest is {near[0]!r} (there are {', '.join(names)})"

@@ -1,0 +1,124 @@
+"""What every model family shares: its batch, its normalization, and how a pack of it is built and filled.
+
+Deliberately not here: data (a batch is tensors), optimizers, and where parameters lie (the arena of training/).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble.config.model import ModelConfig
+from ensemble.models.layers import Layer
+from ensemble.models.products import Precision
+from ensemble.schema import Feature, Float32
+from ensemble.streams import key
+
+
+class Batch(NamedTuple):
+    """Windows of T transitions, and what a step's random numbers are keyed by."""
+
+    points: Tensor  # (E, B, T+1, D) float32, features side by side; one member's worth expands to all
+    position: Tensor  # (B,) int32, places of the samples in the global batch
+    keys: Tensor | None = None  # (E, sites) int32 of `dropout_keys`, None to evaluate
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Moments of the training split, shared by all members; angles were wrapped before."""
+
+    mean: Float32  # (D,) of the points' columns
+    variance: Float32  # (D,) population
+    target_mean: Float32  # (S,) of the target: next - state, or next state
+    target_variance: Float32  # (S,)
+
+    @classmethod
+    def identity(cls, features: Sequence[Feature]) -> "Normalization":
+        """Return zeros and ones."""
+        width = sum(feature.width for feature in features)
+        state = sum(feature.width for feature in features if feature.role == "state")
+        zeros, ones = np.zeros, np.ones
+        return cls(zeros(width, np.float32), ones(width, np.float32), zeros(state, np.float32), ones(state, np.float32))
+
+
+class DynamicsModel(Protocol):
+    """A pack of models that predict an episode's next state."""
+
+    sites: int  # dropout sites: the width of `Batch.keys`
+
+    def __call__(self, batch: Batch, details: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (E,) and, if asked, details such as "one_step_mse" (E, S) in raw units."""
+        ...
+
+    def rollout(self, history: Tensor, known: Tensor, horizon: int) -> Tensor:
+        """Continue (E, B, C, D) true points by `horizon` predicted states (E, B, H, S)."""
+        ...
+
+
+class Family(Protocol):
+    """The constructor that a model config's `network` names."""
+
+    def __call__(
+        self,
+        config: ModelConfig,
+        features: tuple[Feature, ...],
+        members: int,
+        normalization: Normalization,
+        *,
+        precision: Precision,
+        device: str | torch.device,
+    ) -> nn.Module:
+        """Build a pack."""
+        ...
+
+
+def build(
+    config: ModelConfig,
+    features: tuple[Feature, ...],
+    members: int,
+    normalization: Normalization,
+    precision: Precision = "fp32",
+    device: str | torch.device = "meta",
+) -> nn.Module:
+    """Build a pack of `members` networks with unfilled parameters on `device`.
+
+    Buffers (the normalization) hold their values from the start; with parameters on "meta" they lie on the CPU.
+    Raises UsageError for an input feature that the data do not have.
+    """
+    module, name = config.network.split(":")
+    family = cast(Family, getattr(import_module(module), name))
+    return family(config, features, members, normalization, precision=precision, device=device)
+
+
+def initialize(module: nn.Module, seeds: Sequence[int]) -> None:
+    """Fill each member from its own stream (seed, "weights"), layers in order of registration; the pack is no input."""
+    for member, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(key(seed, "weights") >> 1)
+        for layer in module.modules():
+            if isinstance(layer, Layer):
+                layer.reset(member, generator)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count the parameters of one member."""
+    return sum(parameter[0].numel() for parameter in module.parameters())
+
+
+def move_buffers(module: nn.Module, device: str | torch.device) -> None:
+    """Move buffers alone, parameters being views of an arena that is there already."""
+    for layer in module.modules():
+        for name, buffer in layer.named_buffers(recurse=False):
+            setattr(layer, name, buffer.to(device))
+
+
+def column_slices(features: Sequence[Feature]) -> Mapping[str, slice]:
+    """Return where each feature lies in the columns of points."""
+    slices, start = {}, 0
+    for feature in features:
+        slices[feature.name] = slice(start, start + feature.width)
+        start += feature.width
+    return slices
