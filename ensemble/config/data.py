@@ -4,10 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ensemble.config.base import Section
+from ensemble.config.base import Name, Section, Words
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
-SplitShare = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | list[str]
+SplitShare = Annotated[
+    Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | list[str],
+    Words("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
+]
 
 
 class SimulateConfig(Section):
@@ -44,6 +47,14 @@ class SplitConfig(Section):
     validation: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
     test: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
 
+    @model_validator(mode="after")
+    def _fractions_fit(self) -> Self:
+        fractions = [share for share in (self.train, self.validation, self.test) if isinstance(share, float)]
+        used = fractions if len(fractions) == 3 else fractions[isinstance(self.train, float) :]
+        if sum(used) > 1 + 1e-9:
+            raise ValueError(f"the fractions {' + '.join(map(str, used))} are more than 1")
+        return self
+
 
 class DataConfig(Section):
     """The data of an experiment."""
@@ -60,7 +71,7 @@ class DataConfig(Section):
     dt: float | None = Field(None, gt=0, description="seconds between two points; read from the file where it says")
     decimate: int = Field(1, ge=1, description="keep every n-th point of each episode")
     split: SplitConfig = Field(SplitConfig(), description="train, validation and test")
-    validation: dict[str, str] = Field({}, description="name: path of further validation sets")
+    validation: dict[Name, str] = Field({}, description="name: path of further validation sets")
     drop_bad_episodes: bool = Field(False, description="leave out episodes with NaN or infinity and count them")
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
 

@@ -50,7 +50,7 @@ class Segments:
             yield running + shift[np.searchsorted(ends, running, side="right")]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Trajectories:
     """A whole data set: `rows` is read-only, episodes lie end to end, features side by side in manifest order."""
 

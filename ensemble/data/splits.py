@@ -1,0 +1,189 @@
+"""Which episodes train, validate and test.
+
+Episodes are ordered by the hash of their content, so the split depends on the data alone: not on file names, not on the
+order of files, not on a seed. Fewer than ten episodes are cut along time instead. Windows are never what is split.
+"""
+
+import fnmatch
+from typing import Any
+
+import numpy as np
+
+from ensemble.config.data import SplitConfig
+from ensemble.data.trajectories import Segments, Trajectories, nearest
+from ensemble.errors import DataError
+from ensemble.schema import Int64
+
+SPLITS = ("train", "validation", "test")
+FEWEST_EPISODES = 10  # below this a split by episode measures the episodes drawn rather than the model
+PATTERN_CHARACTERS = frozenset("*?[")
+
+
+def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[str, Segments]:
+    """Return the pieces of "train", "validation" and "test", none of them without a window of `window` transitions.
+
+    Names (keys of episodes, groups that the source gives, shell patterns of both) are taken first. What divides the
+    rest, the pool, is exact: numbers as they are, fractions by largest remainder. The pool is the episodes named for
+    `train`, or all that no split names; `train` keeps what the others leave when anything is a name or a number.
+    A pool of fewer than ten episodes that only fractions divide is cut into blocks of time, a window apart.
+    Episodes of equal content stay together. Raises DataError for unknown names, too few episodes, or no window.
+    """
+    shares = {name: getattr(split, name) for name in SPLITS}
+    named = {name: _named(data, name, share) for name, share in shares.items() if isinstance(share, list)}
+    _refuse_overlap(data, named)
+    pool = named.pop("train", None)
+    pool = _unnamed(data, named) if pool is None else pool
+    dividing = {name: share for name, share in shares.items() if name not in named}
+    parts = {name: data.episodes.take(which) for name, which in named.items()}
+    if len(dividing) > 1 and len(pool) < FEWEST_EPISODES and not _has_numbers(dividing):
+        parts |= _blocks_of_time(data.episodes.take(pool), _fractions(dividing), window)
+    else:
+        parts |= _by_hash(data.episodes.take(pool), dividing)
+    for name in SPLITS:
+        require_windows(parts[name], window, f"split '{name}'")
+    return {name: parts[name] for name in SPLITS}
+
+
+def describe_split(data: Trajectories, parts: dict[str, Segments]) -> str:
+    """Say how the data was split: "by episode 800/100/100", or "blocks of time .." for fewer than ten episodes."""
+    if all(_are_whole(data, part) for part in parts.values()):
+        return "by episode " + "/".join(str(len(part)) for part in parts.values()) + _duplicates(parts)
+    points = "/".join(str(part.points.sum()) for part in parts.values())
+    return f"blocks of time (fewer than ten episodes) {points} points"
+
+
+def require_windows(segments: Segments, window: int, where: str) -> None:
+    """Raise DataError with the counts when no piece has `window` transitions."""
+    steps = segments.points - 1
+    if not (steps >= window).any():
+        longest = max(int(steps.max(initial=0)), 0)
+        raise DataError(f"{where}: 0 of {len(segments)} episodes >= {window} steps (longest {longest})")
+
+
+def _named(data: Trajectories, split: str, names: list[str]) -> Int64:
+    """Return the numbers of the episodes that a list of keys, given groups and shell patterns names, in order."""
+    members: dict[str, list[int]] = {}
+    for number, (key, group) in enumerate(zip(data.keys, data.given, strict=True)):
+        for name in {key, group} - {None}:
+            members.setdefault(str(name), []).append(number)
+    found: set[int] = set()
+    for name in names:
+        if name in members:
+            matches = [name]
+        elif PATTERN_CHARACTERS & set(name):
+            matches = [known for known in members if fnmatch.fnmatchcase(known, name)]
+        else:
+            matches = []
+        if not matches:
+            raise DataError(f"split '{split}': no episode or group '{name}'{nearest(name, list(members))}")
+        found.update(number for match in matches for number in members[match])
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _refuse_overlap(data: Trajectories, named: dict[str, Int64]) -> None:
+    owner: dict[int, str] = {}
+    for split, numbers in named.items():
+        for number in numbers.tolist():
+            if number in owner:
+                raise DataError(f"episode '{data.keys[number]}' is named for both '{owner[number]}' and '{split}'")
+            owner[number] = split
+
+
+def _unnamed(data: Trajectories, named: dict[str, Int64]) -> Int64:
+    taken = np.concatenate([np.empty(0, np.int64), *named.values()])
+    return np.setdiff1d(np.arange(len(data.episodes)), taken)
+
+
+def _has_numbers(shares: dict[str, Any]) -> bool:
+    return any(isinstance(share, int) for share in shares.values())
+
+
+def _fractions(shares: dict[str, Any]) -> dict[str, float]:
+    """Return the fractions of the pool; where a list stands beside them, `train` is what the others leave."""
+    if len(shares) == len(SPLITS) and not isinstance(shares["train"], list):
+        return shares
+    return {"train": 1 - sum(share for name, share in shares.items() if name != "train")} | {
+        name: share for name, share in shares.items() if name != "train"
+    }
+
+
+def _by_hash(pool: Segments, shares: dict[str, Any]) -> dict[str, Segments]:
+    """Divide whole episodes, ordered by hash; equal ones stay in the split where the first of them falls."""
+    counts = _counts(shares, len(pool))
+    order = np.argsort(pool.hashes, kind="stable")
+    ordered = pool.hashes[order]
+    parts, start, end = {}, 0, 0
+    for name, count in counts.items():
+        end += count
+        stop = max(start, int(np.searchsorted(ordered, ordered[end - 1], side="right")))
+        if stop == start:
+            raise DataError(f"split '{name}': 0 of {len(pool)} episodes, since too many of them are equal")
+        parts[name] = pool.take(np.sort(order[start:stop]))
+        start = stop
+    return parts
+
+
+def _counts(shares: dict[str, Any], episodes: int) -> dict[str, int]:
+    """Return the number of episodes of each split; DataError when they are too few."""
+    if _has_numbers(shares):
+        counts = {name: _number(share, episodes) for name, share in shares.items()}
+        if not isinstance(shares["train"], int):
+            counts["train"] += episodes - sum(counts.values())
+    else:
+        counts = largest_remainder(_fractions(shares), episodes)
+    if min(counts.values()) < 1 or sum(counts.values()) > episodes:
+        wanted = ", ".join(f"{name} {share}" for name, share in shares.items() if not isinstance(share, list))
+        raise DataError(f"{episodes} episodes are too few for the splits {wanted}")
+    return counts
+
+
+def _number(share: Any, episodes: int) -> int:
+    if isinstance(share, int):
+        return share
+    return max(1, round(share * episodes)) if isinstance(share, float) else 0
+
+
+def largest_remainder(shares: dict[str, float], total: int) -> dict[str, int]:
+    """Return whole numbers in proportion to the shares whose sum is exact, none of them 0 while `total` allows it."""
+    used = round(total * min(1.0, sum(shares.values())))
+    quota = np.array(list(shares.values())) / sum(shares.values()) * used
+    counts = np.floor(quota + 1e-9).astype(np.int64)
+    for extra in np.argsort(counts - quota, kind="stable")[: used - counts.sum()]:
+        counts[extra] += 1
+    while counts.min() < 1 < counts.max():
+        counts[counts.argmax()] -= 1
+        counts[counts.argmin()] += 1
+    return dict(zip(shares, counts.tolist(), strict=True))
+
+
+def _blocks_of_time(pool: Segments, fractions: dict[str, float], window: int) -> dict[str, Segments]:
+    """Cut each episode into one block per split, in order of time, with a gap of `window` points between them."""
+    pieces: dict[str, list[tuple[int, int, int]]] = {name: [] for name in fractions}
+    for number in range(len(pool)):
+        usable = max(0, int(pool.points[number]) - window * (len(fractions) - 1))
+        first = int(pool.first[number])
+        for name, points in largest_remainder(fractions, usable).items():
+            pieces[name].append((first, points, number))
+            first += points + window
+    return {name: _segments(pool, np.array(cut, dtype=np.int64)) for name, cut in pieces.items()}
+
+
+def _segments(pool: Segments, pieces: Int64) -> Segments:
+    first, points, number = pieces[pieces[:, 1] > 0].T
+    return Segments(first, points, pool.hashes[number])
+
+
+def _are_whole(data: Trajectories, part: Segments) -> bool:
+    number = np.searchsorted(data.episodes.first, part.first, side="right") - 1
+    return np.array_equal(data.episodes.first[number], part.first) and np.array_equal(
+        data.episodes.points[number], part.points
+    )
+
+
+def _duplicates(parts: dict[str, Segments]) -> str:
+    """Say how many episodes repeat the content of another, and how many do so across named splits."""
+    distinct = [np.unique(part.hashes) for part in parts.values()]
+    within = sum(len(part) for part in parts.values()) - sum(len(hashes) for hashes in distinct)
+    across = sum(len(hashes) for hashes in distinct) - len(np.unique(np.concatenate(distinct)))
+    text = f"; {within} duplicate episodes kept in the split of their twins" if within else ""
+    return text + (f"; {across} episodes also lie in another split, as named" if across else "")
