@@ -1,0 +1,46 @@
+"""Experiment files: their sections, their distributions, and how they are read, checked and expanded."""
+
+from ensemble.config.base import Section
+from ensemble.config.data import DataConfig
+from ensemble.config.document import Position
+from ensemble.config.experiment import (
+    EnsembleConfig,
+    Experiment,
+    LoggingConfig,
+    ResourcesConfig,
+    SearchConfig,
+)
+from ensemble.config.finding import find_space, shipped
+from ensemble.config.json_schema import json_schema, render_json_schema, render_schema_text
+from ensemble.config.loading import ExperimentFile, load
+from ensemble.config.model import ModelConfig
+from ensemble.config.space import Choice, Distribution, Int, IntLog, LogUniform, Uniform
+from ensemble.config.train import TrainConfig
+from ensemble.config.tree import flatten
+
+__all__ = [
+    "Choice",
+    "DataConfig",
+    "Distribution",
+    "EnsembleConfig",
+    "Experiment",
+    "ExperimentFile",
+    "Int",
+    "IntLog",
+    "LogUniform",
+    "LoggingConfig",
+    "ModelConfig",
+    "Position",
+    "ResourcesConfig",
+    "SearchConfig",
+    "Section",
+    "TrainConfig",
+    "Uniform",
+    "find_space",
+    "flatten",
+    "json_schema",
+    "load",
+    "render_json_schema",
+    "render_schema_text",
+    "shipped",
+]

@@ -1,9 +1,27 @@
 """The base of every section of an experiment file: frozen, no unknown keys, no silent conversion of kinds."""
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 
 class Section(BaseModel):
     """A section of an experiment file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a type wants, in words, for messages and the schema's text; goes into `Annotated` beside the constraints."""
+
+    text: str
+
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+    Words("a name of letters, digits and . _ - that starts with a letter or digit"),
+]
+"""A name that becomes part of a path: no separators, no `..`, not absolute."""

@@ -2,15 +2,23 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Section
+from ensemble.config.base import Name, Section, Words
 from ensemble.config.data import DataConfig
 from ensemble.config.model import ModelConfig
 from ensemble.config.train import TrainConfig
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Seeds = Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=1)]
+Seeds = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
+    Words("a number of seeds of at least 1, or a list of seeds such as [0, 1, 7]"),
+]
+
+
+def _distinct(seeds: int | list[int]) -> int | list[int]:
+    if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
+        raise ValueError(f"the seed {next(s for s in seeds if seeds.count(s) > 1)} is given twice")
+    return seeds
 
 
 class SearchConfig(Section):
@@ -21,11 +29,15 @@ class SearchConfig(Section):
     metric: str = Field("validation/rollout_rmse", description="what is compared")
     mode: Literal["min", "max"] = Field("min", description="which end is better")
 
+    _seeds_differ = field_validator("seeds")(_distinct)
+
 
 class EnsembleConfig(Section):
     """The seed ensemble, trained when nothing is searched."""
 
     seeds: Seeds = Field(10, description="seeds: a number (0, 1, ..) or a list")
+
+    _seeds_differ = field_validator("seeds")(_distinct)
 
 
 class ResourcesConfig(Section):
@@ -50,7 +62,7 @@ class LoggingConfig(Section):
 class Experiment(Section):
     """An experiment file with every default filled in and nothing left to choose."""
 
-    experiment: Name = Field(description="name; the run directory is results/<name>")
+    experiment: Name = Field(description="name of the run directory, results/<name>; default: the file's name")
     data: DataConfig = Field(description="trajectories")
     model: ModelConfig = Field(ModelConfig(), description="architecture")
     train: TrainConfig = Field(TrainConfig(), description="training of each member")
@@ -63,7 +75,8 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:
         if self.train.batch_size % self.resources.workers:
+            workers = self.resources.workers
             raise ValueError(
-                f"train.batch_size {self.train.batch_size} is not divisible by resources.workers {self.resources.workers}"
+                f"train.batch_size {self.train.batch_size} is not divisible by resources.workers {workers}"
             )
         return self

@@ -1,0 +1,130 @@
+"""What an experiment file may say, for editors (JSON schema) and for people (text).
+
+Both come from the section classes. The JSON schema is committed as `search_spaces/schema.json`; a first line
+`# yaml-language-server: $schema=schema.json` beside it makes an editor complete and check a file.
+"""
+
+import json
+from typing import Any
+
+from ensemble.config.base import Section
+from ensemble.config.experiment import Experiment
+from ensemble.config.fields import describe, has_default, keys_of
+from ensemble.config.forks import SEARCHED
+
+_REF = "#/$defs/"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema; every key of `model` and `train`, and the sections themselves, may be a distribution."""
+    schema = Experiment.model_json_schema()
+    schema["required"] = ["data"]  # the experiment's name defaults to the file's
+    schema["description"] = "An experiment file of the Python package ensemble."
+    searched = _reachable(schema, [schema["properties"][name] for name in SEARCHED])
+    for name in sorted(searched):
+        properties = schema["$defs"][name].get("properties", {})
+        for key, value in properties.items():
+            properties[key] = _or_distribution(value)
+    for name in SEARCHED:
+        schema["properties"][name] = _or_distribution(schema["properties"][name])
+    result: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_tags(schema)}
+    return result
+
+
+def render_json_schema() -> str:
+    """Return the text of `search_spaces/schema.json`."""
+    return json.dumps(json_schema(), indent=1) + "\n"
+
+
+def render_schema_text() -> str:
+    """Return every key of every section with type, default and meaning, as plain text."""
+    lines = ["Keys of an experiment file. Keys of model and train, and whole parts of them, may be distributions:", ""]
+    lines += [f"  {form:<36}{meaning}" for form, meaning in _DISTRIBUTIONS]
+    for key in keys_of(Experiment):
+        depth = key.path.count(".")
+        if not depth:
+            lines.append("")
+        words = describe(key.kind) if key.kind.tag is None else "one of " + ", ".join(key.kind.tagged())
+        if key.kind.section is not None:
+            lines.append(f"{key.path}: {key.meaning}")
+            continue
+        default = (
+            f"default {_plain(key.default)}"
+            if has_default(key)
+            else "optional"
+            if key.path == "experiment"
+            else "required"
+        )
+        lines.append(f"  {key.path} ({default})")
+        lines.append(f"      {words}: {key.meaning}")
+    return "\n".join(lines) + "\n"
+
+
+_DISTRIBUTIONS = (
+    ("{choice: [a, b, ..]}", "one of these; an option may hold further distributions"),
+    ("{uniform: [low, high]}", "a number"),
+    ("{log_uniform: [low, high]}", "a number, its logarithm uniform"),
+    ("{int: [low, high], step: s}", "a whole number; step is 1 where it is left out"),
+    ("{int_log: [low, high]}", "a whole number, its logarithm uniform"),
+)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Section):
+        shown = value.model_dump(mode="json", exclude_defaults=True)
+        tag = next((getattr(value, name) for name in ("name", "family") if hasattr(value, name)), None)
+        return str(tag) if tag else json.dumps(shown)
+    return json.dumps(value)
+
+
+def _reachable(schema: dict[str, Any], start: list[Any]) -> set[str]:
+    names: set[str] = set()
+    todo = list(start)
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            reference = str(part.get("$ref", "")).removeprefix(_REF)
+            if reference and reference not in names:
+                names.add(reference)
+                todo.append(schema["$defs"][reference])
+            todo += part.values()
+        elif isinstance(part, list):
+            todo += part
+    return names
+
+
+def _or_distribution(value: dict[str, Any]) -> dict[str, Any]:
+    """Let a value's schema also accept distributions over such values."""
+    notes: dict[str, Any] = {k: part for k, part in value.items() if k in ("title", "description", "default")}
+    bare = {key: part for key, part in value.items() if key not in notes}
+    forms = [bare, _form("choice", {"type": "array", "minItems": 1, "items": bare})]
+    text = json.dumps(bare)
+    pair = {"type": "array", "minItems": 2, "maxItems": 2}
+    if '"type": "number"' in text or '"type": "integer"' in text:
+        whole, number = ({**pair, "items": {"type": kind}} for kind in ("integer", "number"))
+        forms += [_form("int", whole, step={"type": "integer", "minimum": 1}), _form("int_log", whole)]
+        if '"type": "number"' in text:
+            forms += [_form("uniform", number), _form("log_uniform", number)]
+    return {**notes, "anyOf": forms}
+
+
+def _form(name: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: content, **more},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
+def _without_tags(part: Any) -> Any:
+    """Replace unions told apart by a tag by plain ones, since a file may leave the default's tag out."""
+    if isinstance(part, dict):
+        return {
+            ("anyOf" if key == "oneOf" else key): _without_tags(value)
+            for key, value in part.items()
+            if not (key == "discriminator" and isinstance(value, dict) and "propertyName" in value)
+        }
+    if isinstance(part, list):
+        return [_without_tags(value) for value in part]
+    return part

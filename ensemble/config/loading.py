@@ -1,0 +1,191 @@
+"""Experiment files: read, checked whole, expanded.
+
+`load` is the door: a file (and `--set` overrides) in, an `ExperimentFile` out, or one UsageError that lists everything
+that is wrong with it. Nothing heavy is imported, so a mistyped key costs a fraction of a second.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ensemble.config.checking import build, check, reason
+from ensemble.config.document import Node, Position, Problem, dotted, parse, read_text, refuse
+from ensemble.config.experiment import Experiment
+from ensemble.config.forks import Fork, forks, grid, grid_size, plant, resolve, searched_paths
+from ensemble.config.space import Choice, Distribution
+from ensemble.config.tree import flatten
+from ensemble.errors import UsageError
+
+MAX_GRID = 10_000  # configurations; also how many combinations are tried in search of a possible one
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """A checked experiment file: one configuration, or the space of many."""
+
+    path: Path
+    tree: Node
+    first: Experiment  # the first possible configuration
+
+    @property
+    def searched(self) -> bool:
+        """Whether there is anything to choose."""
+        return bool(self.space)
+
+    @cached_property
+    def space(self) -> dict[str, Distribution]:
+        """Name: distribution. Inside a choice the option is named: `train.optimizer[sgd].momentum`."""
+        return {fork.name: fork.distribution for fork, _ in forks(self.tree)}
+
+    def configurations(self) -> list[Experiment]:
+        """Return the grid in the order of the file, the first key slowest; without distributions, the one there is.
+
+        Combinations that cannot be are left out (`infeasible` has them). UsageError with a range that is no list.
+        """
+        return list(self._expanded[0])
+
+    @property
+    def infeasible(self) -> list[tuple[dict[str, Any], str]]:
+        """The left-out combinations: their searched values, and why."""
+        return list(self._expanded[1])
+
+    @cached_property
+    def _expanded(self) -> tuple[list[Experiment], list[tuple[dict[str, Any], str]]]:
+        for name, distribution in self.space.items():
+            fork = next(fork for fork, _ in forks(self.tree) if fork.name == name)
+            if fork.size() == float("inf"):
+                kind = next(iter(distribution.model_dump(by_alias=True)))
+                raise UsageError(
+                    f"{fork.position}: {name}: a grid needs a choice or an int with a step, found {kind};"
+                    " sampling arrives with the search part"
+                )
+        if (size := grid_size(self.tree)) > MAX_GRID:
+            raise UsageError(f"{self.path}: a grid of {size:,.0f} configurations; at most {MAX_GRID:,} are trained")
+        possible: dict[str, Experiment] = {}
+        left_out: list[tuple[dict[str, Any], str]] = []
+        for tree in grid(self.tree):
+            try:
+                experiment = build(tree)
+            except ValidationError as error:
+                left_out.append((_pick(flatten(tree.plain()), self._searched), reason(error, tree)))
+            else:
+                possible.setdefault(experiment.model_dump_json(), experiment)
+        return list(possible.values()), left_out
+
+    def resolve(self, ask: Callable[[str, Distribution], Any]) -> Experiment:
+        """Build one configuration, define-by-run: `ask(name, distribution)` answers each distribution that is reached.
+
+        The answer to a `Choice` is the index of its option, to a range a number. UsageError when the values do not
+        fit together (for a sampler: an infeasible point).
+        """
+
+        def answer(fork: Fork) -> Node:
+            value = ask(fork.name, fork.distribution)
+            return fork.candidates[value] if isinstance(fork.distribution, Choice) else Node(value, fork.position)
+
+        tree = resolve(self.tree, answer)
+        try:
+            return build(tree)
+        except ValidationError as error:
+            raise UsageError(reason(error, tree)) from error
+
+    def varied(self, experiment: Experiment) -> dict[str, Any]:
+        """Return dotted path: value of what is searched, as it stands in one configuration."""
+        return _pick(flatten(experiment.model_dump(mode="json")), self._searched)
+
+    @cached_property
+    def _searched(self) -> tuple[str, ...]:
+        return searched_paths(self.tree)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> ExperimentFile:
+    """Read and check an experiment file; each override is `train.steps=500`, its value YAML.
+
+    Raises UsageError with every problem (up to ten), one a line: `file:line:col: path: message; did you mean 'x'?`.
+    """
+    path = Path(path)
+    root, problems = parse(read_text(path), str(path))
+    if root.value is None:
+        root = Node({}, root.position)
+    if not isinstance(root.value, Mapping):
+        raise refuse([*problems, Problem(root.position, (), "needs a mapping of sections (data, model, train, ..)")])
+    for text in overrides:
+        root = _override(root, text, problems)
+    root = _with_name(root, path)
+    tree, ill_formed = plant(root)
+    problems += ill_formed
+    searched = any(True for _ in forks(tree))
+    told = {problem.path for problem in problems if problem.path}
+    problems += [p for p in check(tree, searched) if not any(p.path[:n] in told for n in range(1, len(p.path) + 1))]
+    if problems:
+        raise refuse(problems)
+    return ExperimentFile(path, tree, _first_possible(tree, path))
+
+
+def _first_possible(tree: Node, path: Path) -> Experiment:
+    first, tried = "", 0
+    for candidate in islice(grid(tree), MAX_GRID):
+        tried += 1
+        try:
+            return build(candidate)
+        except ValidationError as error:
+            values = _pick(flatten(candidate.plain()), searched_paths(tree))
+            shown = ", ".join(f"{name} = {value}" for name, value in values.items())
+            first = first or f"the first, {shown}: {reason(error, candidate)}"
+    raise UsageError(f"{path}: none of {tried} combinations is possible; {first}")
+
+
+def _pick(flat: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: flat[name] for name in names if name in flat}
+
+
+def _with_name(root: Node, path: Path) -> Node:
+    assert isinstance(root.value, Mapping)
+    if "experiment" in root.value:
+        return root
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:100] or "experiment"
+    return Node({"experiment": Node(name, root.position), **root.value}, root.position, root.keys)
+
+
+def _override(root: Node, text: str, problems: list[Problem]) -> Node:
+    source = f"--set {text}"
+    name, equals, value = text.partition("=")
+    keys = tuple(name.strip().split("."))
+    if not equals or not all(keys):
+        raise UsageError(f"{source}: needs key=value, as in train.steps=500")
+    node, found = parse(value, source, keys, option=True)
+    problems += found
+    try:
+        return _put(root, keys, node, 0)
+    except _NoSuchPlaceError as error:
+        problems.append(Problem(Position(source), keys, str(error)))
+        return root
+
+
+class _NoSuchPlaceError(Exception):
+    """An override names a key below something that has no keys."""
+
+
+def _put(node: Node, keys: tuple[str, ...], new: Node, depth: int) -> Node:
+    if depth == len(keys):
+        return new
+    if node.value is None:
+        node = Node({}, new.position)
+    key = keys[depth]
+    if isinstance(node.value, tuple) and key.isdecimal() and int(key) < len(node.value):
+        items = list(node.value)
+        items[int(key)] = _put(items[int(key)], keys, new, depth + 1)
+        return Node(tuple(items), node.position)
+    if not isinstance(node.value, Mapping):
+        raise _NoSuchPlaceError(f"{dotted(keys[:depth])} has no key {key!r}; it is a value")
+    if "choice" in node.value:
+        raise _NoSuchPlaceError(f"{dotted(keys[:depth])} is a choice; set {dotted(keys[:depth])} as a whole")
+    below = node.value.get(key, Node(None, new.position))
+    places = {**node.keys, key: new.position} if depth == len(keys) - 1 or key not in node.value else node.keys
+    return Node({**node.value, key: _put(below, keys, new, depth + 1)}, node.position, places)

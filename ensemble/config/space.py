@@ -1,0 +1,135 @@
+"""Distributions of an experiment file: what a value of `model` or `train` may be instead of a value.
+
+Names are the file's: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int: [a, b], step: s}`,
+`{int_log: [a, b]}`. Both ends of a range belong to it. What they span is in forks.py.
+"""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from ensemble.config.base import Section
+
+
+class Choice(Section):
+    """One of several values; a value may be a whole sub-tree with distributions of its own."""
+
+    options: tuple[Any, ...] = Field(alias="choice", strict=False)
+
+    @model_validator(mode="after")
+    def _has_options(self) -> Self:
+        if not self.options:
+            raise ValueError("an empty choice")
+        for i, option in enumerate(self.options):
+            if any(_same(option, other) for other in self.options[:i]):
+                raise ValueError(f"the choice holds {option!r} twice")
+        return self
+
+
+class _Range(Section):
+    kind: ClassVar[str]
+    positive: ClassVar[bool] = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value, both included."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.ends
+        if low > high:
+            raise ValueError(f"the low end {low} is above the high end {high}")
+        if self.positive and low <= 0:
+            raise ValueError(f"a logarithmic range starts above 0, found {low}")
+        return self
+
+
+class _FloatRange(_Range):
+    @property
+    def low(self) -> float:
+        """Lowest value."""
+        return self.ends[0]
+
+    @property
+    def high(self) -> float:
+        """Highest value."""
+        return self.ends[1]
+
+
+class Uniform(_FloatRange):
+    """A number between two ends, both included."""
+
+    kind = "uniform"
+    bounds: tuple[float, float] = Field(alias="uniform", strict=False)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.bounds
+
+
+class LogUniform(_FloatRange):
+    """A number between two ends, its logarithm uniform."""
+
+    kind = "log_uniform"
+    positive = True
+    bounds: tuple[float, float] = Field(alias="log_uniform", strict=False)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.bounds
+
+
+class _IntRange(_Range):
+    @property
+    def low(self) -> int:
+        """Lowest value."""
+        return int(self.ends[0])
+
+    @property
+    def high(self) -> int:
+        """Highest value."""
+        return int(self.ends[1])
+
+
+class Int(_IntRange):
+    """A whole number: low, low + step, .. up to high."""
+
+    kind = "int"
+    bounds: tuple[int, int] = Field(alias="int", strict=False)
+    step: int = Field(1, ge=1, description="distance between two values")
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Lowest value, and the highest that is a whole number of steps away."""
+        low, high = self.bounds
+        return low, high if low > high else high - (high - low) % self.step
+
+
+class IntLog(_IntRange):
+    """A whole number, its logarithm uniform."""
+
+    kind = "int_log"
+    positive = True
+    bounds: tuple[int, int] = Field(alias="int_log", strict=False)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Lowest and highest value."""
+        return self.bounds
+
+
+Distribution = Choice | Uniform | LogUniform | Int | IntLog
+KINDS: dict[str, tuple[type[Distribution], str]] = {
+    "choice": (Choice, "a list of values"),
+    "uniform": (Uniform, "two numbers, [low, high]"),
+    "log_uniform": (LogUniform, "two numbers, [low, high]"),
+    "int": (Int, "two whole numbers, [low, high], and perhaps a step of at least 1"),
+    "int_log": (IntLog, "two whole numbers, [low, high]"),
+}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)
