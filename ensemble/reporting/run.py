@@ -1,0 +1,231 @@
+"""A run directory as the report sees it: members, planned members, baselines, curves and rollouts, all checked.
+
+It reads what `results/README.md` documents and decides nothing about it; grouping begins in `summary`.
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from ensemble.errors import StorageError, UsageError
+from ensemble.reporting.statistics import Mode, natural_mode
+from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_LOSS, TEST_ROLLOUT
+from ensemble.store import RunDirectory, member_id, read_json, read_table
+
+MemberRow = dict[str, Any]  # one row of members.parquet, by column
+
+BASELINE_COLUMNS = pa.schema(
+    [("baseline", pa.string()), ("config_hash", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
+)
+PLANNED_COLUMNS = pa.schema([("config_hash", pa.string()), ("role", pa.string()), ("seed", pa.int64())])
+ROLLOUT_COLUMNS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("window", pa.int32()),
+        ("step", pa.int32()),  # 0 and below is context, 1 the first predicted point
+        ("label", pa.string()),
+        ("true", pa.float32()),
+        ("predicted", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One number that a configuration has to beat."""
+
+    name: str
+    config_hash: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run directory, read. Members are ordered by (role, config_hash, seed), whatever the order of the file."""
+
+    directory: RunDirectory
+    name: str
+    question: str  # the comment on top of the experiment file
+    experiment: dict[str, Any]
+    members: tuple[MemberRow, ...]
+    planned: tuple[tuple[str, str, int], ...]  # config_hash, role, seed
+    baselines: tuple[Baseline, ...]
+    metrics: tuple[str, ...]
+    hyperparameters: tuple[str, ...]
+    notes: dict[str, Any]  # data.json: split, notices
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.directory.path
+
+    def mode(self, metric: str) -> Mode:
+        """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""
+        search = self.experiment.get("search") or {}
+        searched = str(search.get("metric", ""))
+        if searched.partition("/")[2] == metric.partition("/")[2] and search.get("mode") in ("min", "max"):
+            return "max" if search["mode"] == "max" else "min"
+        return natural_mode(metric)
+
+    def check_metric(self, metric: str | None) -> str:
+        """Return the metric to compare, by default the test error; UsageError names the nearest one there is."""
+        if metric is None:
+            return next((m for m in (TEST_ROLLOUT, TEST_LOSS, *self.metrics) if m in self.metrics), TEST_ROLLOUT)
+        if metric in self.metrics:
+            return metric
+        near = difflib.get_close_matches(metric, self.metrics, n=1, cutoff=0)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"{self.directory.members_file} has no metric '{metric}'{hint}")
+
+    def curves(self) -> pa.Table | None:
+        """Read the curves; None where the run has none."""
+        return _optional(self.directory.curves_file, CURVE_COLUMNS)
+
+    def rollouts(self, member: MemberRow) -> pa.Table | None:
+        """Read a member's predicted rollouts; None where it has none."""
+        identity = member_id(member["config_hash"], member["seed"])
+        return _optional(self.directory.member(identity).rollouts_file, ROLLOUT_COLUMNS)
+
+    def log_file(self, member: MemberRow) -> Path:
+        """Return where a member's log lies."""
+        return self.directory.member(member_id(member["config_hash"], member["seed"])).log_file
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory.
+
+    UsageError where `path` is no run directory; StorageError, naming the file, where one is missing or damaged.
+    """
+    if not path.is_dir():
+        raise UsageError(f"no run directory {path}{_nearest(path)}")
+    directory = RunDirectory(path)
+    text = _read_text(directory.experiment_file)
+    experiment = _parse_experiment(directory.experiment_file, text)
+    table = _members_table(directory)
+    planned = _optional(path / "planned.parquet", PLANNED_COLUMNS)
+    baselines = _optional(path / "baselines.parquet", BASELINE_COLUMNS)
+    members = _unique(directory.members_file, table.to_pylist())
+    return Run(
+        directory=directory,
+        name=str(experiment.get("experiment", path.name)),
+        question=_leading_comment(text),
+        experiment=experiment,
+        members=members,
+        planned=tuple(sorted({(r["config_hash"], r["role"], r["seed"]) for r in _rows(planned)})),
+        baselines=_baselines(_rows(baselines)),
+        metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
+        hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
+        notes=_notes(path / "data.json"),
+    )
+
+
+def is_metric(column: str) -> bool:
+    """Tell whether a column of `members.parquet` holds a metric: `split/name`, the slash before any dot."""
+    return "/" in column.partition(".")[0] and column not in MEMBER_COLUMNS.names
+
+
+def is_hyperparameter(column: str) -> bool:
+    """Tell whether a column of `members.parquet` holds a hyperparameter: a dotted path of the experiment file."""
+    return "." in column and not is_metric(column)
+
+
+def _checked_table(file: Path, required: pa.Schema) -> pa.Table:
+    """Read a Parquet file and cast the `required` columns; StorageError names the file and what is wrong with it."""
+    table = read_table(file)
+    lacking = [name for name in required.names if name not in table.column_names]
+    if lacking:
+        raise StorageError(f"{file} lacks the column '{lacking[0]}' (it has {', '.join(table.column_names[:8])}, ..)")
+    return pa.table({name: _cast(file, table, name, required) for name in table.column_names})
+
+
+def _cast(file: Path, table: pa.Table, name: str, required: pa.Schema) -> pa.ChunkedArray:
+    column = table[name]
+    if name not in required.names and not is_metric(name):
+        return column
+    kind = required.field(name).type if name in required.names else pa.float64()
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise StorageError(f"{file}: column '{name}' is {column.type}, not {kind}: {error}") from error
+
+
+def _members_table(directory: RunDirectory) -> pa.Table:
+    """Read the members; rows of a run that was interrupted before they were collected are collected now."""
+    file = directory.members_file
+    if not file.exists() and any(directory.path.glob("members/*/member.parquet")):
+        directory.collect()
+    if not file.exists():
+        raise UsageError(f"{file} is missing: no member of this run has ended yet")
+    return _checked_table(file, MEMBER_COLUMNS)
+
+
+def _optional(file: Path, required: pa.Schema) -> pa.Table | None:
+    return _checked_table(file, required) if file.exists() else None
+
+
+def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
+    return [] if table is None else list(table.to_pylist())
+
+
+def _unique(file: Path, rows: list[MemberRow]) -> tuple[MemberRow, ...]:
+    """Order the members; a member that stands there twice would count twice, so it is refused."""
+    ordered = sorted(rows, key=lambda row: (row["role"], row["config_hash"], row["seed"]))
+    seen: set[tuple[str, int]] = set()
+    for row in ordered:
+        identity = (row["config_hash"], row["seed"])
+        if identity in seen:
+            raise StorageError(f"{file} holds two rows of member {member_id(*identity)}")
+        seen.add(identity)
+    return tuple(ordered)
+
+
+def _baselines(rows: list[dict[str, Any]]) -> tuple[Baseline, ...]:
+    found = [Baseline(r["baseline"], r["config_hash"], r["metric"], r["value"]) for r in rows if r["value"] is not None]
+    return tuple(sorted(found, key=lambda b: (b.metric, b.value, b.name, b.config_hash)))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{file.parent} is no run directory: it has no {file.name}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{file} cannot be read: {error}") from error
+
+
+def _parse_experiment(file: Path, text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StorageError(f"{file} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{file} is damaged: it holds no mapping")
+    return value
+
+
+def _notes(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    value = read_json(file)
+    return value if isinstance(value, dict) else {}
+
+
+def _leading_comment(text: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").removeprefix(" ").rstrip())
+    return "\n".join(lines).strip()
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()], n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -1,0 +1,81 @@
+"""Statistics over seeds: a mean never stands without n, its spread, an interval and the name of the method.
+
+Pure functions of numbers; which members count is decided in `summary`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+Float64 = npt.NDArray[np.float64]
+Mode = Literal["min", "max"]
+IntervalMethod = Callable[[Float64, float], tuple[float, float]]
+
+_HIGHER_IS_BETTER = ("success", "success_rate", "return", "reward", "accuracy", "r2", "fit")
+_NAN = float("nan")
+
+
+def student_t(values: Float64, level: float) -> tuple[float, float]:
+    """Return the Student t interval of the mean of `values` (n,), n >= 2.
+
+    With n = 3 normal values it covers the nominal 95 %, where a percentile bootstrap covers 78 %.
+    """
+    half = float(stdtrit(values.size - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / math.sqrt(values.size)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+INTERVALS: dict[str, IntervalMethod] = {"t": student_t}
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is said about n numbers; NaN where n is too small to say it."""
+
+    n: int
+    mean: float
+    std: float  # ddof 1
+    ci_low: float
+    ci_high: float
+    ci_method: str  # a name of INTERVALS, or "none"
+    median: float
+    min: float
+    max: float
+
+
+NOTHING = Statistics(0, _NAN, _NAN, _NAN, _NAN, "none", _NAN, _NAN, _NAN)
+
+
+def describe(values: Float64, method: str = "t", level: float = 0.95) -> Statistics:
+    """Describe finite `values` (n,); below two there is no spread and the method is "none"."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"statistics of values that are not finite: {values}")
+    if values.size == 0:
+        return NOTHING
+    several = values.size > 1
+    low, high = INTERVALS[method](values, level) if several else (_NAN, _NAN)
+    return Statistics(
+        n=values.size,
+        mean=float(values.mean()),
+        std=float(values.std(ddof=1)) if several else _NAN,
+        ci_low=low,
+        ci_high=high,
+        ci_method=method if several else "none",
+        median=float(np.median(values)),
+        min=float(values.min()),
+        max=float(values.max()),
+    )
+
+
+def best_index(values: Float64, mode: Mode) -> int:
+    """Return where the best of `values` (n,) stands, n >= 1; the first of equals."""
+    return int(values.argmin() if mode == "min" else values.argmax())
+
+
+def natural_mode(metric: str) -> Mode:
+    """Say which end of a metric is better by its last word: rates of success upwards, losses and errors downwards."""
+    return "max" if metric.split("/")[-1].split("@")[0] in _HIGHER_IS_BETTER else "min"

@@ -1,0 +1,138 @@
+"""Members to summary: group by (configuration, role), count who finished, describe every metric over seeds.
+
+Only completed members with a finite value enter a mean; every other one is counted against n_planned.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ensemble.reporting.run import MemberRow, Run
+from ensemble.reporting.statistics import Mode, Statistics, best_index, describe
+from ensemble.schema import SUMMARY_COLUMNS
+
+ROLE_ORDER = ("ensemble", "finalist", "search")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The members of one configuration in one role, ordered by seed."""
+
+    config_hash: str
+    role: str
+    members: tuple[MemberRow, ...]
+    missing: tuple[int, ...]  # seeds planned, never ended
+
+    @property
+    def n_planned(self) -> int:
+        """How many members there should be."""
+        return len(self.members) + len(self.missing)
+
+    @property
+    def completed(self) -> tuple[MemberRow, ...]:
+        """The members that may enter a mean."""
+        return tuple(member for member in self.members if member["status"] == "completed")
+
+    def counted(self, metric: str) -> tuple[MemberRow, ...]:
+        """Return the members that enter the mean of `metric`: completed, with a finite value."""
+        return tuple(member for member in self.completed if is_finite(member.get(metric)))
+
+    def describe(self, metric: str) -> Statistics:
+        """Describe `metric` over the seeds that count."""
+        return describe(np.array([member[metric] for member in self.counted(metric)], np.float64))
+
+    def best_seed(self, metric: str, mode: Mode) -> int | None:
+        """Return the seed of the best member by `metric`; None where no member counts."""
+        counted = self.counted(metric)
+        if not counted:
+            return None
+        values = np.array([member[metric] for member in counted], np.float64)
+        return int(counted[best_index(values, mode)]["seed"])
+
+    def status(self, metric: str) -> str:
+        """Say how the members ended, "completed" when all did: `2 diverged, 1 missing`."""
+        counts = Counter(member["status"] for member in self.members)
+        counts["not finite"] = len(self.completed) - len(self.counted(metric))
+        counts["missing"] = len(self.missing)
+        kinds = ("pruned", "diverged", "failed", "not finite", "missing")
+        return ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind]) or "completed"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a seed diverged, which ranks the configuration behind those where none did."""
+        return any(member["status"] == "diverged" for member in self.members)
+
+
+def group_members(run: Run) -> list[Group]:
+    """Group the members of a run by role and configuration, in the order of ROLE_ORDER and then of the hash."""
+    present: dict[tuple[str, str], list[MemberRow]] = {}
+    absent: dict[tuple[str, str], list[int]] = {}
+    for member in run.members:
+        present.setdefault((member["role"], member["config_hash"]), []).append(member)
+    ended = {(member["config_hash"], member["role"], member["seed"]) for member in run.members}
+    for config_hash, role, seed in run.planned:
+        if (config_hash, role, seed) not in ended:
+            absent.setdefault((role, config_hash), []).append(seed)
+    keys = sorted(present.keys() | absent.keys(), key=lambda key: (role_rank(key[0]), *key))
+    return [
+        Group(
+            config_hash, role, tuple(present.get((role, config_hash), ())), tuple(absent.get((role, config_hash), ()))
+        )
+        for role, config_hash in keys
+    ]
+
+
+def rank(groups: Sequence[Group], metric: str, mode: Mode) -> list[Group]:
+    """Order groups by role, then best first; behind come those with a diverged seed, last those with no value.
+
+    A configuration that loses a seed to divergence is no winner by the mean of the survivors (as in the search).
+    """
+    sign = 1.0 if mode == "min" else -1.0
+
+    def place(group: Group) -> tuple[int, bool, bool, float, str]:
+        mean = group.describe(metric).mean
+        nothing = math.isnan(mean)
+        return role_rank(group.role), nothing, group.diverged, 0.0 if nothing else sign * mean, group.config_hash
+
+    return sorted(groups, key=place)
+
+
+def summary_table(run: Run) -> pa.Table:
+    """Return `summary.parquet` of a run: one row per configuration, role and metric, in that order."""
+    rows = [_summary_row(group, metric, run.mode(metric)) for group in group_members(run) for metric in run.metrics]
+    rows.sort(key=lambda row: (str(row["config_hash"]), str(row["role"]), str(row["metric"])))
+    return pa.Table.from_pylist(rows, schema=SUMMARY_COLUMNS)
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a metric's value can be compared: a number, not null, NaN or infinite."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _summary_row(group: Group, metric: str, mode: Mode) -> dict[str, object]:
+    found = group.describe(metric)
+    return {
+        "config_hash": group.config_hash,
+        "role": group.role,
+        "metric": metric,
+        "n_planned": group.n_planned,
+        "n_ok": found.n,
+        "mean": found.mean,
+        "std": found.std,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "ci_method": found.ci_method,
+        "median": found.median,
+        "min": found.min,
+        "max": found.max,
+        "best_seed": group.best_seed(metric, mode),
+    }
+
+
+def role_rank(role: str | None) -> int:
+    """Return a role's place in ROLE_ORDER; what has none stands last."""
+    return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)
