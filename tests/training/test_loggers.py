@@ -1,0 +1,239 @@
+"""What each logger leaves behind: read back with the tracker's own reader, all offline."""
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ensemble.config.experiment import LoggingConfig
+from ensemble.errors import StorageError, UsageError
+from ensemble.training.loggers import MlflowLogger, TensorBoardLogger, TextLogger, WandbLogger, open_loggers
+
+CANARY = "canary" * 7  # 42 characters, as long as a key has to be
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Path:
+    directory = tmp_path / "members" / "0123456789ab-s3"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def scalars(member: Path, metric: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(member / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(metric)]
+
+
+def test_the_text_log_has_a_header_and_one_aligned_line_a_validation(member: Path) -> None:
+    log = TextLogger(member, resume_step=None)
+    log.log(3, 100, {"train/loss": 1.25, "validation/loss": 0.5})
+    log.log(3, 2000, {"train/loss": 1e-7, "validation/loss": 123.456})
+    log.close()
+    header, first, second = (member / "train.log").read_text().splitlines()
+    assert all(word in header for word in ("device cpu", "threads", "torch 2", "ray 2", "ensemble 0"))
+    assert "seed 3" in first
+    assert "step      100" in first
+    assert "train/loss 1.25" in first
+    assert first.index("validation/loss") == second.index("validation/loss")
+
+
+def test_a_text_line_is_on_disk_before_the_logger_is_closed(member: Path) -> None:
+    log = TextLogger(member, resume_step=None)
+    log.log(3, 100, {"train/loss": 1.25})
+    assert "train/loss 1.25" in (member / "train.log").read_text()
+    log.close()
+
+
+def test_the_text_log_grows_over_restarts_and_says_where_it_resumed(member: Path) -> None:
+    for resume_step in (None, 100):
+        log = TextLogger(member, resume_step)
+        log.log(3, 100, {"train/loss": 1.25})
+        log.close()
+    lines = (member / "train.log").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[2].endswith("resumed after step 100")
+
+
+def test_errors_of_single_entries_stay_out_of_the_text_log(member: Path) -> None:
+    log = TextLogger(member, resume_step=None)
+    log.log(3, 1, {"test/rollout_rmse": 1.0, "test/rollout_rmse/q0": 1.0, "test/rollout_rmse@10": 1.0})
+    log.close()
+    line = (member / "train.log").read_text().splitlines()[1]
+    assert line.count("rollout_rmse") == 1
+
+
+def test_a_log_that_cannot_be_written_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "members").write_text("a file where a directory should be")
+    with pytest.raises(StorageError, match=r"train\.log"):
+        TextLogger(tmp_path / "members" / "0-s0", resume_step=None)
+
+
+def test_tensorboard_shows_every_scalar_that_was_logged(member: Path) -> None:
+    log = TensorBoardLogger(member, resume_step=None)
+    log.log(3, 10, {"train/loss": 0.5, "test/rollout_rmse@10": 2.0})
+    log.log(3, 20, {"train/loss": 0.25})
+    log.close()
+    assert scalars(member, "train/loss") == [(10, 0.5), (20, 0.25)]
+    assert scalars(member, "test/rollout_rmse@10") == [(10, 2.0)]
+
+
+@pytest.mark.parametrize(("resume_step", "again"), [(10, (20, 30)), (None, (10, 20, 30))])
+def test_tensorboard_shows_each_step_once_after_a_kill(
+    member: Path, resume_step: int | None, again: tuple[int, ...]
+) -> None:
+    killed = TensorBoardLogger(member, resume_step=None)
+    for step in (10, 20):  # 20 came after the last checkpoint; never closed
+        killed.log(3, step, {"train/loss": 1.0})
+    restarted = TensorBoardLogger(member, resume_step)
+    for step in again:
+        restarted.log(3, step, {"train/loss": 1.0})
+    restarted.close()
+    assert [step for step, _ in scalars(member, "train/loss")] == [10, 20, 30]
+
+
+def test_tensorboard_takes_the_nan_of_a_diverged_member(member: Path) -> None:
+    log = TensorBoardLogger(member, resume_step=None)
+    log.log(3, 10, {"train/loss": float("nan")})
+    log.close()
+    assert [step for step, _ in scalars(member, "train/loss")] == [10]
+
+
+def test_only_what_the_experiment_asks_for_is_opened(member: Path) -> None:
+    loggers = open_loggers(LoggingConfig(tensorboard=False), member, "swing", resume_step=None)
+    assert [type(log) for log in loggers] == [TextLogger]
+    for log in loggers:
+        log.close()
+    assert not (member / "tensorboard").exists()
+
+
+def test_a_pack_logs_each_member_to_its_own_directory(tmp_path: Path) -> None:
+    members = [tmp_path / "members" / f"0123456789ab-s{seed}" for seed in range(3)]
+    packs = [open_loggers(LoggingConfig(), member, "swing", resume_step=None) for member in members]
+    for seed, loggers in enumerate(packs):
+        for log in loggers:
+            log.log(seed, 10, {"train/loss": float(seed)})
+            log.close()
+    assert [scalars(member, "train/loss") for member in members] == [[(10, 0.0)], [(10, 1.0)], [(10, 2.0)]]
+
+
+@pytest.mark.parametrize(("extra", "value"), [("wandb", "project"), ("mlflow", "sqlite:///mlflow.db")])
+def test_a_missing_extra_is_a_usage_error_that_says_what_to_install(
+    member: Path, monkeypatch: pytest.MonkeyPatch, extra: str, value: str
+) -> None:
+    monkeypatch.setitem(sys.modules, extra, None)  # what Python itself puts there for "not importable"
+    with pytest.raises(UsageError, match=rf"pip install 'ensemble\[{extra}\]'"):
+        open_loggers(LoggingConfig.model_validate({"tensorboard": False, extra: value}), member, "swing", None)
+
+
+def test_neither_tracker_is_imported_unless_asked_for() -> None:
+    code = "import sys, ensemble.training.loggers; print(sorted({'wandb', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.fixture
+def offline_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+
+
+@pytest.mark.usefixtures("offline_wandb")
+def test_wandb_offline_leaves_a_run_of_each_member_and_no_key(tmp_path: Path) -> None:
+    members = [tmp_path / "members" / f"0123456789ab-s{seed}" for seed in range(2)]
+    logs = [WandbLogger("project", member, "swing") for member in members]
+    for seed, log in enumerate(logs):
+        log.log(seed, 10, {"train/loss": 0.5, "test/rollout_rmse@10": 2.0})
+    for log in logs:
+        log.close()
+    for member in members:
+        (record,) = member.glob("wandb/offline-run-*/run-*.wandb")
+        assert b"rollout_rmse@10" in record.read_bytes()
+    written = b"".join(path.read_bytes() for member in members for path in member.rglob("*") if path.is_file())
+    assert CANARY.encode() not in written
+
+
+@pytest.mark.usefixtures("offline_wandb")
+def test_a_restarted_member_continues_its_wandb_run(member: Path) -> None:
+    for step in (10, 20):
+        log = WandbLogger("project", member, "swing")
+        log.log(3, step, {"train/loss": 0.5})
+        log.close()
+    assert len({path.name for path in member.glob("wandb/offline-run-*/run-*.wandb")}) == 1
+
+
+def test_wandb_without_an_account_is_a_usage_error_and_not_a_question(member: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    code = "from pathlib import Path; from ensemble.training.loggers import WandbLogger; import sys\n"
+    code += "WandbLogger('project', Path(sys.argv[1]), 'swing')"
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", code, str(member)]
+    answer = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert "UsageError: logging.wandb: project" in answer.stderr
+    assert "WANDB_MODE=offline needs no account" in answer.stderr
+
+
+@pytest.fixture
+def mlflow_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+sqlite_store = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+def mlflow_history(uri: str, metric: str) -> dict[str, list[tuple[int, float]]]:
+    client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("swing")
+    runs = client.search_runs([experiment.experiment_id])
+    return {
+        run.info.run_name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
+        for run in runs
+    }
+
+
+@sqlite_store
+def test_mlflow_keeps_a_run_of_each_member_under_the_experiments_name(tmp_path: Path, mlflow_uri: str) -> None:
+    logs = [MlflowLogger(mlflow_uri, tmp_path / "members" / f"a-s{seed}", "swing") for seed in range(2)]
+    for seed, log in enumerate(logs):
+        log.log(seed, 10, {"train/loss": float(seed), "test/rollout_rmse@10": 2.0})
+        log.close()
+    assert mlflow_history(mlflow_uri, "train/loss") == {"a-s0": [(10, 0.0)], "a-s1": [(10, 1.0)]}
+    assert mlflow_history(mlflow_uri, "test/rollout_rmse_10") == {"a-s0": [(10, 2.0)], "a-s1": [(10, 2.0)]}
+
+
+@sqlite_store
+def test_mlflow_holds_each_step_once_after_a_kill(member: Path, mlflow_uri: str) -> None:
+    for steps in ((10, 20), (20, 30)):
+        log = MlflowLogger(mlflow_uri, member, "swing")
+        for step in steps:
+            log.log(3, step, {"train/loss": 1.0})
+    assert mlflow_history(mlflow_uri, "train/loss") == {member.name: [(10, 1.0), (20, 1.0), (30, 1.0)]}
+
+
+@sqlite_store
+def test_an_mlflow_store_that_goes_away_is_a_warning_and_not_a_failed_member(
+    member: Path, mlflow_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MlflowLogger(mlflow_uri, member, "swing")
+    (tmp_path / "mlflow.db").unlink()
+    with caplog.at_level(logging.WARNING, logger="ensemble"):
+        log.log(3, 10, {"train/loss": 1.0})
+        log.log(3, 20, {"train/loss": 1.0})
+        log.close()
+    assert sum("gets no more metrics" in record.message for record in caplog.records) == 1
+
+
+def test_an_mlflow_uri_that_is_refused_is_a_usage_error_that_names_it(member: Path, mlflow_uri: str) -> None:
+    del mlflow_uri
+    with pytest.raises(UsageError, match=r"logging\.mlflow: file:.*sqlite:///mlflow\.db"):
+        MlflowLogger((member / "mlruns").as_uri(), member, "swing")
