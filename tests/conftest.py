@@ -1,6 +1,6 @@
-"""What several test folders share: small data sets in memory."""
+"""What several test folders share: small data sets in memory, and one local Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -39,3 +39,13 @@ def make_data() -> MakeData:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray of two CPUs for the whole session; a test that asks for it needs the marker `ray`."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
+    yield
+    ray.shutdown()

@@ -108,8 +108,8 @@ def read_trajectories(directory: Path) -> Trajectories:
     data = describe(manifest, read_table(directory / EPISODES))
     rows = np.empty((data.episodes.points.sum(), sum(feature.width for feature in data.features)), np.float32)
     filled = 0
-    for name in shard_names(manifest):
-        filled = _fill(rows, filled, directory / name, data)
+    for file in shard_files(manifest):
+        filled = _fill(rows, filled, directory / file["name"], data)
     if filled != len(rows):
         raise DataError(f"{directory}: {filled} rows in the shards, {len(rows)} in {EPISODES}; {REBUILD}")
     return with_rows(data, rows)
@@ -142,9 +142,9 @@ def with_rows(data: Trajectories, rows: Float32) -> Trajectories:
     return Trajectories(rows, data.features, data.episodes, data.keys, data.given, data.fingerprint, data.dt)
 
 
-def shard_names(manifest: dict[str, Any]) -> list[str]:
-    """Return the names of the shards, in the order of their episodes."""
-    return sorted(file["name"] for file in manifest["files"] if file["name"].startswith("shard-"))
+def shard_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return name, bytes and sha256 of the shards, in the order of their episodes."""
+    return sorted((f for f in manifest["files"] if f["name"].startswith("shard-")), key=lambda f: str(f["name"]))
 
 
 def read_table(path: Path) -> pa.Table:
