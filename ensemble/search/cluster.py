@@ -1,0 +1,184 @@
+"""The Ray that a run uses: its own on this machine, or the cluster whose job it is; and what fits on its nodes.
+
+Never a bare `ray.init`, which may join somebody's cluster. A Ray of our own listens on loopback only, and every caller
+must bring the token (file mode 0600). Nothing here knows trials or data.
+"""
+
+import importlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble.config.experiment import ResourcesConfig
+from ensemble.errors import UsageError
+
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's entrypoint
+
+# Read by Ray when it is imported or when its processes start. The first binds a Ray of our own to loopback: on Linux
+# the node address is otherwise the machine's, and its servers listen on every interface.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory: float  # bytes
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one trial holds: `workers` times these, each on one node."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    memory: float  # bytes of the whole trial
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """Return one worker's request in Ray's words."""
+        request = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory / self.workers}
+        return {name: amount for name, amount in request.items() if amount}
+
+    def describe(self) -> str:
+        """Return the request as a reader would say it."""
+        text = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
+        text += f", {self.memory / self.workers / 2**30:.1f} GiB" if self.memory else ""
+        return f"{self.workers} workers of {text} each" if self.workers > 1 else text
+
+
+def in_job() -> bool:
+    """Say whether this process is the entrypoint of a Ray job."""
+    return JOB_MARK in os.environ
+
+
+@contextmanager
+def connected(address: str, dashboard: bool) -> Iterator[list[Node]]:
+    """Hold a connection to Ray and yield the nodes that are alive.
+
+    `address` is "local" for a Ray of our own (inside a Ray job: that job's cluster) or the address of a running one.
+    `dashboard` matters for a Ray of our own: Ray Train frees workers through it, and it costs about a second.
+    Raises UsageError when no Ray answers there.
+    """
+    own = address == "local" and not in_job()
+    os.environ.update(QUIET | (LOOPBACK if own else {}))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if own:
+        ensure_token()
+        os.environ.pop("RAY_ADDRESS", None)  # a stale one of another cluster breaks a Ray of our own
+    ray: Any = importlib.import_module("ray")  # after the environment: Ray reads it at import
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if own:
+        options |= {"num_cpus": cpu_count(), "include_dashboard": dashboard}
+    try:
+        ray.init(address="auto" if address == "local" and in_job() else address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"no Ray at --address {address}: {error}") from error
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield _nodes(ray.nodes())
+    finally:
+        ray.shutdown()
+
+
+def needs(resources: ResourcesConfig, nodes: list[Node], device: str | None) -> Needs:
+    """Return what one trial holds on these nodes; `device` is --device (cpu, cuda or None for what there is)."""
+    some = any(node.gpus for node in nodes)
+    gpus = resources.gpus_per_worker if resources.gpus_per_worker is not None else float(some)
+    if device == "cpu":
+        gpus = 0.0
+    elif device is not None and device.startswith("cuda"):
+        gpus = gpus or 1.0
+    cpus = max(resources.cpus_per_worker, resources.threads)
+    return Needs(resources.workers, cpus, gpus, float(resources.memory or 0))
+
+
+def slots(request: Needs, nodes: list[Node]) -> int:
+    """Return how many trials run at the same time; UsageError that names what is missing when not even one does."""
+    fits = [_fits(request, node) for node in nodes]
+    if not any(fits):
+        largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory))
+        raise UsageError(
+            f"resources: a trial needs {request.describe()}; the largest of {len(nodes)} node(s), {largest.name}, has "
+            f"{largest.cpus:g} CPU, {largest.gpus:g} GPU, {largest.memory / 2**30:.1f} GiB"
+        )
+    if sum(fits) < request.workers:
+        raise UsageError(
+            f"resources.workers: a trial needs {request.describe()}; {len(nodes)} node(s) hold {sum(fits)} such workers"
+        )
+    return sum(fits) // request.workers
+
+
+def cpu_count() -> int:
+    """Return the cores that this process may use: its affinity, and the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def token_file() -> Path:
+    """Return where Ray looks for the token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def ensure_token() -> None:
+    """Make the token file if there is none, readable by its owner alone (Ray itself leaves it readable by all)."""
+    path = token_file()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def _nodes(described: list[dict[str, Any]]) -> list[Node]:
+    alive = [node for node in described if node["Alive"]]
+    return [
+        Node(
+            node["NodeManagerHostname"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            node["Resources"].get("memory", 0.0),
+        )
+        for node in alive
+    ]
+
+
+def _fits(request: Needs, node: Node) -> int:
+    """Return how many workers of this kind one node holds."""
+    pairs = [
+        (request.cpus, node.cpus),
+        (request.gpus, node.gpus),
+        (request.memory / request.workers, node.memory),
+    ]
+    return min(int(has // wanted) for wanted, has in pairs if wanted)

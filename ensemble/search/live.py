@@ -1,0 +1,245 @@
+"""What a run shows while it trains: a live table on a terminal, plain lines elsewhere.
+
+A `Board` holds what is known of every trial and is fed the flat progress that rank 0 reports. It knows no Ray; the
+study passes on what Tune tells it. Rates are member-steps per second: a pack of three doing one step counts three.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT
+
+SECONDS_BETWEEN_LINES = 5.0
+
+Clock = Callable[[], float]
+Progress = Mapping[str, float | int | str]
+
+
+@dataclass
+class TrialView:
+    """What is known of one trial; `title` names its configuration by what varies."""
+
+    title: str
+    seeds: Sequence[int]
+    steps: int  # of one member
+    status: str = "waiting"
+    progress: dict[str, float | int | str] = field(default_factory=dict)
+    error: str = ""
+    started: float | None = None
+    ended: float | None = None
+    first: tuple[float, float] | None = None  # time and done share of the first report: rates leave out the start-up
+    last: tuple[float, float] | None = None
+
+    @property
+    def share(self) -> float:
+        """Return the finished share of the trial's steps, 0 to 1."""
+        if self.ended is not None:
+            return 1.0
+        steps = _number(self.progress, "steps") or self.steps
+        return min(1.0, (_number(self.progress, "step") or 0) / steps)
+
+    @property
+    def rate(self) -> float | None:
+        """Return member-steps per second between the first report and the last one."""
+        if self.first is None or self.last is None or self.last[0] <= self.first[0]:
+            return None
+        return (self.last[1] - self.first[1]) * self.steps * len(self.seeds) / (self.last[0] - self.first[0])
+
+
+class Board:
+    """All trials of a study, fed by what they report."""
+
+    def __init__(self, trials: Sequence[TrialView], clock: Clock = time.monotonic) -> None:
+        self.trials = list(trials)
+        self.clock = clock
+        self.started = clock()
+
+    def begin(self, index: int) -> None:
+        """Note that a trial runs."""
+        view = self.trials[index]
+        view.status, view.started = "running", self.clock()
+
+    def update(self, index: int, progress: Progress) -> None:
+        """Note what a trial reports."""
+        view = self.trials[index]
+        if view.started is None:
+            self.begin(index)
+        view.progress.update(progress)
+        view.last = (self.clock(), view.share)
+        view.first = view.first or view.last
+
+    def end(self, index: int, status: str, error: str = "") -> None:
+        """Note how a trial ended."""
+        view = self.trials[index]
+        view.status, view.error, view.ended = status, error, self.clock()
+
+    @property
+    def share(self) -> float:
+        """Return the finished share of all member-steps, 0 to 1."""
+        total = sum(view.steps * len(view.seeds) for view in self.trials)
+        done = sum(view.share * view.steps * len(view.seeds) for view in self.trials)
+        return done / total if total else 1.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Return the seconds still to go at the mean rate so far; None while nothing is known."""
+        share = self.share
+        return (self.clock() - self.started) * (1 - share) / share if share > 0.01 else None
+
+    def summary(self) -> str:
+        """Return one line on the whole study."""
+        ended = sum(view.ended is not None for view in self.trials)
+        failed = sum(view.status == "failed" for view in self.trials)
+        text = f"{ended} of {len(self.trials)} trials, {self.share:.0%}, {duration(self.clock() - self.started)}"
+        if failed:
+            text += f", {failed} failed"
+        if ended < len(self.trials) and self.remaining is not None:
+            text += f", about {duration(self.remaining)} left"
+        return text
+
+
+# One column of the live table: header, and how a view reads under it.
+Column = tuple[str, Callable[[TrialView], str]]
+COLUMNS: tuple[Column, ...] = (
+    ("configuration", lambda view: view.title),
+    ("seeds", lambda view: seed_text(view.seeds)),
+    ("step", lambda view: f"{_number(view.progress, 'step') or 0:.0f}/{view.steps}"),
+    ("loss", lambda view: _spread(view.progress, TRAIN_LOSS, f"{TRAIN_LOSS}_std")),
+    (VALIDATION_ROLLOUT, lambda view: _spread(view.progress, VALIDATION_ROLLOUT, f"{VALIDATION_ROLLOUT}_std")),
+    ("steps/s", lambda view: f"{view.rate:.0f}" if view.rate else ""),
+    ("ETA", lambda view: _eta(view)),
+    ("status", lambda view: view.status),
+)
+
+
+class Screen(Protocol):
+    """Where a board is shown."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def changed(self, index: int) -> None:
+        """Show what changed in one trial."""
+        ...
+
+
+class TableScreen:
+    """A table on a terminal, redrawn in place; at most `height` trials, the running and latest ones first."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self._board = board
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def changed(self, index: int) -> None:
+        """Do nothing: the table redraws itself."""
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for header, _ in COLUMNS:
+            table.add_column(header, no_wrap=True)
+        height = max(3, self._live.console.size.height - 4)
+        running_first = sorted(self._board.trials, key=lambda view: _ORDER.get(view.status, 2))
+        for view in running_first[:height]:
+            table.add_row(*(text(view) for _, text in COLUMNS))
+        hidden = len(self._board.trials) - height
+        more = f" ({hidden} trials not shown)" if hidden > 0 else ""
+        return Group(table, Text(self._board.summary() + more))
+
+
+class LineScreen:
+    """Plain lines: when a trial starts and ends, and every few seconds while it runs."""
+
+    def __init__(self, board: Board, echo: Callable[[str], None]) -> None:
+        self._board = board
+        self._echo = echo
+        self._said: dict[int, tuple[str, float]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._echo(self._board.summary())
+
+    def changed(self, index: int) -> None:
+        """Say it where it is news: another status, or some seconds since the last line of this trial."""
+        view, now = self._board.trials[index], self._board.clock()
+        status, when = self._said.get(index, ("", 0.0))
+        if status == view.status and now - when < SECONDS_BETWEEN_LINES:
+            return
+        self._said[index] = (view.status, now)
+        self._echo(line(index, len(self._board.trials), view))
+
+
+def line(index: int, trials: int, view: TrialView) -> str:
+    """Return one trial as one line of text."""
+    parts = [f"[{index + 1}/{trials}] {view.title}", f"seeds {seed_text(view.seeds)}", view.status]
+    if view.progress:
+        parts += [f"{header} {value}" for header, text in COLUMNS[2:-1] if (value := text(view))]
+    return " | ".join([*parts, view.error] if view.error else parts)
+
+
+def screen(board: Board, echo: Callable[[str], None]) -> Screen:
+    """Return a table where standard output is a terminal, lines elsewhere."""
+    console = Console()
+    return (
+        TableScreen(board, console) if console.is_terminal and not console.is_dumb_terminal else LineScreen(board, echo)
+    )
+
+
+def seed_text(seeds: Sequence[int]) -> str:
+    """Return `0-9` for a run of seeds and `3,5,8` for others."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(str(seed) for seed in seeds)
+
+
+def duration(seconds: float) -> str:
+    """Return `45 s`, `3 min 05 s` or `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+_ORDER = {"running": 0, "waiting": 1}
+
+
+def _number(progress: Progress, name: str) -> float | None:
+    value = progress.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _spread(progress: Progress, mean: str, std: str) -> str:
+    middle, spread = _number(progress, mean), _number(progress, std)
+    if middle is None:
+        return ""
+    return f"{middle:.4g}" if spread is None or spread != spread else f"{middle:.4g} ± {spread:.2g}"
+
+
+def _eta(view: TrialView) -> str:
+    if view.status != "running" or not view.rate:
+        return ""
+    return duration((1 - view.share) * view.steps * len(view.seeds) / view.rate)

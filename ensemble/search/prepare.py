@@ -1,0 +1,190 @@
+"""From the `data:` section to shards on disk, before anything is trained.
+
+What is missing is simulated and converted once, by the command, and said so. The shards lie in `shards/` beside the
+results directory, named by a hash of the options that change data, so that experiments share them. Then whatever the
+experiment asks of the data is checked, without Ray and without reading a shard.
+"""
+
+import difflib
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble import schema
+from ensemble.config.data import DataConfig
+from ensemble.config.experiment import Experiment
+from ensemble.data.convert import ConvertOptions, convert
+from ensemble.data.splits import SPLITS, require_windows, split_episodes
+from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
+from ensemble.errors import DataError, StorageError, UsageError
+
+Say = Callable[[str], None]
+
+# What `data:` says about using the data rather than about what lies in the shards.
+_NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Shards directories: the experiment's data, and its named validation sets."""
+
+    main: Path
+    named: Mapping[str, Path]
+
+
+def prepare(config: DataConfig, beside: Path, results: Path, say: Say) -> PreparedData:
+    """Return the experiment's shards, made where they are missing.
+
+    Relative paths count from the working directory, or else from `beside`, the folder of the experiment file.
+    Raises DataError for missing files and for what `convert` refuses.
+    """
+    cache = results.absolute().parent / "shards"
+    if config.path is None:
+        main = _simulated(config, cache, say)
+    else:
+        main = _converted(config, config.path, beside, cache, say)
+    named = {name: _converted(config, path, beside, cache, say) for name, path in config.validation.items()}
+    return PreparedData(main, named)
+
+
+def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
+    """Refuse experiments that these data cannot serve; return the data set's description (no rows).
+
+    Raises UsageError that lists every unknown feature and metric, DataError when a split has no window.
+    """
+    whole = _description(data.main)
+    named = {name: _description(path) for name, path in data.named.items()}
+    problems: list[str] = []
+    for experiment in experiments:
+        problems += [problem for problem in _problems(experiment, whole) if problem not in problems]
+        if not problems:
+            _check_windows(experiment, whole, named)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return whole
+
+
+def metric_names(data: Trajectories, horizon: int, named: Iterable[str] = ()) -> list[str]:
+    """Return every metric that a search may compare on these data."""
+    labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
+    names = [schema.TRAIN_LOSS]
+    for split in ("validation", "test", *(f"validation/{name}" for name in named)):
+        names += [f"{split}/loss", f"{split}/rollout_rmse"]
+        names += [schema.one_step_metric(split, label) for label in labels]
+        names += [schema.rollout_metric(split, label) for label in labels]
+        names += [schema.rollout_step_metric(split, step) for step in range(1, horizon + 1)]
+    return names
+
+
+def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
+    assert config.source is not None  # DataConfig holds it: a source or a path
+    simulate = config.simulate.model_dump(mode="json")
+    target = cache / f"{config.source}-{_digest([config.source, simulate, _conversion(config)])}"
+    if (target / MANIFEST).is_file():
+        return target
+    raw = cache / f"{config.source}-{_digest([config.source, simulate])}.h5"
+    with _locked(target):
+        if not raw.is_file():
+            from ensemble.simulation import double_pendulum  # MuJoCo, needed only here
+
+            say(f"simulating {config.simulate.episodes} episodes of {config.source} to {shown(raw)}")
+            double_pendulum.simulate(config.simulate, raw)
+        return _convert(config, [raw], target, say)
+
+
+def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: Path, say: Say) -> Path:
+    found = [_find(path, beside) for path in ([paths] if isinstance(paths, str) else paths)]
+    if len(found) == 1 and found[0].is_dir():
+        read_manifest(found[0])  # refuses what is no data set
+        return found[0]
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    target = cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
+    if (target / MANIFEST).is_file():
+        return target
+    with _locked(target):
+        return _convert(config, found, target, say)
+
+
+def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
+    if (target / MANIFEST).is_file():  # another process made it while this one waited
+        return target
+    say(f"converting {', '.join(path.name for path in sources)} to {shown(target)}")
+    manifest = convert(sources, target, ConvertOptions.of(config))
+    for notice in manifest.notices:
+        say(f"  {notice}")
+    return target
+
+
+def _find(path: str, beside: Path) -> Path:
+    for candidate in (Path(path).expanduser(), beside / path):
+        if candidate.exists():
+            return candidate.absolute()
+    raise DataError(f"data.path: no file or directory {path} (looked in {Path.cwd()} and {beside.absolute()})")
+
+
+def _conversion(config: DataConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_NOT_CONVERTED)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be said here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the right to make `target`; the lock dies with the process."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = (target.parent / f".{target.name}.lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{target.parent}: cannot be written: {error.strerror}") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _description(directory: Path) -> Trajectories:
+    return describe(read_manifest(directory), read_table(directory / EPISODES))
+
+
+def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
+    problems = []
+    known = [feature.name for feature in data.features]
+    for name, entry in experiment.model.inputs.items():
+        for feature in entry.features:
+            if feature not in known:
+                where = f"model.inputs.{name}.features"
+                problems.append(f"{where}: no feature '{feature}' in the data; {_nearest(feature, known)}")
+    metrics = metric_names(data, experiment.train.rollout.horizon, experiment.data.validation)
+    if experiment.search.metric not in metrics:
+        hint = _nearest(experiment.search.metric, metrics)
+        problems.append(f"search.metric: no metric '{experiment.search.metric}'; {hint}")
+    return problems
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names[:12])}"
+
+
+def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
+    history, rollout = experiment.model.history, experiment.train.rollout
+    points = (rollout.context or history) + rollout.horizon - 1
+    parts = split_episodes(data, experiment.data.split, history)
+    for split in SPLITS[1:]:
+        require_windows(parts[split], points, f"split '{split}', rollouts of {rollout.horizon} steps")
+    for name, other in named.items():
+        if [feature.name for feature in other.features] != [feature.name for feature in data.features]:
+            raise DataError(f"data.validation.{name}: other features than the data")
+        require_windows(other.episodes, max(history, points), f"data.validation.{name}")

@@ -1,0 +1,90 @@
+"""What Ray Tune calls for one trial: inline in its own process, or by driving a group of Ray Train workers.
+
+Both ends here are thin: the trial itself is `training.trial.run_trial`, which knows no Ray. A trial that raises leaves
+its rows `failed` first and then raises on, so that Tune counts it and the other trials go on.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from ensemble.data.loading import resident
+from ensemble.search.cluster import Needs
+from ensemble.training.context import InlineContext, Progress
+from ensemble.training.setup import TrialData
+from ensemble.training.trial import Trial, record_failure, run_trial
+from ensemble.training.worker import train_with_workers
+
+SECONDS_BETWEEN_REPORTS = 0.5
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a study are given. `main` and `named` are references into Ray's object store."""
+
+    trials: tuple[Trial, ...]
+    main: Any
+    named: Mapping[str, Any]
+    fingerprint: str
+    needs: Needs
+    storage: Path  # of Ray Train's own files
+
+
+def train_inline(config: Mapping[str, int], shared: Shared) -> None:
+    """Train trial number `config["trial"]` in this process."""
+    trial = shared.trials[config["trial"]]
+    torch.set_num_threads(trial.experiment.resources.threads)
+    context = InlineContext("cuda" if shared.needs.gpus else "cpu", every(SECONDS_BETWEEN_REPORTS, tune.report))
+    with _recorded(trial, shared.fingerprint):
+        named = {name: resident(ref) for name, ref in shared.named.items()}
+        run_trial(trial, TrialData(resident(shared.main), named), context)
+    _report_end(trial)
+
+
+def train_distributed(config: Mapping[str, int], shared: Shared) -> None:
+    """Train trial number `config["trial"]` with a group of Ray Train workers."""
+    trial = shared.trials[config["trial"]]
+    with _recorded(trial, shared.fingerprint):
+        if trial.pending:
+            references = {"main": shared.main, "named": dict(shared.named)}
+            train_with_workers(trial, references, shared.needs.bundle, shared.storage)
+    _report_end(trial)
+
+
+def every(seconds: float, report: Callable[[dict[str, Any]], None]) -> Callable[[Progress], None]:
+    """Return a reporter that passes on at most one progress in so many seconds, and always the last step's."""
+    last = -seconds
+
+    def passing(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds or progress.get("status") != "running":
+            last = now
+            report(dict(progress))
+
+    return passing
+
+
+def _report_end(trial: Trial) -> None:
+    """Tell Tune that all rows are written, whatever was reported on the way."""
+    steps = trial.experiment.train.steps
+    tune.report({"step": steps, "steps": steps, "status": "completed"})
+
+
+@contextmanager
+def _recorded(trial: Trial, fingerprint: str) -> Iterator[None]:
+    try:
+        yield
+    except WorkerGroupError as error:
+        record_failure(trial, next(iter(error.worker_failures.values()), error), fingerprint)
+        raise
+    except Exception as error:
+        record_failure(trial, error, fingerprint)
+        raise
