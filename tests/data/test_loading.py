@@ -60,7 +60,7 @@ def test_processes_share_one_copy_of_the_data(make_data, write_shards, tmp_path:
             import os
 
             for batch in range(50):
-                self.windows.gather(self.windows.fixed(1000) + batch)
+                self.windows.gather((self.windows.fixed(1000) + batch) % self.windows.count)
             return os.getpid(), float(self.data.rows.sum(dtype=np.float64))
 
         def grown(self) -> int:
