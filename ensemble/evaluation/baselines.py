@@ -1,0 +1,130 @@
+"""Predictors that anyone gets for nothing, measured by the same protocol on the same test windows.
+
+    no change              the last seen state stays
+    mean                   the training mean
+    linear least squares   the change of state, linear in the model's own inputs over its history
+
+They stand beside every table: a model that does not beat them has learnt nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ensemble.config import Experiment
+from ensemble.config.model import input_features
+from ensemble.data.splits import split_episodes
+from ensemble.data.statistics import wrap
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.data.windows import Windows
+from ensemble.evaluation.rollout import rollout_metrics, squared_errors
+from ensemble.evaluation.state import Float64, StateLayout, error_scale, state_moments
+from ensemble.store import config_hash, write_table
+
+Predictor = Callable[[Float64], Float64]  # the newest points (n, h, D) to the next state (n, S)
+
+_FIT_WINDOWS = 50_000  # at most so many, evenly spread, for the least squares
+
+
+def write_baselines(path: Path, experiments: Sequence[Experiment], data: Trajectories) -> None:
+    """Measure the baselines of every configuration and write them as rows (baseline, config_hash, metric, value)."""
+    known: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    rows: list[tuple[str, str, str, float]] = []
+    for experiment in experiments:
+        question = _question(experiment)
+        if question not in known:
+            known[question] = measure_baselines(experiment, data)
+        identity = config_hash(experiment)
+        rows += [
+            (name, identity, metric, value)
+            for name, metrics in known[question].items()
+            for metric, value in metrics.items()
+        ]
+    columns = list(zip(*rows, strict=True))
+    names = ("baseline", "config_hash", "metric", "value")
+    write_table(path, pa.table({name: list(column) for name, column in zip(names, columns, strict=True)}))
+
+
+def _question(experiment: Experiment) -> str:
+    """Return what the baselines of a configuration depend on."""
+    model, rollout = experiment.model, experiment.train.rollout
+    return f"{model.history} {model.inputs} {rollout} {experiment.data.split}"
+
+
+def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
+    """Return the test rollout errors of each baseline.
+
+    Raises:
+        DataError: the test split has no window of the rollout's length.
+    """
+    layout = StateLayout.of(data.features)
+    splits = split_episodes(data, experiment.data.split, experiment.model.history)
+    moments = state_moments(data, splits["train"])
+    rollout = experiment.train.rollout
+    seen = rollout.context or experiment.model.history
+    length = min(seen, experiment.model.history)
+    windows = Windows(data, splits["test"], seen + rollout.horizon - 1)
+    points = _points(windows, rollout.windows)
+    truth = points[:, seen:][:, :, list(layout.columns)]
+    scale = error_scale(moments.variance)
+    predictors: dict[str, Predictor] = {
+        "no change": lambda newest: newest[:, -1, list(layout.columns)],
+        "mean": lambda newest: np.broadcast_to(moments.mean, (len(newest), len(moments.mean))),
+        "linear least squares": fit_linear(experiment, data, splits["train"], layout, length),
+    }
+
+    def measure(predict: Predictor) -> Mapping[str, float]:
+        total = squared_errors(roll(predict, points, seen, length, layout), truth, layout)
+        return rollout_metrics(total, len(points), scale, layout, "test")
+
+    return {name: measure(predict) for name, predict in predictors.items()}
+
+
+def roll(predict: Predictor, points: Float64, seen: int, length: int, layout: StateLayout) -> Float64:
+    """Run a predictor open loop: points (n, seen + H, D) to states (n, H, S); controls come from the points."""
+    points = points.copy()
+    for step in range(seen, points.shape[1]):
+        points[:, step, list(layout.columns)] = predict(points[:, step - length : step])
+    return points[:, seen:][:, :, list(layout.columns)]
+
+
+def fit_linear(
+    experiment: Experiment, data: Trajectories, train: Segments, layout: StateLayout, length: int
+) -> Predictor:
+    """Fit the change of state by least squares, linear in `length` points of the model's inputs and a constant."""
+    columns, angles = _inputs(experiment, data)
+    points = _points(Windows(data, train, length), _FIT_WINDOWS)
+
+    def design(newest: Float64) -> Float64:
+        values = newest[:, :, columns]
+        values = np.where(angles, wrap(values), values).reshape(len(newest), -1)
+        return np.concatenate([values, np.ones((len(newest), 1))], axis=1)
+
+    state = list(layout.columns)
+    change = layout.difference(points[:, -1, state], points[:, -2, state])
+    solution = np.linalg.lstsq(design(points[:, :-1]), change, rcond=None)[0]
+
+    def predict(newest: Float64) -> Float64:
+        return newest[:, -1, state] + design(newest) @ solution
+
+    return predict
+
+
+def _inputs(experiment: Experiment, data: Trajectories) -> tuple[list[int], list[bool]]:
+    """Return the columns that the model reads, and which of them are angles."""
+    names = dict.fromkeys(
+        name for config in input_features(experiment.model, data.features).values() for name in config
+    )
+    columns: list[int] = []
+    angles: list[bool] = []
+    for name in names:
+        where = data.columns(name)
+        columns += range(where.start, where.stop)
+        angles += data.feature(name).angles
+    return columns, angles
+
+
+def _points(windows: Windows, count: int) -> Float64:
+    return np.asarray(windows.gather(windows.fixed(count)), dtype=np.float64)

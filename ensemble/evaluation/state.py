@@ -1,0 +1,57 @@
+"""Which columns of the data are the state, and how a difference of two states is measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.data.statistics import Moments, feature_moments
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.schema import Feature
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """The state entries among the features laid side by side."""
+
+    columns: tuple[int, ...]
+    labels: tuple[str, ...]
+    angles: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, features: Sequence[Feature]) -> "StateLayout":
+        """Collect the state features in order."""
+        columns: list[int] = []
+        labels: list[str] = []
+        angles: list[bool] = []
+        offset = 0
+        for feature in features:
+            if feature.role == "state":
+                columns += range(offset, offset + feature.width)
+                labels += feature.labels
+                angles += feature.angles
+            offset += feature.width
+        return cls(tuple(columns), tuple(labels), tuple(angles))
+
+    def difference(self, a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Float64:
+        """Return a - b (.., S) in float64, the shortest signed angle where an entry is one."""
+        with np.errstate(invalid="ignore"):  # a predictor that ran off to infinity has an error of NaN, not a warning
+            difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+            wrapped = (difference + np.pi) % (2 * np.pi) - np.pi
+        return np.where(self.angles, wrapped, difference)
+
+
+def error_scale(variance: npt.NDArray[np.floating]) -> Float64:
+    """Return what rollout errors are divided by: the training standard deviation, or 1 for a constant entry."""
+    std = np.sqrt(np.asarray(variance, dtype=np.float64))
+    return np.where(std > 0, std, 1.0)
+
+
+def state_moments(data: Trajectories, segments: Segments) -> Moments:
+    """Return the moments of the state entries (S,), angles wrapped."""
+    parts = [feature_moments(data, segments, f.name, wrapped=True) for f in data.features if f.role == "state"]
+    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "m2", "minimum", "maximum"))
+    return Moments(parts[0].count, *columns)
