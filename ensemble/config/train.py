@@ -1,8 +1,8 @@
 """The `train:` section: optimizer, schedule, length, validation, precision."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ensemble.config.base import Section
 
@@ -34,7 +34,18 @@ class SGDConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="L2 term in the gradient")
 
 
-OptimizerConfig = Annotated[AdamConfig | AdamWConfig | SGDConfig, Field(discriminator="name")]
+def _named(default: str) -> BeforeValidator:
+    """Let a section without `name` be of the default kind, so that `--set train.optimizer.lr=1e-4` is enough."""
+
+    def add_name(value: Any) -> Any:
+        return {"name": default, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(add_name)
+
+
+OptimizerConfig = Annotated[
+    Annotated[AdamConfig | AdamWConfig | SGDConfig, Field(discriminator="name")], _named("adam")
+]
 
 
 class ConstantConfig(Section):
@@ -59,7 +70,9 @@ class CosineConfig(ConstantConfig):
     lr_end: float = Field(1e-4, ge=0, description="rate at the end")
 
 
-ScheduleConfig = Annotated[ConstantConfig | LinearConfig | CosineConfig, Field(discriminator="name")]
+ScheduleConfig = Annotated[
+    Annotated[ConstantConfig | LinearConfig | CosineConfig, Field(discriminator="name")], _named("linear")
+]
 
 
 class RolloutConfig(Section):
@@ -83,7 +96,11 @@ class TrainConfig(Section):
     validation_windows: int = Field(2048, ge=1, description="at most so many windows, the same for every member")
     rollout: RolloutConfig = Field(RolloutConfig(), description="open-loop rollouts")
     patience: int | None = Field(None, ge=1, description="validations without a better loss before a member stops")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: validate_every")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between checkpoints, a multiple of validate_every; default: the first validation after 30 s",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay fp32")
     compile: bool = Field(False, description="torch.compile the step")
     init_from: str | None = Field(None, description="run directory, or its members/<id>, to start the weights from")

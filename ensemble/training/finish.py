@@ -1,0 +1,129 @@
+"""The end of a pack: the best weights of each member measured on the test split, and everything a member leaves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ensemble.config import Experiment
+from ensemble.data.windows import Windows
+from ensemble.models.base import parameter_count
+from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole, Status
+from ensemble.store import write_table
+from ensemble.training.context import Context
+from ensemble.training.loop import Outputs, Trainer
+from ensemble.training.measure import rollout
+from ensemble.training.members import Member
+from ensemble.training.pack import Pack
+from ensemble.training.rows import member_row, write_member
+from ensemble.training.setup import Setup
+from ensemble.training.weights import save_model, save_row, weights_sha256
+
+_STATUS: Mapping[str, Status] = {
+    "running": "completed",
+    "stopped": "completed",
+    "done": "completed",
+    "pruned": "pruned",
+    "diverged": "diverged",
+}
+_SHOWN_WINDOWS = 6  # rollouts kept for the figure
+_SHOWN_HORIZONS = 5  # their length, in horizons, where the episodes are long enough
+
+
+def finish(
+    experiment: Experiment,
+    config_hash: str,
+    role: MemberRole,
+    trainer: Trainer,
+    setup: Setup,
+    data_fingerprint: str,
+    context: Context,
+) -> None:
+    """Measure each member's best-by-validation weights on the test split and write its files, the row last."""
+    pack = trainer.pack
+    last = pack.arena.values.detach().clone()
+    pack.arena.values.data.copy_(trainer.best["best_loss"])
+    tested = setup.test(pack)
+    if context.rank == 0:
+        rollouts = _rollouts(pack, setup, experiment)
+        for index, (member, output) in enumerate(zip(pack.members, trainer.outputs, strict=True)):
+            facts = _facts(pack, index, context, data_fingerprint)
+            metrics = _metrics(member, output, tested[index])
+            row = member_row(experiment, config_hash, role, member, _STATUS[member.state], facts, metrics)
+            if member.state != "diverged":
+                _save(experiment, trainer, index, setup, row)
+                write_table(output.directory.rollouts_file, rollouts[index])
+            for logger in output.loggers:
+                logger.log(member.seed, member.step, {k: v for k, v in metrics.items() if k.startswith("test/")})
+            write_member(output.directory, row, output.curve)
+    pack.arena.values.data.copy_(last)
+
+
+def _facts(pack: Pack, index: int, context: Context, data_fingerprint: str) -> dict[str, Any]:
+    return {
+        "parameters": parameter_count(pack.module),
+        "device": device_name(context.device),
+        "world_size": context.world_size,
+        "pack": len(pack.members),
+        "weights_sha256": weights_sha256(pack.arena.values[index]),
+        "data_fingerprint": data_fingerprint,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return `cpu`, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _metrics(member: Member, output: Outputs, tested: Mapping[str, float]) -> dict[str, float]:
+    """Collect a member's metrics: at its best validation loss, at its last validation, on the test split."""
+    if member.state == "diverged":
+        return {}
+    best = output.curve.at(member.best_loss.step)
+    metrics = {name: value for name, value in best.items() if not name.startswith("train/")}
+    metrics |= {f"last/{name}": member.last[name] for name in (VALIDATION_LOSS, VALIDATION_ROLLOUT)}
+    metrics[f"best/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
+    return {**metrics, **tested}
+
+
+def _save(experiment: Experiment, trainer: Trainer, index: int, setup: Setup, row: Mapping[str, Any]) -> None:
+    directory, layout = trainer.outputs[index].directory, trainer.pack.arena.layout
+    save_row(directory.weights, trainer.best["best_loss"][index], layout)
+    save_row(directory.path / "best_rollout.safetensors", trainer.best["best_rollout"][index], layout)
+    identity = {name: row[name] for name in ("experiment", "config_hash", "seed", "weights_sha256", "data_fingerprint")}
+    save_model(directory, experiment, setup.features, setup.normalization, layout, identity)
+
+
+def _rollouts(pack: Pack, setup: Setup, experiment: Experiment) -> list[pa.Table]:
+    """Predict some test windows open loop, for the figure: a table a member."""
+    seen = experiment.train.rollout.context or experiment.model.history
+    longest = int(setup.splits["test"].points.max()) - seen
+    horizon = max(experiment.train.rollout.horizon, min(longest, _SHOWN_HORIZONS * experiment.train.rollout.horizon))
+    windows = Windows(setup.data, setup.splits["test"], seen + horizon - 1)
+    device = pack.arena.values.device
+    points = windows.gather(windows.fixed(_SHOWN_WINDOWS), device)
+    pack.module.eval()
+    with torch.no_grad():
+        packed = points.expand(len(pack.members), *points.shape).contiguous()
+        predicted = rollout(pack, packed, seen, horizon)
+    truth = points[:, :, list(setup.layout.columns)].cpu().numpy()
+    return [_rollout_table(truth, member, setup.layout.labels, seen) for member in predicted]
+
+
+def _rollout_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], seen: int) -> pa.Table:
+    """Lay one member's rollouts out as rows: truth (n, T, S), predicted (n, H, S); step 1 is the first prediction."""
+    count, points, width = truth.shape
+    full = np.concatenate([truth[:, :seen], predicted], axis=1)
+    window, step, label = np.meshgrid(range(count), range(points), range(width), indexing="ij")
+    return pa.table(
+        {
+            "split": ["test"] * truth.size,
+            "window": pa.array(window.ravel(), pa.int32()),
+            "step": pa.array(step.ravel() - seen + 1, pa.int32()),
+            "label": np.array(labels)[label.ravel()],
+            "true": pa.array(truth.ravel(), pa.float32()),
+            "predicted": pa.array(full.ravel(), pa.float32()),
+        }
+    )

@@ -1,0 +1,182 @@
+"""The training loop of one pack: step, validate, save. It knows no Ray, and no place of files but its members'."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ensemble.config import Experiment
+from ensemble.schema import (
+    GRADIENT_NORM_AFTER,
+    GRADIENT_NORM_BEFORE,
+    LEARNING_RATE,
+    TRAIN_LOSS,
+    VALIDATION_LOSS,
+    VALIDATION_ROLLOUT,
+)
+from ensemble.store import MemberDirectory
+from ensemble.training.batches import Batches
+from ensemble.training.checkpoint import Checkpoint, layout_json, save
+from ensemble.training.context import Context
+from ensemble.training.loggers import MetricLogger
+from ensemble.training.measure import Measure
+from ensemble.training.members import Best, Curve, Member
+from ensemble.training.pack import Pack, StepResult
+from ensemble.training.schedule import learning_rate
+
+_CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass
+class Outputs:
+    """Where one member's numbers go."""
+
+    directory: MemberDirectory
+    curve: Curve
+    loggers: Sequence[MetricLogger]
+
+
+class Trainer:
+    """Trains a pack up to a given step, as often as asked.
+
+    Args:
+        experiment: the configuration.
+        pack: the members; all at the same step.
+        batches: their training windows.
+        measures: `validation` first, then the named validation sets.
+        outputs: one a member, in the pack's order.
+        identity: what a checkpoint must agree with (config_hash, data_fingerprint).
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        pack: Pack,
+        batches: Batches,
+        measures: Sequence[Measure],
+        outputs: Sequence[Outputs],
+        identity: dict[str, str],
+        context: Context,
+    ) -> None:
+        self.pack = pack
+        self.outputs = outputs
+        self._train = experiment.train
+        self._batches = batches
+        self._measures = measures
+        self._identity = identity
+        self._context = context
+        self._epoch_steps = experiment.train.epoch_steps or batches.epoch_steps
+        self._since: list[StepResult] = []  # steps since the last validation
+        self._clock = self._saved = time.perf_counter()
+        self._best = {name: pack.arena.values.detach().clone() for name in ("best_loss", "best_rollout")}
+
+    @property
+    def step(self) -> int:
+        """Steps that the running members have taken."""
+        return max((member.step for member in self.pack.members if member.active), default=self._train.steps)
+
+    @property
+    def running(self) -> bool:
+        """Whether any member still has steps to take."""
+        return any(member.active for member in self.pack.members)
+
+    @property
+    def best(self) -> dict[str, Tensor]:
+        """The best weights of each member so far, `best_loss` and `best_rollout`, each (E, P)."""
+        return self._best
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between two validations, which are the rungs of a trial."""
+        return self._train.validate_every or max(1, self._train.steps // 20)
+
+    def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Continue from one checkpoint a member, all of the same step."""
+        stacked = {name: torch.cat([c.tensors[name] for c in checkpoints]) for name in checkpoints[0].tensors}
+        self.pack.arena.values.copy_(stacked.pop("arena"))
+        for name in self._best:
+            self._best[name].copy_(stacked.pop(name))
+        self.pack.optimizer.load_moments(stacked)
+        self.pack.members[:] = [Member.from_json(c.state["member"]) for c in checkpoints]
+
+    def advance(self, until: int) -> None:
+        """Train the running members up to step `until`, and validate there."""
+        self._clock = time.perf_counter()
+        for step in range(self.step, until):
+            self._since.append(self.pack.step(self._batches.at(step), self._rate(step)))
+            if not self.running:
+                break
+        self.validate(until)
+        if self._checkpoint_is_due(until):
+            self.save()
+            self._saved = time.perf_counter()
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        """Say so at the asked steps; by default at the first validation after half a minute."""
+        if self._train.checkpoint_every is not None:
+            return step % self._train.checkpoint_every == 0
+        return time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self._train, step, self._epoch_steps)
+
+    def validate(self, step: int) -> None:
+        """Measure every member, keep the best weights, stop who has waited too long, write the curves."""
+        measured = [measure(self.pack) for measure in self._measures]
+        now = time.perf_counter()
+        share = (now - self._clock) / len(self.pack.members)
+        self._clock = now
+        for index, member in enumerate(self.pack.members):
+            trained = self._trained(index, step)
+            if not member.active:
+                continue
+            member.seconds += share
+            metrics = {name: value for split in measured for name, value in split[index].items()}
+            self._judge(index, member, metrics)
+            member.last = {**trained, **metrics}
+            self._write(index, step, member.last)
+        self._since.clear()
+
+    def _trained(self, index: int, step: int) -> dict[str, float]:
+        """Summarize the steps since the last validation: mean loss and norms, the newest rate."""
+        count = len(self._since)
+        if not count:
+            return {}
+        return {
+            TRAIN_LOSS: sum(result.loss[index] for result in self._since) / count,
+            LEARNING_RATE: self._rate(step - 1),
+            GRADIENT_NORM_BEFORE: sum(result.norm_before[index] for result in self._since) / count,
+            GRADIENT_NORM_AFTER: sum(result.norm_after[index] for result in self._since) / count,
+        }
+
+    def _judge(self, index: int, member: Member, metrics: dict[str, float]) -> None:
+        """Keep the best weights; freeze a member whose validation is not a number or has not improved for long."""
+        for name, metric in (("best_loss", VALIDATION_LOSS), ("best_rollout", VALIDATION_ROLLOUT)):
+            best: Best = getattr(member, name)
+            if best.improved_by(metrics[metric]):
+                setattr(member, name, Best(metrics[metric], member.step))
+                self._best[name][index].copy_(self.pack.arena.values[index].detach())
+        member.waited = 0 if member.best_loss.step == member.step else member.waited + 1
+        if metrics[VALIDATION_LOSS] - metrics[VALIDATION_LOSS] != 0.0:
+            member.diverge(member.step, "the validation loss")
+        elif self._train.patience is not None and member.waited >= self._train.patience:
+            member.state = "stopped"
+
+    def _write(self, index: int, step: int, metrics: dict[str, float]) -> None:
+        self.outputs[index].curve.add(step, metrics)
+        for logger in self.outputs[index].loggers:
+            logger.log(self.pack.members[index].seed, step, metrics)
+
+    def save(self) -> None:
+        """Write a checkpoint for every member that has not diverged (rank 0)."""
+        if self._context.rank:
+            return
+        tensors = {"arena": self.pack.arena.values.detach(), **self._best, **self.pack.optimizer.moments()}
+        for index, (member, output) in enumerate(zip(self.pack.members, self.outputs, strict=True)):
+            if member.state == "diverged":
+                continue
+            state = {**self._identity, "layout": layout_json(self.pack.arena.layout), "member": member.to_json()}
+            rows = {name: tensor[index : index + 1].cpu() for name, tensor in tensors.items()}
+            save(output.directory.checkpoints, member.step, Checkpoint(rows, state, output.curve.table()))

@@ -1,0 +1,106 @@
+"""Losses, one-step errors and open-loop rollouts of a pack on one split.
+
+The windows are the same for every member, every configuration of the same history and every validation, so members
+are compared on the same questions. With several workers each measures its share and the sums are added.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble.config import Experiment
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.data.windows import Windows
+from ensemble.evaluation.rollout import rollout_metrics, squared_errors
+from ensemble.evaluation.state import Float64, StateLayout
+from ensemble.models.base import Batch
+from ensemble.schema import one_step_metric
+from ensemble.training.context import Context
+from ensemble.training.pack import Pack
+
+_CHUNK = 256  # windows per forward pass
+
+
+class Measure:
+    """The fixed questions of one split.
+
+    Raises:
+        DataError: no episode of the split is long enough for the history or for the rollout.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        data: Trajectories,
+        segments: Segments,
+        experiment: Experiment,
+        scale: Float64,
+        context: Context,
+    ) -> None:
+        train, history = experiment.train, experiment.model.history
+        self.split = split
+        self._layout = StateLayout.of(data.features)
+        self._scale = scale
+        self._context = context
+        self._seen = train.rollout.context or history  # true points before a rollout
+        self._horizon = train.rollout.horizon
+        self._points = self._fixed(Windows(data, segments, history), train.validation_windows)
+        self._starts = self._fixed(Windows(data, segments, self._seen + self._horizon - 1), train.rollout.windows)
+
+    def _fixed(self, windows: Windows, count: int) -> Tensor:
+        """Gather the fixed windows of a split once: (n, T + 1, D)."""
+        return windows.gather(windows.fixed(count), self._context.device)
+
+    @torch.no_grad()
+    def __call__(self, pack: Pack) -> list[dict[str, float]]:
+        """Measure every member: `<split>/loss`, one-step and rollout errors, a dict a member."""
+        pack.module.eval()
+        metrics = self._losses(pack)
+        for member, rollouts in zip(metrics, self._rollouts(pack), strict=True):
+            member.update(rollouts)
+        return metrics
+
+    def _losses(self, pack: Pack) -> list[dict[str, float]]:
+        members = len(pack.members)
+        totals = torch.zeros(members, 1 + len(self._layout.labels), dtype=torch.float64, device=self._context.device)
+        for points in self._shares(self._points, members):
+            count = points.shape[1]
+            loss, details = pack.module(_batch(points), details=True)
+            totals[:, 0] += loss.double() * count
+            totals[:, 1:] += details["one_step_mse"].double() * count
+        means = (self._context.total(totals) / len(self._points)).cpu().numpy()
+        names = [one_step_metric(self.split, label) for label in self._layout.labels]
+        return [
+            {f"{self.split}/loss": float(row[0]), **dict(zip(names, np.sqrt(row[1:]).tolist(), strict=True))}
+            for row in means
+        ]
+
+    def _rollouts(self, pack: Pack) -> list[dict[str, float]]:
+        members, layout = len(pack.members), self._layout
+        total = np.zeros((members, self._horizon, len(layout.labels)))
+        for points in self._shares(self._starts, members):
+            predicted = rollout(pack, points, self._seen, self._horizon)
+            truth = points[0, :, self._seen :, list(layout.columns)].cpu().numpy()
+            total += squared_errors(predicted, truth, layout)
+        total = self._context.total(torch.from_numpy(total).to(self._context.device)).cpu().numpy()
+        return [dict(rollout_metrics(member, len(self._starts), self._scale, layout, self.split)) for member in total]
+
+    def _shares(self, points: Tensor, members: int) -> Iterator[Tensor]:
+        """Yield this worker's windows in chunks, repeated for every member: (E, n, T + 1, D)."""
+        mine = points[self._context.rank :: self._context.world_size]
+        for start in range(0, len(mine), _CHUNK):
+            chunk = mine[start : start + _CHUNK]
+            yield chunk.expand(members, *chunk.shape).contiguous()
+
+
+def rollout(pack: Pack, points: Tensor, seen: int, horizon: int) -> np.ndarray:
+    """Predict `horizon` states open loop after `seen` true points: points (E, n, seen + H, D) to (E, n, H, S)."""
+    predicted: Tensor = pack.module.rollout(points[:, :, :seen], points, horizon)  # type: ignore[operator]
+    return predicted.cpu().numpy()
+
+
+def _batch(points: Tensor) -> Batch:
+    position = torch.arange(points.shape[1], dtype=torch.int32, device=points.device)
+    return Batch(points=points, position=position, keys=None)

@@ -1,0 +1,96 @@
+"""The running record of each member of a pack: what it reached, how it stands, and its curve so far."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ensemble.schema import CURVE_COLUMNS, MemberRole
+
+State = Literal["running", "stopped", "diverged", "pruned", "done"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of one validation metric so far."""
+
+    value: float = float("inf")
+    step: int = 0
+
+    def improved_by(self, value: float) -> bool:
+        """Say whether `value` is better; NaN never is."""
+        return value < self.value
+
+
+@dataclass
+class Member:
+    """One training run, as it goes."""
+
+    seed: int
+    step: int = 0
+    state: State = "running"
+    error: str = ""
+    seconds: float = 0.0
+    waited: int = 0  # validations since the best loss
+    best_loss: Best = field(default_factory=Best)
+    best_rollout: Best = field(default_factory=Best)
+    last: dict[str, float] = field(default_factory=dict)  # the newest validation
+
+    @property
+    def active(self) -> bool:
+        """Whether its weights still move."""
+        return self.state == "running"
+
+    def diverge(self, step: int, what: str) -> None:
+        """Freeze the member for good: its loss or gradient is no longer a number."""
+        self.state = "diverged"
+        self.step = step
+        self.error = f"{what} is not finite at step {step}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON (infinity before the first validation becomes null)."""
+        record = asdict(self)
+        for name in ("best_loss", "best_rollout"):
+            if record[name]["value"] == float("inf"):
+                record[name]["value"] = None
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Member":
+        """Read what `to_json` wrote."""
+        values = dict(record)
+        for name in ("best_loss", "best_rollout"):
+            value = values[name]["value"]
+            values[name] = Best(float("inf") if value is None else value, values[name]["step"])
+        return cls(**values)
+
+    def copy(self) -> "Member":
+        """Return an independent record of the same standing."""
+        return replace(self, last=dict(self.last))
+
+
+class Curve:
+    """The curve of one member: (step, metric, value) rows, in the order they were measured."""
+
+    def __init__(self, config_hash: str, seed: int, role: MemberRole, table: pa.Table | None = None) -> None:
+        self._identity = (config_hash, seed, role)
+        self._rows: list[tuple[int, str, float]] = []
+        if table is not None:
+            columns = (table[name].to_pylist() for name in ("step", "metric", "value"))
+            self._rows = list(zip(*columns, strict=True))
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row a metric."""
+        self._rows += [(step, metric, value) for metric, value in metrics.items()]
+
+    def at(self, step: int) -> dict[str, float]:
+        """Return what was measured at a step."""
+        return {metric: value for at, metric, value in self._rows if at == step}
+
+    def table(self) -> pa.Table:
+        """Return the curve as rows of `curves.parquet`."""
+        steps, metrics, values = zip(*self._rows, strict=True) if self._rows else ((), (), ())
+        count = len(self._rows)
+        identity = [[value] * count for value in self._identity]
+        return pa.table([*identity, list(steps), list(metrics), list(values)], schema=CURVE_COLUMNS)

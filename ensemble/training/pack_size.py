@@ -1,0 +1,49 @@
+"""How many members to train in one pass: a question of speed alone, since results do not depend on it.
+
+On a GPU small models are bound by kernel launches and ten members cost little more than one; on a CPU only small
+networks gain. So `pack: auto` measures a few steps of one member and of all of them, and takes the cheaper.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from ensemble.config import Experiment
+from ensemble.training.batches import Batches
+from ensemble.training.context import Context
+from ensemble.training.pack import Pack
+from ensemble.training.setup import Setup
+
+_STEPS = 3  # timed, after one to warm up; the fastest counts
+
+
+def choose_pack(experiment: Experiment, setup: Setup, members: int, context: Context) -> int:
+    """Return the number of members per pack: `resources.pack`, or the faster of one and all."""
+    asked = experiment.resources.pack
+    if asked != "auto":
+        return min(asked, members)
+    if members == 1 or context.world_size > 1:
+        return members
+    return measure_pack(experiment, setup, members, context)
+
+
+def measure_pack(experiment: Experiment, setup: Setup, members: int, context: Context) -> int:
+    """Time a step of one member and of `members` together; return the size that costs less per member."""
+    alone = _step_seconds(experiment, setup, range(1), context)
+    together = _step_seconds(experiment, setup, range(members), context) / members
+    return members if together < alone else 1
+
+
+def _step_seconds(experiment: Experiment, setup: Setup, seeds: Sequence[int], context: Context) -> float:
+    pack = Pack(experiment, setup.features, setup.normalization, seeds, context, wrap=False)
+    sites = pack.sites if experiment.model.dropout > 0 else 0
+    batches = Batches(setup.train, tuple(seeds), experiment.train.batch_size, sites, context)
+    times = []
+    for step in range(1 + _STEPS):
+        start = time.perf_counter()
+        pack.step(batches.at(step), 0.0)
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

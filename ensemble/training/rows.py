@@ -1,0 +1,103 @@
+"""The row of `members.parquet` that a member leaves, and its curve: written once, when it has ended."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ensemble import __version__
+from ensemble.config import Experiment
+from ensemble.schema import MEMBER_COLUMNS, MemberRole, Status
+from ensemble.store import MemberDirectory, flatten, write_table
+from ensemble.training.members import Curve, Member
+
+_PACKAGES = ("torch", "ray", "numpy", "optuna")
+
+
+def member_row(
+    experiment: Experiment,
+    config_hash: str,
+    role: MemberRole,
+    member: Member,
+    status: Status,
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return a member's row: the fixed columns, the metrics, and every hyperparameter by its dotted name."""
+    samples = member.step * experiment.train.batch_size
+    config = experiment.model_dump(mode="json", include={"data", "model", "train"})
+    return {
+        "experiment": experiment.experiment,
+        "config_hash": config_hash,
+        "config": json.dumps(config, sort_keys=True),
+        "seed": member.seed,
+        "role": role,
+        "status": status,
+        "error": member.error,
+        "steps": member.step,
+        "samples": samples,
+        "best_step": member.best_loss.step,
+        "seconds": member.seconds,
+        "samples_per_second": samples / member.seconds if member.seconds else 0.0,
+        "threads": torch.get_num_threads(),
+        "versions": json.dumps(versions(), sort_keys=True),
+        "git_commit": git_commit(),
+        **facts,
+        **metrics,
+        **_hyperparameters(config),
+    }
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    data = {name: value for name, value in config["data"].items() if name in ("decimate", "split")}
+    return flatten({"data": data, "model": config["model"], "train": config["train"]})
+
+
+def write_member(directory: MemberDirectory, row: Mapping[str, Any], curve: Curve) -> None:
+    """Write the curve, then the row: a member with a row has finished."""
+    write_table(directory.curves_file, curve.table())
+    write_table(directory.row_file, row_table(row))
+
+
+def row_table(row: Mapping[str, Any]) -> pa.Table:
+    """Return one row as a table: the fixed columns by their schema, numbers as float64, the rest as text."""
+    fixed = {field.name: pa.array([row.get(field.name)], field.type) for field in MEMBER_COLUMNS}
+    free = {name: _column(value) for name, value in row.items() if name not in fixed}
+    return pa.table({**fixed, **free})
+
+
+def _column(value: Any) -> pa.Array:
+    if value is None or isinstance(value, bool | str):
+        return pa.array([value])
+    if isinstance(value, int):
+        return pa.array([value], pa.int64())
+    return pa.array([float(value)], pa.float64())
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "ensemble": __version__, **found}
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    """Return the commit of the code, with `+` when files differ from it; empty outside a repository."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,237 @@
+"""One trial: a configuration and some of its seeds, trained as one or more packs, each member leaving its row.
+
+The packs of a trial advance rung by rung, so that the mean over all its seeds is known at each rung. Members that have
+a row are skipped and members that have a checkpoint continue from it, so a trial may simply be run again.
+"""
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemble.config import Experiment
+from ensemble.errors import StorageError
+from ensemble.models.base import Normalization
+from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT, MemberRole
+from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
+from ensemble.training.batches import Batches
+from ensemble.training.checkpoint import Checkpoint, load_newest
+from ensemble.training.context import Context
+from ensemble.training.finish import finish
+from ensemble.training.loggers import open_loggers
+from ensemble.training.loop import Outputs, Trainer
+from ensemble.training.members import Curve, Member
+from ensemble.training.pack import Pack
+from ensemble.training.pack_size import choose_pack
+from ensemble.training.rows import member_row, write_member
+from ensemble.training.setup import Setup, TrialData, set_up
+from ensemble.training.weights import InitialWeights, load_model_record, load_row, read_normalization
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained together."""
+
+    experiment: Experiment
+    seeds: tuple[int, ...]
+    role: MemberRole
+    run: Path
+
+    @property
+    def config_hash(self) -> str:
+        """Identity of the configuration."""
+        return config_hash(self.experiment)
+
+    def directory(self, seed: int) -> MemberDirectory:
+        """Where one member's files lie."""
+        return RunDirectory(self.run).member(member_id(self.config_hash, seed))
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The seeds without a row."""
+        return tuple(seed for seed in self.seeds if not self.directory(seed).row_file.is_file())
+
+
+def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
+    """Train every member of the trial that has not finished, and write what each leaves (rank 0)."""
+    torch.set_num_threads(trial.experiment.resources.threads)
+    pending = trial.pending
+    if not pending:
+        return
+    setup = set_up(trial.experiment, data, context, _kept_statistics(trial))
+    with ExitStack() as loggers:
+        trainers = _trainers(trial, pending, data, setup, context, loggers)
+        _climb(trial, trainers, context)
+        for trainer in trainers:
+            finish(trial.experiment, trial.config_hash, trial.role, trainer, setup, data.main.fingerprint, context)
+
+
+def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
+    """Advance all packs rung by rung, until the end or until the trial is asked to stop."""
+    steps = trial.experiment.train.steps
+    every = trainers[0].validate_every
+    for rung in [*range(every, steps, every), steps]:
+        behind = [trainer for trainer in trainers if trainer.running and trainer.step < rung]
+        for trainer in behind:
+            trainer.advance(rung)
+        if not behind:
+            continue
+        progress = _progress(trainers, rung, steps)
+        context.report(progress)
+        value = progress.get(trial.experiment.search.metric, float("nan"))
+        if rung < steps and not context.may_continue(rung, float(value)):
+            _prune(trainers)
+            return
+
+
+def _prune(trainers: Sequence[Trainer]) -> None:
+    for member in (member for trainer in trainers for member in trainer.pack.members):
+        if member.active:
+            member.state = "pruned"
+
+
+def _progress(trainers: Sequence[Trainer], rung: int, steps: int) -> dict[str, float | int | str]:
+    """Summarize the trial for the driver: means and deviations over its members that are still numbers."""
+    members = [member for trainer in trainers for member in trainer.pack.members]
+    alive = [member for member in members if member.state != "diverged"]
+    progress: dict[str, float | int | str] = {
+        "step": rung,
+        "steps": steps,
+        "members": len(members),
+        "diverged": len(members) - len(alive),
+        "pack": len(trainers[0].pack.members),
+        "seconds": sum(member.seconds for member in members),
+        "status": "running" if rung < steps else "finishing",
+    }
+    for name in sorted(set(alive[0].last) if alive else ()):
+        values = [member.last[name] for member in alive if name in member.last]
+        progress[name] = float(np.mean(values))
+        if name in (TRAIN_LOSS, VALIDATION_ROLLOUT) or name.endswith("/loss"):
+            progress[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return progress
+
+
+def _trainers(
+    trial: Trial, pending: Sequence[int], data: TrialData, setup: Setup, context: Context, loggers: ExitStack
+) -> list[Trainer]:
+    """Compose packs from members at the same step."""
+    layout = _probe(trial, setup, context).arena.layout
+    checkpoints = {seed: load_newest(trial.directory(seed).checkpoints, layout) for seed in pending}
+    for seed, checkpoint in checkpoints.items():
+        _check_identity(trial, seed, checkpoint, data.main.fingerprint)
+    size = choose_pack(trial.experiment, setup, len(pending), context)
+    trainers = []
+    for seeds in _same_step(checkpoints):
+        for start in range(0, len(seeds), size):
+            chosen = seeds[start : start + size]
+            trainers.append(_trainer(trial, chosen, [checkpoints[s] for s in chosen], data, setup, context, loggers))
+    return trainers
+
+
+def _same_step(checkpoints: Mapping[int, Checkpoint | None]) -> list[list[int]]:
+    """Group seeds whose members stand at the same step; members that stopped early go by their own step."""
+    groups: dict[int, list[int]] = {}
+    for seed, checkpoint in checkpoints.items():
+        groups.setdefault(checkpoint.state["member"]["step"] if checkpoint else 0, []).append(seed)
+    return [groups[step] for step in sorted(groups)]
+
+
+def _probe(trial: Trial, setup: Setup, context: Context) -> Pack:
+    """Build a pack of one, for the layout of a member's row."""
+    return Pack(trial.experiment, setup.features, setup.normalization, trial.seeds[:1], context, wrap=False)
+
+
+def _check_identity(trial: Trial, seed: int, checkpoint: Checkpoint | None, fingerprint: str) -> None:
+    if checkpoint is None:
+        return
+    for key, value in {"config_hash": trial.config_hash, "data_fingerprint": fingerprint}.items():
+        if checkpoint.state[key] != value:
+            raise StorageError(
+                f"{trial.directory(seed).checkpoints}: {key} is {checkpoint.state[key]}, this run's is {value}; "
+                "use --overwrite to start again"
+            )
+
+
+def _trainer(
+    trial: Trial,
+    seeds: Sequence[int],
+    checkpoints: Sequence[Checkpoint | None],
+    data: TrialData,
+    setup: Setup,
+    context: Context,
+    loggers: ExitStack,
+) -> Trainer:
+    experiment = trial.experiment
+    pack = Pack(experiment, setup.features, setup.normalization, seeds, context)
+    _start_from(trial, pack)
+    sites = pack.sites if experiment.model.dropout > 0 else 0
+    batches = Batches(setup.train, tuple(seeds), experiment.train.batch_size, sites, context)
+    whole = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+    outputs = [
+        _outputs(trial, seed, checkpoint, context, loggers) for seed, checkpoint in zip(seeds, checkpoints, strict=True)
+    ]
+    identity = {"config_hash": trial.config_hash, "data_fingerprint": data.main.fingerprint}
+    trainer = Trainer(experiment, pack, batches, setup.validations, outputs, identity, context)
+    if whole:
+        trainer.restore(whole)
+    return trainer
+
+
+def _outputs(trial: Trial, seed: int, checkpoint: Checkpoint | None, context: Context, loggers: ExitStack) -> Outputs:
+    directory = trial.directory(seed)
+    curve = Curve(trial.config_hash, seed, trial.role, checkpoint.curves if checkpoint else None)
+    if context.rank:
+        return Outputs(directory, curve, ())
+    directory.path.mkdir(parents=True, exist_ok=True)
+    step = checkpoint.state["member"]["step"] if checkpoint else None
+    name = trial.experiment.experiment
+    opened = open_loggers(trial.experiment.logging, directory.path, name, step, str(context.device))
+    for logger in opened:
+        loggers.callback(logger.close)
+    return Outputs(directory, curve, opened)
+
+
+def _kept_statistics(trial: Trial) -> Normalization | None:
+    """Return the statistics that came with the initial weights, when they are to be kept."""
+    train = trial.experiment.train
+    if train.init_from is None or train.statistics == "recompute":
+        return None
+    origin = InitialWeights.find(train.init_from).of(trial.seeds[0])
+    return read_normalization(load_model_record(origin))
+
+
+def _start_from(trial: Trial, pack: Pack) -> None:
+    """Replace the initial weights by those that `train.init_from` names."""
+    if trial.experiment.train.init_from is None:
+        return
+    origin = InitialWeights.find(trial.experiment.train.init_from)
+    for index, member in enumerate(pack.members):
+        row = load_row(origin.of(member.seed) / "best.safetensors", pack.arena.layout)
+        pack.arena.values.data[index].copy_(row)
+
+
+def record_failure(trial: Trial, error: BaseException, data_fingerprint: str) -> None:
+    """Leave a row `failed` for each member without one; the traceback goes to its `train.log`."""
+    for seed in trial.pending:
+        directory = trial.directory(seed)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        with directory.log_file.open("a", encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+        newest = load_member(directory)
+        member = newest or Member(seed)
+        member.error = f"{type(error).__name__}: {error}".splitlines()[0]
+        facts = {"data_fingerprint": data_fingerprint, "parameters": None, "device": "", "world_size": None}
+        row = member_row(trial.experiment, trial.config_hash, trial.role, member, "failed", facts, {})
+        write_member(directory, row, Curve(trial.config_hash, seed, trial.role))
+
+
+def load_member(directory: MemberDirectory) -> Member | None:
+    """Return the record of the newest checkpoint, whatever its layout; None when there is none."""
+    for path in sorted(directory.checkpoints.glob("step-????????/state.json"), reverse=True):
+        return Member.from_json(json.loads(path.read_text(encoding="utf-8"))["member"])
+    return None

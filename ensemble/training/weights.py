@@ -1,0 +1,130 @@
+"""A member's finished weights on disk, with all that is needed to use them again.
+
+members/<id>/best.safetensors          best by validation loss: one tensor a parameter, without the member axis
+members/<id>/best_rollout.safetensors  best by validation rollout error
+members/<id>/model.json                model config, features, normalization, layout, identity
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ensemble.config import Experiment
+from ensemble.errors import StorageError, UsageError
+from ensemble.models.base import Normalization
+from ensemble.schema import Feature
+from ensemble.store import MemberDirectory, atomic_file, read_json, write_json
+from ensemble.training.arena import Slot
+from ensemble.training.checkpoint import layout_json
+
+
+def weights_sha256(row: Tensor) -> str:
+    """Return the sha256 of a member's row (P,) of float32 numbers."""
+    return hashlib.sha256(row.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def save_row(path: Path, row: Tensor, layout: tuple[Slot, ...]) -> None:
+    """Write a row (P,) as one named tensor a parameter."""
+    host = row.detach().cpu()
+    tensors = {slot.name: host[slot.offset : slot.offset + slot.size].view(slot.shape).clone() for slot in layout}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_row(path: Path, layout: tuple[Slot, ...]) -> Tensor:
+    """Read a row (P,) back.
+
+    Raises:
+        StorageError: the file is missing, or holds other parameters than `layout`.
+    """
+    if not path.is_file():
+        raise StorageError(f"{path}: no such weights")
+    tensors = load_file(path)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wanted = {slot.name: slot.shape for slot in layout}
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise StorageError(
+                f"{path}: {name} is {found.get(name, 'missing')}, the model has {wanted.get(name, 'none')}"
+            )
+    return torch.cat([tensors[slot.name].reshape(-1) for slot in layout])
+
+
+def save_model(
+    directory: MemberDirectory,
+    experiment: Experiment,
+    features: tuple[Feature, ...],
+    normalization: Normalization,
+    layout: tuple[Slot, ...],
+    identity: Mapping[str, Any],
+) -> None:
+    """Write model.json."""
+    statistics = {name: np.asarray(value).tolist() for name, value in vars(normalization).items()}
+    record = {
+        **identity,
+        "model": experiment.model.model_dump(mode="json"),
+        "rollout_context": experiment.train.rollout.context or experiment.model.history,
+        "features": [asdict(feature) for feature in features],
+        "normalization": statistics,
+        "layout": layout_json(layout),
+    }
+    write_json(directory.path / "model.json", record)
+
+
+def load_model_record(directory: Path) -> dict[str, Any]:
+    """Read model.json, or raise StorageError naming it."""
+    path = directory / "model.json"
+    if not path.is_file():
+        raise StorageError(f"{path}: no such model")
+    record: dict[str, Any] = read_json(path)
+    return record
+
+
+def read_features(record: Mapping[str, Any]) -> tuple[Feature, ...]:
+    """Return the features of a model.json."""
+    return tuple(
+        Feature(f["name"], f["width"], f["role"], tuple(f["labels"]), tuple(f["angles"])) for f in record["features"]
+    )
+
+
+def read_normalization(record: Mapping[str, Any]) -> Normalization:
+    """Return the normalization of a model.json."""
+    return Normalization(**{name: np.array(v, np.float32) for name, v in record["normalization"].items()})
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where `train.init_from` points: a member, or a run with a member for each seed."""
+
+    members: Mapping[int | None, Path]  # by seed; None stands for every seed
+
+    @classmethod
+    def find(cls, text: str) -> "InitialWeights":
+        """Resolve DIR or DIR/members/<id> (DIR/<id> as well).
+
+        Raises:
+            UsageError: nothing trained lies there.
+        """
+        path = Path(text)
+        for candidate in (path, path.parent / "members" / path.name):
+            if (candidate / "model.json").is_file():
+                return cls({None: candidate})
+        found = {load_model_record(p.parent)["seed"]: p.parent for p in sorted(path.glob("members/*/model.json"))}
+        if not found:
+            raise UsageError(f"train.init_from: {text}: no trained member there (a run directory or its members/<id>)")
+        return cls(found)
+
+    def of(self, seed: int) -> Path:
+        """Return the member directory that `seed` starts from."""
+        path = self.members.get(None, self.members.get(seed))
+        if path is None:
+            seeds = ", ".join(str(s) for s in self.members)
+            raise UsageError(f"train.init_from: no member of seed {seed}; it has seeds {seeds}")
+        return path

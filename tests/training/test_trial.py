@@ -1,0 +1,197 @@
+"""A trial as a whole: what it leaves, and that neither its packs nor a kill change a bit of it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pendulum import experiment, trajectories
+
+from ensemble.config import Experiment
+from ensemble.errors import StorageError, UsageError
+from ensemble.store import RunDirectory
+from ensemble.training.context import InlineContext
+from ensemble.training.setup import TrialData
+from ensemble.training.trial import Trial, record_failure, run_trial
+
+DATA = TrialData(trajectories(), {})
+IDENTITY = {"pack", "seconds", "samples_per_second"}  # how a row came about, not what it says
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(
+    run: Path, config: Experiment, seeds: tuple[int, ...] = (0, 1, 2), data: TrialData = DATA, kill_at: int = 0
+) -> dict[int, dict]:
+    def report(progress: Mapping[str, object]) -> None:
+        if progress["step"] == kill_at:
+            raise KilledError
+
+    trial = Trial(config, seeds, "ensemble", run)
+    run_trial(trial, data, InlineContext(report=report))
+    return rows(run, trial)
+
+
+def rows(run: Path, trial: Trial) -> dict[int, dict]:
+    found = (pq.read_table(path).to_pylist()[0] for path in sorted(run.glob("members/*/member.parquet")))
+    return {row["seed"]: row for row in found}
+
+
+def comparable(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name not in IDENTITY}
+
+
+def test_every_member_leaves_a_row_a_curve_weights_and_a_log(tmp_path: Path) -> None:
+    config = experiment()
+    found = train(tmp_path, config)
+    assert sorted(found) == [0, 1, 2]
+    row = found[1]
+    assert row["status"] == "completed"
+    assert row["steps"] == 12
+    assert row["samples"] == 12 * 8
+    assert row["world_size"] == 1
+    assert row["model.n_embd"] == 8
+    assert row["train.optimizer.lr"] == 1e-3
+    assert np.isfinite([row["test/loss"], row["test/rollout_rmse"], row["test/rollout_rmse@3"]]).all()
+    assert row["test/rollout_rmse/omega"] > 0
+    directory = RunDirectory(tmp_path).member(f"{row['config_hash']}-s1")
+    curve = pq.read_table(directory.curves_file).to_pandas()
+    assert sorted(set(curve["step"])) == [4, 8, 12]
+    assert {"train/loss", "train/learning_rate", "train/gradient_norm_before_clip"} <= set(curve["metric"])
+    assert directory.weights.is_file()
+    assert directory.log_file.read_text().count("step ") >= 3
+    assert len({row["weights_sha256"] for row in found.values()}) == 3
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neither_a_weight_nor_a_row_depends_on_the_pack(tmp_path: Path, dropout: float, threads: int) -> None:
+    results = []
+    for pack in (1, 2, 5, 10):
+        config = experiment(model={"dropout": dropout}, resources={"pack": pack, "threads": threads})
+        found = train(tmp_path / str(pack), config, seeds=tuple(range(10)))
+        results.append({seed: comparable(row) for seed, row in found.items()})
+    assert all(result == results[0] for result in results[1:])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("kill_at", [4, 8, 12])
+def test_a_killed_trial_continues_to_the_bit(tmp_path: Path, optimizer: str, kill_at: int) -> None:
+    config = experiment(model={"dropout": 0.1}, train={"optimizer": {"name": optimizer}}, resources={"pack": 2})
+    whole = train(tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", config, kill_at=kill_at)
+    resumed = train(tmp_path / "killed", config)
+    assert {s: comparable(r) for s, r in resumed.items()} == {s: comparable(r) for s, r in whole.items()}
+    for row in whole.values():
+        name = f"members/{row['config_hash']}-s{row['seed']}/curves.parquet"
+        assert pq.read_table(tmp_path / "whole" / name) == pq.read_table(tmp_path / "killed" / name)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, caplog) -> None:
+    config = experiment(resources={"pack": 2})
+    whole = train(tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", config, kill_at=8)
+    newest = next((tmp_path / "killed").glob("members/*-s0/checkpoints/step-00000008/members.safetensors"))
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1] ^= 1
+    newest.write_bytes(damaged)
+    resumed = train(tmp_path / "killed", config)
+    assert "damaged" in caplog.text
+    assert "sha256" in caplog.text
+    assert {s: r["weights_sha256"] for s, r in resumed.items()} == {s: r["weights_sha256"] for s, r in whole.items()}
+
+
+def test_a_finished_member_is_not_trained_again(tmp_path: Path) -> None:
+    config = experiment()
+    train(tmp_path, config, seeds=(0, 1))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("members/*/member.parquet")}
+    found = train(tmp_path, config, seeds=(0, 1, 2))
+    assert sorted(found) == [0, 1, 2]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_checkpoints_of_other_data_are_refused(tmp_path: Path) -> None:
+    config = experiment()
+    with pytest.raises(KilledError):
+        train(tmp_path, config, kill_at=4)
+    other = trajectories(seed=1)
+    changed = TrialData(type(other)(*(getattr(other, f) for f in other.__slots__[:5]), "another", other.dt), {})
+    with pytest.raises(StorageError, match="data_fingerprint is fingerprint, this run's is another"):
+        train(tmp_path, config, data=changed)
+
+
+def test_a_diverging_member_is_frozen_and_its_neighbours_do_not_notice(tmp_path: Path, monkeypatch) -> None:
+    config = experiment(resources={"pack": 3})
+    calm = train(tmp_path / "calm", config)
+    step = torch.optim.Adam.step
+
+    def poisoned(self, *arguments):
+        result = step(self, *arguments)
+        with torch.no_grad():
+            self.param_groups[1]["params"][0].fill_(torch.nan)
+        return result
+
+    monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
+    found = train(tmp_path / "poisoned", config)
+    assert found[1]["status"] == "diverged"
+    assert "is not finite at step 1" in found[1]["error"]
+    assert found[1].get("test/loss") is None
+    for seed in (0, 2):
+        assert comparable(found[seed]) == comparable(calm[seed])
+
+
+def test_a_member_without_progress_stops_early_and_keeps_its_best(tmp_path: Path) -> None:
+    config = experiment(train={"patience": 1, "optimizer": {"lr": 1e-30}, "schedule": {"name": "constant"}})
+    found = train(tmp_path, config)
+    assert all(row["status"] == "completed" for row in found.values())
+    assert {row["steps"] for row in found.values()} == {8}
+    assert {row["best_step"] for row in found.values()} == {4}
+
+
+def test_named_validation_sets_are_measured_beside(tmp_path: Path) -> None:
+    found = train(tmp_path, experiment(), data=TrialData(trajectories(), {"other": trajectories(seed=5)}))
+    assert found[0]["validation_other/loss"] != found[0]["validation/loss"]
+    assert np.isfinite(found[0]["validation_other/rollout_rmse"])
+
+
+def test_training_can_start_from_anothers_weights(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", experiment())
+    member = next((tmp_path / "first").glob("members/*-s1"))
+    still = {"steps": 4, "optimizer": {"lr": 1e-30}, "schedule": {"name": "constant"}}
+    run = experiment(train={**still, "init_from": str(tmp_path / "first")})
+    one = experiment(train={**still, "init_from": str(member)})
+    by_seed = train(tmp_path / "by_seed", run)
+    assert {s: r["test/loss"] for s, r in by_seed.items()} == {s: r["test/loss"] for s, r in first.items()}
+    from_one = train(tmp_path / "from_one", one)
+    assert {row["weights_sha256"] for row in from_one.values()} == {first[1]["weights_sha256"]}
+    with pytest.raises(UsageError, match="no member of seed 7; it has seeds 0, 1, 2"):
+        train(tmp_path / "missing", run, seeds=(7,))
+
+
+def test_a_failure_leaves_a_row_and_a_traceback_for_each_unfinished_member(tmp_path: Path) -> None:
+    trial = Trial(experiment(), (0, 1), "ensemble", tmp_path)
+    try:
+        raise ValueError("no such thing\nsecond line")
+    except ValueError as error:
+        record_failure(trial, error, "fingerprint")
+    found = rows(tmp_path, trial)
+    assert {row["status"] for row in found.values()} == {"failed"}
+    assert found[0]["error"] == "ValueError: no such thing"
+    assert "Traceback" in trial.directory(1).log_file.read_text()
+
+
+def test_nothing_a_run_leaves_is_a_pickle(tmp_path: Path) -> None:
+    train(tmp_path, experiment())
+    suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert suffixes <= {".parquet", ".safetensors", ".json", ".log"}
+    manifest = next(tmp_path.glob("members/*/checkpoints/*/MANIFEST.json"))
+    assert set(json.loads(manifest.read_text())) == {"members.safetensors", "state.json", "curves.parquet"}
+    shutil.rmtree(tmp_path)
