@@ -240,9 +240,20 @@ class RunDirectory:
 
 
 def _merge(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
-    """Stack tables; the fixed columns come first, the others by name."""
+    """Stack tables; the fixed columns come first, the others by name. A column of numbers and texts becomes text."""
+    extra = sorted({name for table in tables for name in table.column_names} - set(columns.names))
+    for name in extra:
+        kinds = {table.schema.field(name).type for table in tables if name in table.column_names} - {pa.null()}
+        if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}:
+            tables = [_as_text(table, name) for table in tables]
     whole = pa.concat_tables([columns.empty_table(), *tables], promote_options="permissive")
-    return whole.select([*columns.names, *sorted(set(whole.column_names) - set(columns.names))])
+    return whole.select([*columns.names, *extra])
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    return table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
 
 
 def _unique(table: pa.Table, key: tuple[str, ...]) -> pa.Table:

@@ -22,11 +22,10 @@ def find_space(name: str) -> Path:
 
     Looked for in ./, ./search_spaces/ and the shipped files, in this order. UsageError names the nearest ones.
     """
-    given = Path(name).expanduser()
+    given = Path(name)
     folders = [Path(), Path("search_spaces"), shipped()]
-    spellings = [given] if given.suffix in (".yaml", ".yml") else [given.with_name(given.name + ".yaml"), given]
-    if not given.name:
-        spellings = []
+    bare = given.name not in ("", "..") and given.suffix not in (".yaml", ".yml")
+    spellings = [given.with_name(given.name + ".yaml"), given] if bare else [given]
     for folder in folders:
         for spelling in spellings:
             if (folder / spelling).is_file():

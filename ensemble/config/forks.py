@@ -82,8 +82,8 @@ def _fork(node: Node, kind: str, path: Keys, name: str, problems: list[Problem])
     form, wanted = KINDS[kind]
     allowed = {kind, "step"} if kind == "int" else {kind}
     if strange := [key for key in node.value if key not in allowed]:
-        message = f"a distribution {kind} has no key {strange[0]!r}"
-        problems.append(Problem(node.keys[strange[0]], (*path, strange[0]), message))
+        hint = "; did you mean 'step'?" if kind == "int" and strange[0].startswith("st") else ""
+        problems.append(Problem(node.keys[strange[0]], path, f"{kind}: unknown key {strange[0]!r}{hint}"))
         return node
     content = node.value[kind]
     try:

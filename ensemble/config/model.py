@@ -6,13 +6,15 @@ and one entry in `ModelConfig`.
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ensemble.config.base import Section
 from ensemble.errors import UsageError
-from ensemble.schema import Feature
+
+if TYPE_CHECKING:  # it brings numpy and pyarrow, which a mistyped file does not wait for
+    from ensemble.schema import Feature
 
 Activation = Literal["tanh", "relu", "elu", "identity", "silu"]
 
@@ -65,7 +67,7 @@ class GPTDynamicsConfig(Section):
 ModelConfig = GPTDynamicsConfig  # becomes Annotated[A | B, Field(discriminator="family")] with the second family
 
 
-def input_features(config: ModelConfig, features: Sequence[Feature]) -> dict[str, tuple[str, ...]]:
+def input_features(config: ModelConfig, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
     """Return which features each named input of a model takes; by default one, of every state and control feature.
 
     Raises UsageError, naming the nearest feature, for one that the data do not have, and when there is no state.
