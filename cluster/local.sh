@@ -74,7 +74,8 @@ start() {
         if answers && grep -q 'Ray runtime started' "$state/log"; then
             echo "Ray runs on this machine only, with token authentication; its dashboard is $address"
             echo "Submit with:"
-            echo "  RAY_AUTH_MODE=token ray job submit --address $address --working-dir . -- ensemble tune --space quickstart.yaml"
+            echo "  RAY_AUTH_MODE=token ray job submit --address $address --working-dir . -- \\"
+            echo "      python -m ensemble tune --space quickstart.yaml --results $PWD/results"
             echo "End it with: PORT=$port $0 stop"
             return
         fi

@@ -1,0 +1,330 @@
+"""The shape of the package, read from its source: floors, doors, circles, sizes and things nobody may do.
+
+Imports inside functions count like those at the top. Each rule has a companion that shows it a source that breaks it.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "ensemble").rglob("*.py"))}
+
+FLOORS = {
+    "__init__": 0,
+    "schema": 0,
+    "streams": 0,
+    "errors": 0,
+    "config": 1,
+    "store": 1,
+    "data": 2,
+    "models": 2,
+    "reporting": 2,
+    "simulation": 3,
+    "evaluation": 4,
+    "training": 5,
+    "search": 6,
+    "cli": 7,
+    "__main__": 7,
+}
+SHARED_FLOORS = {0, 1, 7}  # small modules that may lean on a neighbour, without a circle
+
+DOORS = {
+    "h5py": ("ensemble/data/",),
+    "optuna": ("ensemble/search/",),
+    "mujoco": ("ensemble/simulation/",),
+    "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/search/"),
+    "matplotlib": ("ensemble/reporting/",),
+    "torch": (
+        "ensemble/models/",
+        "ensemble/evaluation/",
+        "ensemble/training/",
+        "ensemble/search/",
+        "ensemble/data/windows.py",
+    ),
+    "wandb": ("ensemble/training/loggers.py",),
+    "mlflow": ("ensemble/training/loggers.py",),
+    # Nothing is unpickled, nowhere.
+    **dict.fromkeys(("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
+}
+DRAWERS = {"utils", "util", "helpers", "misc", "common"}
+LONGEST_FILE = 320
+LONGEST_FUNCTION = 80
+
+Sources = Mapping[str, str]
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def module_name(path: str) -> str:
+    """ensemble/config/base.py -> ensemble.config.base; ensemble/config/__init__.py -> ensemble.config."""
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def imports(path: str, source: str, modules: set[str]) -> Iterator[tuple[int, str]]:
+    """Every imported module with its line: statements anywhere, and import_module or __import__ of a literal."""
+    package = module_name(path).split(".") if path.endswith("__init__.py") else module_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            inner = [f"{origin}.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name if name in modules else origin) for name in inner)
+        elif isinstance(node, ast.Call) and (name := literal_import(node)):
+            yield node.lineno, name
+
+
+def literal_import(node: ast.Call) -> str | None:
+    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if function in {"import_module", "__import__"} and node.args and isinstance(node.args[0], ast.Constant):
+        return str(node.args[0].value)
+    return None
+
+
+def all_imports(sources: Sources) -> Iterator[tuple[str, int, str]]:
+    modules = {module_name(path) for path in sources}
+    for path, source in sources.items():
+        yield from ((path, line, name) for line, name in imports(path, source, modules))
+
+
+def component(module: str) -> str:
+    """The part of the package that stands on a floor: ensemble.config.base -> config."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports_that_do_not_go_down(sources: Sources) -> list[str]:
+    found = [f"{path}: stands on no floor" for path in sources if component(module_name(path)) not in FLOORS]
+    for path, line, name in all_imports(sources):
+        above, below = component(module_name(path)), component(name)
+        if name.split(".")[0] != "ensemble" or above == below or above not in FLOORS:
+            continue
+        allowed = FLOORS[above] if FLOORS[above] in SHARED_FLOORS else FLOORS[above] - 1
+        if FLOORS.get(below, 99) > allowed:
+            found.append(f"{path}:{line}: {above} (floor {FLOORS[above]}) imports {below} (floor {FLOORS.get(below)})")
+    return found
+
+
+def imports_through_no_door(sources: Sources) -> list[str]:
+    return [
+        f"{path}:{line}: {name} is imported only by {', '.join(DOORS[name.split('.')[0]]) or 'nobody'}"
+        for path, line, name in all_imports(sources)
+        if not path.startswith(DOORS.get(name.split(".")[0], ""))
+    ]
+
+
+def import_circles(sources: Sources) -> list[str]:
+    modules = {module_name(path) for path in sources}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for path, _, name in all_imports(sources):
+        if name in modules and name != module_name(path):
+            graph[module_name(path)].add(name)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [" <- ".join(error.args[1])]
+    return []
+
+
+def drawers(sources: Sources) -> list[str]:
+    return [path for path in sources if DRAWERS & set(module_name(path).split("."))]
+
+
+def long_files(sources: Sources) -> list[str]:
+    lengths = {path: len(source.splitlines()) for path, source in sources.items()}
+    return [f"{path}: {length} lines" for path, length in lengths.items() if length > LONGEST_FILE]
+
+
+def functions(source: str) -> Iterator[FunctionNode]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, FunctionNode))
+
+
+def long_functions(sources: Sources) -> list[str]:
+    lengths = [
+        (f"{path}:{node.lineno}: {node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
+        for path, source in sources.items()
+        for node in functions(source)
+    ]
+    return [f"{name} has {length} lines" for name, length in lengths if length > LONGEST_FUNCTION]
+
+
+def swallowed_exceptions(sources: Sources) -> list[str]:
+    """Handlers of everything that don't end by raising it again."""
+    return [
+        f"{path}:{node.lineno}: catches everything"
+        for path, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ExceptHandler) and catches_everything(node) and not raises_again(node)
+    ]
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(kind is None or getattr(kind, "id", "") in {"Exception", "BaseException"} for kind in caught)
+
+
+def raises_again(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
+
+
+def undocumented_functions(sources: Sources) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name} has no docstring"
+        for path, source in sources.items()
+        for node in public_functions(ast.parse(source))
+        if ast.get_docstring(node) is None
+    ]
+
+
+def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[FunctionNode]:
+    """Functions of a module, and methods of its public classes, whose names don't begin with an underscore."""
+    for node in scope.body:
+        if isinstance(node, FunctionNode) and not node.name.startswith("_") and not is_overload(node):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+def is_overload(node: FunctionNode) -> bool:
+    return any(getattr(decorator, "id", "") == "overload" for decorator in node.decorator_list)
+
+
+def unpickling_calls(sources: Sources) -> list[str]:
+    """`torch.load`, and what switches the guards of other loaders off."""
+    return [
+        f"{path}:{node.lineno}: {ast.unparse(node)[:60]}"
+        for path, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and (ast.unparse(node.func) == "torch.load" or unguarded(node))
+    ]
+
+
+def unguarded(call: ast.Call) -> bool:
+    settings = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+    return settings.get("allow_pickle", False) is not False or settings.get("weights_only", True) is not True
+
+
+RULES = {
+    "imports go down only": imports_that_do_not_go_down,
+    "a library is imported behind its door only": imports_through_no_door,
+    "imports make no circle": import_circles,
+    "no module is a drawer": drawers,
+    f"a file has at most {LONGEST_FILE} lines": long_files,
+    f"a function has at most {LONGEST_FUNCTION} lines": long_functions,
+    "no handler swallows every exception": swallowed_exceptions,
+    "a public function has a docstring": undocumented_functions,
+    "nothing is unpickled": unpickling_calls,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_keeps_the_rule(rule: str) -> None:
+    assert not RULES[rule](SOURCES), rule
+
+
+def test_the_rules_read_the_whole_package() -> None:
+    assert {"ensemble/schema.py", "ensemble/config/base.py", "ensemble/training/loggers.py"} <= SOURCES.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ensemble/config/base.py", "from ensemble.training.loop import run"),
+        ("ensemble/config/base.py", "from ensemble import search"),
+        ("ensemble/config/base.py", "from ..data import windows"),
+        ("ensemble/data/windows.py", "from ensemble.models.layers import bmm"),  # a neighbour on the same floor
+        ("ensemble/store.py", "def late():\n    import ensemble.cli.main"),
+        ("ensemble/store.py", "import importlib\nimportlib.import_module('ensemble.search.study')"),
+        ("ensemble/attic.py", ""),
+        ("ensemble/cli/main.py", "import ensemble.attic"),
+    ],
+)
+def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
+    elsewhere = {
+        f"ensemble/{name}.py": ""
+        for name in ("training/loop", "search/__init__", "data/windows", "models/layers", "cli/main")
+    }
+    assert len(imports_that_do_not_go_down({**elsewhere, path: source})) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ensemble/config/base.py", "import torch"),
+        ("ensemble/data/shards.py", "from torch import nn"),
+        ("ensemble/training/loop.py", "import ray.train"),
+        ("ensemble/reporting/tables.py", "def f():\n    import optuna"),
+        ("ensemble/simulation/pendulum.py", "import h5py"),
+        ("ensemble/training/rows.py", "import wandb"),
+        ("ensemble/store.py", "import pickle"),
+        ("ensemble/search/study.py", "from cloudpickle import loads"),
+        ("ensemble/models/base.py", "__import__('mujoco')"),
+    ],
+)
+def test_a_library_behind_the_wrong_door_is_found(path: str, source: str) -> None:
+    assert len(imports_through_no_door({path: source})) == 1
+
+
+def test_a_library_behind_its_own_door_is_fine() -> None:
+    sources = {"ensemble/data/windows.py": "import torch", "ensemble/data/loading.py": "import ray\nimport numpy"}
+    assert imports_through_no_door(sources) == []
+
+
+def test_a_circle_is_found_even_inside_a_function() -> None:
+    circle = {
+        "ensemble/data/a.py": "from ensemble.data import b",
+        "ensemble/data/b.py": "def f():\n    from ensemble.data.a import g",
+    }
+    assert len(import_circles(circle)) == 1
+
+
+def test_a_drawer_is_found() -> None:
+    assert drawers({"ensemble/data/utils.py": "", "ensemble/data/splits.py": ""}) == ["ensemble/data/utils.py"]
+
+
+def test_a_long_file_and_a_long_function_are_found() -> None:
+    body = "def f():\n" + "    x = 1\n" * LONGEST_FUNCTION
+    assert len(long_functions({"ensemble/a.py": body})) == 1
+    assert len(long_files({"ensemble/a.py": "x = 1\n" * (LONGEST_FILE + 1)})) == 1
+    assert long_files({"ensemble/a.py": "x = 1\n" * LONGEST_FILE}) == []
+
+
+@pytest.mark.parametrize("kind", ["", " Exception", " BaseException", " (OSError, Exception)", " Exception as error"])
+def test_a_swallowed_exception_is_found(kind: str) -> None:
+    assert len(swallowed_exceptions({"ensemble/a.py": f"try:\n    f()\nexcept{kind}:\n    g()"})) == 1
+    assert swallowed_exceptions({"ensemble/a.py": f"try:\n    f()\nexcept{kind}:\n    g()\n    raise"}) == []
+
+
+def test_a_public_function_without_a_docstring_is_found() -> None:
+    source = "def f(): ...\ndef _g(): ...\nclass C:\n    def m(self): ...\n    def __len__(self): ..."
+    assert len(undocumented_functions({"ensemble/a.py": source})) == 2
+
+
+@pytest.mark.parametrize(
+    "call", ["torch.load(path)", "np.load(path, allow_pickle=True)", "read(path, weights_only=False)"]
+)
+def test_a_call_that_unpickles_is_found(call: str) -> None:
+    assert len(unpickling_calls({"ensemble/a.py": call})) == 1
+    assert unpickling_calls({"ensemble/a.py": "np.load(path, allow_pickle=False)"}) == []
+
+
+@pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.tables"])
+def test_importing_it_loads_neither_torch_nor_ray(module: str) -> None:
+    assert heavy_modules_after(f"import {module}") == set()
+
+
+def test_the_check_of_heavy_imports_sees_torch() -> None:
+    assert heavy_modules_after("import torch") >= {"torch"}
+
+
+def heavy_modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {"torch", "ray", "optuna", "mujoco"} & set(run.stdout.split())
