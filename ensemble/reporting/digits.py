@@ -1,6 +1,7 @@
 """Numbers as text: as many digits as the spread supports, and no more."""
 
 import math
+from decimal import Decimal
 
 _UNCERTAIN_DIGITS = 2  # of the standard deviation
 _CERTAIN_DIGITS = 4  # where no deviation is known
@@ -64,9 +65,10 @@ def setting(value: object) -> str:
     """Write a hyperparameter's value as a person would: `1e-4`, `192`, `true`."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.4g}"
+    return f"{Decimal(text).normalize():e}" if 0 < abs(value) < 0.01 or 1e5 <= abs(value) < math.inf else text
 
 
 def _layout(mean: float, std: float) -> tuple[int, int]:

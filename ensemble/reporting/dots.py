@@ -17,7 +17,7 @@ _ROWS = 20  # configurations, the best
 def draw_members(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture | None:
     """Draw every member's value of the report's metric, with mean and interval of its configuration."""
     shown = [d for d in drawn if d.group.counted(report.metric)][:_ROWS]
-    if not shown:
+    if sum(len(row.group.counted(report.metric)) for row in shown) < 2:
         return None
     figure = new_figure(1.0 + 0.42 * len(shown))
     axes = figure.subplots()

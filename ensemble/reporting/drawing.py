@@ -98,10 +98,18 @@ def band_of(members: Sequence[Series]) -> Band:
     return Band(x, mean, low, np.where(n < 3, most, mean + deviation))
 
 
-def draw_band(axes: Axes, band: Band, color: str, marker: str = "", zorder: float = 3) -> None:
-    """Draw a mean line over its band."""
-    axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=zorder - 0.5)
-    axes.plot(band.x, band.mean, color=color, marker=marker, markersize=3.5, zorder=zorder)
+def draw_band(axes: Axes, band: Band, drawn: Drawn, marker: str = "") -> None:
+    """Draw a mean line over its band; a configuration without a colour of its own is a thin line behind the others."""
+    if not drawn.named:
+        axes.plot(band.x, band.mean, color=drawn.color, linewidth=0.6, zorder=2)
+        return
+    draw_line(axes, band, drawn.color, marker)
+
+
+def draw_line(axes: Axes, band: Band, color: str, marker: str = "") -> None:
+    """Draw a mean line over its band in `color`."""
+    axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2.5)
+    axes.plot(band.x, band.mean, color=color, marker=marker, markersize=3.5, zorder=3)
 
 
 def fit_values(axes: Axes, values: Sequence[Float64]) -> None:

@@ -121,7 +121,8 @@ def thin(series: Series, last: float) -> Series:
 def draw_horizon(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture | None:
     """Draw the rollout error at each step of the horizon; baselines are dotted."""
     prefix = f"{TEST_ROLLOUT}@"
-    steps = sorted(int(m.removeprefix(prefix)) for m in report.run.metrics if m.startswith(prefix))
+    ends = (m.removeprefix(prefix) for m in report.run.metrics if m.startswith(prefix))
+    steps = sorted(int(end) for end in ends if end.isdigit())
     bands = [(d, band_of(found)) for d in drawn if (found := _by_step(d.group, prefix, steps))]
     if len(steps) < 2 or not bands:
         return None
@@ -129,16 +130,16 @@ def draw_horizon(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture 
     figure = new_figure(3.6)
     axes = figure.subplots()
     marker = "o" if len(steps) <= 12 else ""
-    for i, (shown, band) in enumerate(bands):
-        draw_band(axes, band, shown.color, marker if shown.named else "", zorder=4 - i / 100 if shown.named else 2)
+    for shown, band in reversed(bands):
+        draw_band(axes, band, shown, marker)
     for series in baselines.values():
         axes.plot(series.x, series.y, color=SOFT, linestyle=(0, (1, 1.6)), linewidth=1.4)
     fit_values(axes, [v for _, b in bands for v in (b.low, b.high)] + [s.y for s in baselines.values()])
     axes.set(xlabel="steps predicted without seeing the truth", ylabel="rollout error / training std")
     axes.set_xlim(steps[0], steps[-1])
     axes.locator_params(axis="x", integer=True)
-    ends = [(b.mean[-1], d.label, d.color) for d, b in bands if d.named]
-    label_ends(axes, ends + [(s.y[-1], name, SOFT) for name, s in baselines.items()], 2.9)
+    names = [(b.mean[-1], d.label, d.color) for d, b in bands if d.named]
+    label_ends(axes, names + [(s.y[-1], name, SOFT) for name, s in baselines.items()], 2.9)
     save(figure, file)
     dotted = " Dotted: baselines on the same windows." if baselines else ""
     words = f"Test split. {_band_words(drawn)}{dotted}{_rest_words(drawn)}"
@@ -152,7 +153,7 @@ def _draw_panel(axes: Axes, metric: str, curves: Curves, drawn: Sequence[Drawn])
         members = [curves[key] for key in keys if key in curves and np.isfinite(curves[key].y).any()]
         if members:
             bands.append((shown, band_of(members)))
-            draw_band(axes, bands[-1][1], shown.color, zorder=3 if shown.named else 2)
+            draw_band(axes, bands[-1][1], shown)
     if bands:
         fit_values(axes, [values for _, band in bands for values in (band.low, band.high)])
     for shown in drawn:
@@ -189,7 +190,11 @@ def _baseline_lines(report: Report, prefix: str, hashes: set[str]) -> dict[str, 
     """Return each baseline along the horizon, by name; of several configurations it is that of the first."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for baseline in report.run.baselines:
-        if baseline.metric.startswith(prefix) and baseline.config_hash in hashes and np.isfinite(baseline.value):
+        if (
+            baseline.metric.removeprefix(prefix).isdigit()
+            and baseline.config_hash in hashes
+            and np.isfinite(baseline.value)
+        ):
             line = found.setdefault(baseline.name, {}).setdefault(baseline.config_hash, {})
             line[int(baseline.metric.removeprefix(prefix))] = baseline.value
     chosen = {name: dict(sorted(lines[min(lines)].items())) for name, lines in sorted(found.items())}

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ensemble.reporting.contents import Picture, Report
-from ensemble.reporting.drawing import INK, Series, band_of, draw_band, new_figure, save
+from ensemble.reporting.drawing import INK, Series, band_of, draw_line, new_figure, save
 from ensemble.reporting.statistics import Float64
 from ensemble.reporting.summary import Group
 
@@ -106,8 +106,8 @@ def _draw_window(axes: Axes, rollouts: Rollouts, place: int, entry: int, color: 
     ahead = x >= 0
     members = [Series(x[ahead], values[place, ahead, entry]) for values in rollouts.predicted]
     axes.axvspan(float(x.min()), 0, color="#f1f3f6", linewidth=0, zorder=0)
-    axes.plot(x, rollouts.true[place, :, entry], color=INK, linewidth=1.2, zorder=3)
-    draw_band(axes, band_of(members), color, zorder=4)
+    axes.plot(x, rollouts.true[place, :, entry], color=INK, linewidth=1.2, zorder=2.9)
+    draw_line(axes, band_of(members), color)
     axes.margins(x=0)
     axes.locator_params(axis="y", nbins=4)
 

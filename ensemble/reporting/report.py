@@ -20,6 +20,8 @@ from ensemble.reporting.summary import summary_table
 from ensemble.reporting.tables import Table, join_tables, to_csv, to_rich
 from ensemble.store import write_table, write_text
 
+_FAILURES = 10  # printed to a terminal
+
 
 def write_report(run: Path, metric: str | None = None, figures: bool = True) -> Report:
     """Write `summary.parquet`, `report.md`, `report.html`, `report.csv` and `figures/` of a run directory.
@@ -40,12 +42,14 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
 
 def render_terminal(report: Report, console: Console) -> None:
     """Print the table of a run, and beneath it who failed, where their logs lie and which seeds are missing."""
-    console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}"))
-    for failure in report.failures:
+    console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}", console.width))
+    for failure in report.failures[:_FAILURES]:
         console.print(
             Text(f"{failure.label}, seed {failure.seed} {failure.status}: {failure.error.splitlines()[0]}", "red")
         )
         console.print(Text(f"  log: {report.run.path / failure.log}"), soft_wrap=True)
+    if len(report.failures) > _FAILURES:
+        console.print(Text(f".. and {len(report.failures) - _FAILURES} more in report.md", "red"))
     for line in report.missing:
         console.print(Text(line, "yellow"))
     page = report.run.path / "report.html"
@@ -79,7 +83,8 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
     for report in reports:
         render_terminal(report, console)
     if len(reports) > 1:
-        console.print(to_rich(joint_table(reports), f"all {len(reports)} runs, by {reports[0].metric}"))
+        title = f"all {len(reports)} runs, by {reports[0].metric}"
+        console.print(to_rich(joint_table(reports), title, console.width))
         if len({m["data_fingerprint"] for report in reports for m in report.run.members}) > 1:
             console.print(Text("these runs were trained on different data: their errors do not compare", "yellow"))
     require_finished(reports)

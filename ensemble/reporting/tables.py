@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich import box
@@ -55,6 +55,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("status", "status", _plain),
 )
 ROLE = Column("role", "role", _plain)
+DISPENSABLE = ("parameters", "best_seed", "seconds", "x_better")  # the first to go where a terminal is narrow
 
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
 _CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
@@ -164,21 +165,44 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def to_rich(table: Table, title: str, most: int = 30) -> RichTable:
-    """Render for a terminal; past `most` configurations the rest is named in the caption."""
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    last = len(table.columns) - 1
-    for i, column in enumerate(table.columns):
-        shown.add_column(column.header, justify="left" if i in (0, last) else "right", no_wrap=0 < i < last)
+def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichTable:
+    """Render for a terminal of `width` characters; what had no room, columns or rows, is named in the caption."""
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    columns = fit_columns(table, width)
+    last = len(columns) - 1
+    for i, column in enumerate(columns):
+        justify: Literal["left", "right"] = "left" if i in (0, last) else "right"
+        header = "\n".join(_header_lines(column.header))
+        shown.add_column(header, justify=justify, no_wrap=0 < i < last, overflow="fold", vertical="top")
     kept = [i for i, row in enumerate(table.rows) if i < most or row["kind"] == "baseline"]
-    cells = table.cells()
-    for i in kept:
-        row = table.rows[i]
+    for row in (table.rows[i] for i in kept):
         style = "dim" if row["kind"] == "baseline" else "bold" if row is table.best else ""
-        shown.add_row(*(Text(cell) for cell in cells[i]), style=style)
+        shown.add_row(*(Text(column.format(row.get(column.key))) for column in columns), style=style)
+    lacking = [column.header for column in table.columns if column not in columns]
     if len(kept) < len(table.rows):
-        shown.caption = f".. and {len(table.rows) - len(kept)} more in report.csv"
+        lacking.append(f"{len(table.rows) - len(kept)} more configurations")
+    if lacking:
+        shown.caption = f"in report.csv: {', '.join(lacking)}"
     return shown
+
+
+def fit_columns(table: Table, width: int) -> tuple[Column, ...]:
+    """Return the columns that fit into `width` characters with the first column on at most three lines."""
+    columns = table.columns
+    text = {c: [*_header_lines(c.header), *(c.format(row.get(c.key)) for row in table.rows)] for c in columns}
+    needed = {c: max(map(len, text[c])) for c in columns}
+    needed[columns[0]] = max(min(needed[columns[0]], 16), -(-needed[columns[0]] // 3))
+    for key in DISPENSABLE:
+        if sum(needed[c] + 2 for c in columns) <= width:
+            break
+        columns = tuple(c for c in columns if c.key != key)
+    return columns
+
+
+def _header_lines(header: str) -> tuple[str, ...]:
+    """Break a header before its last word, so that it is no wider than the numbers below it."""
+    first, _, last = header.rpartition(" ")
+    return (first, last) if first and first != "mean ±" else (header,)
 
 
 def _configuration_row(run: Run, group: Group, metric: str, label: str) -> Row:
