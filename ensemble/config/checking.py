@@ -9,14 +9,13 @@ from pydantic import ValidationError
 
 from ensemble.config.document import Keys, Node, Position, Problem, dotted
 from ensemble.config.experiment import Experiment
-from ensemble.config.fields import Kind, Place, describe, fill_tags, found, keys_of, locate
+from ensemble.config.fields import Kind, Place, describe, found, keys_of, locate
 from ensemble.config.forks import SEARCHED, variants
 
 
 def build(tree: Node) -> Experiment:
     """Validate one configuration; raises pydantic's ValidationError."""
-    plain = fill_tags(tree, Kind(Experiment)).plain()
-    return Experiment.model_validate_json(json.dumps(plain), strict=True)  # JSON: its lists may be tuples
+    return Experiment.model_validate_json(json.dumps(tree.plain()))  # JSON: its lists may be tuples
 
 
 def check(root: Node, searched: bool) -> list[Problem]:

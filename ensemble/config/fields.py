@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ensemble.config.base import Section, Words
-from ensemble.config.document import Keys, Node, Scalar
+from ensemble.config.document import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,33 +185,6 @@ def _is_labelled(kind: Kind, label: str) -> bool:
     if kind.section is not None:
         return kind.section.__name__ in re.findall(r"\w+", label)
     return label.startswith(f"{getattr(get_origin(kind.bare), '__name__', '?')}[")
-
-
-def fill_tags(node: Node, kind: Kind) -> Node:
-    """Add the tag of the default member (`name: adam`) where a mapping leaves it out."""
-    if not isinstance(node.value, Mapping):
-        return node
-    section = kind.section or _tagged_section(node, kind)
-    if section is None:
-        return node
-    children = dict(node.value)
-    for name, child in node.value.items():
-        field = section.model_fields.get(name)
-        if field is None:
-            continue
-        inner = field_kind(field)
-        if inner.tag and isinstance(child.value, Mapping) and inner.tag not in child.value:
-            tag: Scalar = getattr(field.default, inner.tag, None)
-            if tag is not None:
-                child = Node({inner.tag: Node(tag, child.position), **child.value}, child.position, child.keys)
-        children[name] = fill_tags(child, inner)
-    return Node(children, node.position, node.keys)
-
-
-def _tagged_section(node: Node, kind: Kind) -> type[Section] | None:
-    if kind.tag is None or not isinstance(node.value, Mapping) or kind.tag not in node.value:
-        return None
-    return kind.tagged().get(str(node.value[kind.tag].value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,3 +88,8 @@ def test_a_wheel_carries_the_search_spaces_and_every_package(tmp_path: Path):
     assert {"ensemble/search_spaces/probe.yaml", "ensemble/search_spaces/schema.json"} <= names
     assert {name for name in listed if name.startswith("ensemble/")} <= names
     assert not any(name.startswith("search_spaces/") for name in names)
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    code = "from ensemble.config import find_space; print(find_space('probe'))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=site, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()) == site / "ensemble" / "search_spaces" / "probe.yaml"
