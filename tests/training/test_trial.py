@@ -11,6 +11,7 @@ import pytest
 import torch
 from pendulum import experiment, trajectories
 
+import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.store import RunDirectory
@@ -195,3 +196,44 @@ def test_nothing_a_run_leaves_is_a_pickle(tmp_path: Path) -> None:
     manifest = next(tmp_path.glob("members/*/checkpoints/*/MANIFEST.json"))
     assert set(json.loads(manifest.read_text())) == {"members.safetensors", "state.json", "curves.parquet"}
     shutil.rmtree(tmp_path)
+
+
+def test_a_loaded_ensemble_repeats_the_rollouts_of_its_training(tmp_path: Path) -> None:
+    found = train(tmp_path, experiment())
+    RunDirectory(tmp_path).collect()
+    loaded = ensemble.load(tmp_path)
+    assert loaded.seeds == (0, 1, 2)
+    assert loaded.state == ("theta", "omega")
+    shown = pq.read_table(next(tmp_path.glob("members/*-s1/rollouts.parquet"))).to_pandas()
+    first = shown[shown["window"] == 0].pivot(index="step", columns="label", values=["true", "predicted"])
+    seen, horizon = 4, len(first) - 4
+    row = np.flatnonzero(DATA.main.rows[:, 0] == first["true"]["theta"].iloc[0])[0]
+    window = DATA.main.rows[row : row + len(first)]
+    arrays = {
+        "theta": window[None, :seen, 0:1],
+        "omega": window[None, :seen, 1:2],
+        "torque": window[None, :, 2:3],
+    }
+    predicted = loaded.rollout(arrays, horizon)
+    assert predicted.shape == (3, 1, horizon, 2)
+    np.testing.assert_allclose(predicted[1, 0, :, 0], first["predicted"]["theta"].to_numpy()[seen:], rtol=1e-5)
+    np.testing.assert_allclose(loaded.member(1).rollout(arrays, horizon)[0], predicted[1], rtol=1e-5)
+    assert np.array_equal(loaded.predict(arrays), predicted[:, :, 0])
+    assert found[1]["config_hash"] == loaded.config_hash
+
+
+def test_what_a_loaded_ensemble_is_not_given_is_named(tmp_path: Path) -> None:
+    train(tmp_path, experiment())
+    with pytest.raises(StorageError, match="no finished run there"):
+        ensemble.load(tmp_path)
+    RunDirectory(tmp_path).collect()
+    loaded = ensemble.load(tmp_path)
+    theta = np.zeros((1, 4, 1))
+    with pytest.raises(UsageError, match="no feature 'omega' given"):
+        loaded.predict({"theta": theta})
+    with pytest.raises(UsageError, match=r"omega has shape \(1, 4, 2\)"):
+        loaded.predict({"theta": theta, "omega": np.zeros((1, 4, 2)), "torque": theta})
+    with pytest.raises(UsageError, match="torque has 4 points, 6 are needed"):
+        loaded.rollout({"theta": theta, "omega": theta, "torque": theta}, 3)
+    with pytest.raises(UsageError, match="no member of seed 9; there are 0, 1, 2"):
+        loaded.member(9)

@@ -1,0 +1,140 @@
+"""A finished run as an object: the ensemble of a configuration, or one member, ready to predict."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from ensemble.config import ModelConfig
+from ensemble.errors import StorageError, UsageError
+from ensemble.evaluation.state import StateLayout
+from ensemble.models.base import build
+from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT, Feature, Float32
+from ensemble.store import RunDirectory
+from ensemble.training.arena import Arena
+from ensemble.training.weights import load_model_record, load_row, read_features, read_normalization
+
+Arrays = Mapping[str, npt.ArrayLike]  # feature: (B, points, width)
+
+
+class Ensemble:
+    """Members of one configuration that predict side by side.
+
+    Attributes:
+        seeds: one a member, in the order of the first axis of every prediction.
+        features: what the arrays handed in are called, and how wide they are.
+        state: names of the state entries, in the order of the last axis of every prediction.
+    """
+
+    def __init__(self, directories: Mapping[int, Path]) -> None:
+        records = [load_model_record(path) for path in directories.values()]
+        self.seeds = tuple(directories)
+        self.features = read_features(records[0])
+        self.config_hash: str = records[0]["config_hash"]
+        self._directories = dict(directories)
+        self._layout = StateLayout.of(self.features)
+        self.state = self._layout.labels
+        self._module = self._build(records[0])
+
+    def _build(self, record: Mapping[str, Any]) -> Any:
+        config = TypeAdapter(ModelConfig).validate_python(record["model"])
+        module = build(config, self.features, len(self.seeds), read_normalization(record))
+        arena = Arena(module)
+        for row, directory in zip(arena.values.data, self._directories.values(), strict=True):
+            row.copy_(load_row(directory / "best.safetensors", arena.layout))
+        return module.eval()
+
+    def member(self, seed: int) -> "Ensemble":
+        """Return one member as an ensemble of one; UsageError names the seeds there are."""
+        if seed not in self._directories:
+            raise UsageError(f"no member of seed {seed}; there are {', '.join(map(str, self.seeds))}")
+        return Ensemble({seed: self._directories[seed]})
+
+    def predict(self, arrays: Arrays) -> Float32:
+        """Predict the state after the last point: (members, B, S).
+
+        Args:
+            arrays: every feature by name, each (B, T, width): T points, at most the model's history.
+        """
+        return self.rollout(arrays, 1)[:, :, 0]
+
+    @torch.no_grad()
+    def rollout(self, arrays: Arrays, horizon: int) -> Float32:
+        """Predict `horizon` states open loop, each from the predicted ones before: (members, B, horizon, S).
+
+        Args:
+            arrays: every feature by name: states (B, T, width) for the T points seen, the others (controls and the
+                like) (B, at least T + horizon - 1, width), since they are known ahead.
+            horizon: steps to predict.
+
+        Raises:
+            UsageError: a feature is missing, too short or of another width.
+        """
+        points, seen = self._points(arrays, horizon)
+        packed = points.expand(len(self.seeds), *points.shape).contiguous()
+        predicted: Tensor = self._module.rollout(packed[:, :, :seen], packed, horizon)
+        return predicted.numpy()
+
+    def _points(self, arrays: Arrays, horizon: int) -> tuple[Tensor, int]:
+        """Lay the features side by side: (B, T + horizon, D), and T."""
+        values = {feature.name: self._array(arrays, feature) for feature in self.features}
+        seen = min(values[feature.name].shape[1] for feature in self.features if feature.role == "state")
+        length = seen + horizon
+        columns = []
+        for feature in self.features:
+            needed = seen if feature.role == "state" else length - 1
+            value = values[feature.name][:, :length]
+            if value.shape[1] < needed:
+                raise UsageError(f"{feature.name} has {value.shape[1]} points, {needed} are needed")
+            columns.append(np.pad(value, ((0, 0), (0, length - value.shape[1]), (0, 0))))
+        return torch.from_numpy(np.concatenate(columns, axis=2)), seen
+
+    def _array(self, arrays: Arrays, feature: Feature) -> Float32:
+        if feature.name not in arrays:
+            raise UsageError(f"no feature '{feature.name}' given; needed: {', '.join(f.name for f in self.features)}")
+        value = np.asarray(arrays[feature.name], dtype=np.float32)
+        if value.ndim != 3 or value.shape[2] != feature.width:
+            raise UsageError(f"{feature.name} has shape {value.shape}, not (batch, points, {feature.width})")
+        return value
+
+
+def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
+    """Load a run's ensemble: the completed members of one configuration.
+
+    Args:
+        path: a run directory, or one member's (`results/<experiment>/members/<id>`).
+        config_hash: which configuration; by default the one with the best mean validation rollout error.
+
+    Raises:
+        UsageError: no such configuration.
+        StorageError: nothing that finished lies there.
+    """
+    path = Path(path)
+    if (path / "model.json").is_file():
+        return Ensemble({load_model_record(path)["seed"]: path})
+    run = RunDirectory(path)
+    if not run.members_file.is_file():
+        raise StorageError(f"{path}: no finished run there (no {run.members_file.name})")
+    rows = [row for row in pq.read_table(run.members_file).to_pylist() if row["status"] == "completed"]
+    by_hash: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_hash.setdefault(row["config_hash"], []).append(row)
+    if not by_hash:
+        raise StorageError(f"{path}: no member finished")
+    chosen = config_hash or min(by_hash, key=lambda name: _score(by_hash[name]))
+    if chosen not in by_hash:
+        raise UsageError(f"no configuration {chosen} in {path}; there are {', '.join(by_hash)}")
+    members = sorted(by_hash[chosen], key=lambda row: int(row["seed"]))
+    return Ensemble({row["seed"]: run.member(f"{chosen}-s{row['seed']}").path for row in members})
+
+
+def _score(rows: list[dict[str, Any]]) -> float:
+    """Return the mean validation error that configurations are ranked by; never a test number."""
+    metric = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in rows[0] else VALIDATION_LOSS
+    return float(np.mean([row[metric] for row in rows]))
