@@ -3,7 +3,6 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-import ensemble
 from ensemble.errors import UsageError
 
 
@@ -12,7 +11,7 @@ def shipped() -> Path:
 
     An installed wheel holds them as `ensemble/search_spaces`; in a clone they lie beside the package.
     """
-    package = Path(ensemble.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
