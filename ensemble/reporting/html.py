@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ensemble.errors import StorageError
 from ensemble.reporting.contents import Failure, Picture, Report
+from ensemble.reporting.digits import plus_minus
 from ensemble.reporting.statistics import Statistics
 from ensemble.reporting.tables import Column, Row
 
@@ -92,11 +93,10 @@ def _lead(report: Report) -> str:
     best = report.table.best
     if best is None:
         return '<span class="bad">No member finished.</span>'
-    cell = next(c for c in report.table.columns if c.header.startswith("mean")).format(best["statistics"])
     one = sum(row["kind"] == "configuration" for row in report.table.rows) == 1
     name = "" if one else f"Best: <b>{escape(best['label'])}</b>, "
-    n = best["statistics"].n
-    return f"{name}<b>{escape(cell)}</b> over {n} seed{'s' if n > 1 else ''}."
+    n, value = best["statistics"].n, plus_minus(best["statistics"].mean, best["statistics"].std)
+    return f"{name}<b>{escape(value)}</b> over {n} seed{'s' if n > 1 else ''}."
 
 
 def _table(report: Report) -> str:

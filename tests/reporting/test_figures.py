@@ -1,0 +1,108 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.image import imread
+from synthetic_run import build_run, member
+
+from ensemble.reporting.drawing import Series, band_of, spread
+from ensemble.reporting.figures import thin
+from ensemble.reporting.predictions import choose_windows, stack_rollouts
+from ensemble.reporting.report import write_report
+
+
+def series(*values: float) -> Series:
+    return Series(np.arange(len(values), dtype=np.float64), np.array(values))
+
+
+def test_a_band_of_three_members_is_the_mean_and_one_deviation() -> None:
+    band = band_of([series(1, 4), series(2, 5), series(3, 6)])
+    assert band.mean.tolist() == [2, 5]
+    assert band.low.tolist() == [1, 4]
+    assert band.high.tolist() == [3, 6]
+
+
+def test_a_band_of_two_members_reaches_from_the_least_to_the_greatest() -> None:
+    band = band_of([series(1, 4), series(3, 8)])
+    assert (band.low.tolist(), band.high.tolist()) == ([1, 4], [3, 8])
+
+
+def test_a_band_never_reaches_below_zero_where_all_values_are_positive() -> None:
+    assert band_of([series(0.1), series(0.1), series(9.0)]).low.tolist() == [0.1]
+
+
+def test_a_member_that_stopped_early_leaves_the_band_to_the_others() -> None:
+    band = band_of([series(1, 2, 3), series(3)])
+    assert band.mean.tolist() == [2, 2, 3]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_labels_are_spread_to_the_gap_in_their_order_and_stay_inside(places: list[float]) -> None:
+    moved = spread(places, 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(moved))
+    assert moved[0] >= -1e-9
+    assert moved[-1] <= 1 + 1e-9
+
+
+def test_labels_that_have_room_are_not_moved() -> None:
+    assert spread([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+
+
+def test_a_long_curve_is_averaged_without_losing_its_mean() -> None:
+    long = Series(np.arange(1000, dtype=np.float64), np.arange(1000, dtype=np.float64))
+    short = thin(long, 1000)
+    assert short.x.size == 200
+    assert short.y.mean() == pytest.approx(long.y.mean())
+
+
+def rollouts(order: list[str], predicted: dict[str, list[float]], true: dict[str, list[float]]) -> pa.Table:
+    rows = [
+        {"split": "test", "window": 0, "step": step, "label": label, "true": t, "predicted": p}
+        for label in order
+        for step, (t, p) in enumerate(zip(true[label], predicted[label], strict=True))
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def test_state_entries_keep_the_order_of_the_file() -> None:
+    true = {"z": [1.0, 2.0], "a": [5.0, 6.0]}
+    found = stack_rollouts([rollouts(["z", "a"], true, true)])
+    assert found is not None
+    assert found.labels == ("z", "a")
+    assert found.true[0].tolist() == [[1, 5], [2, 6]]
+
+
+def test_an_angle_that_wraps_is_unrolled_together_with_its_predictions() -> None:
+    true, predicted = {"q": [3.0, -3.0, -2.8]}, {"q": [3.0, 3.1, -2.9]}
+    found = stack_rollouts([rollouts(["q"], predicted, true)])
+    assert found is not None
+    turn = 2 * np.pi
+    assert found.true[0, :, 0] == pytest.approx([3.0, turn - 3.0, turn - 2.8])
+    assert found.predicted[0, 0, :, 0] == pytest.approx([3.0, 3.1, turn - 2.9])
+
+
+def test_windows_are_chosen_by_their_error() -> None:
+    rows = [
+        {"split": "test", "window": w, "step": s, "label": "x", "true": float(s), "predicted": s + 0.1 * w * s}
+        for w in range(11)
+        for s in range(-1, 4)
+    ]
+    found = stack_rollouts([pa.Table.from_pylist(rows)])
+    assert found is not None
+    assert choose_windows(found) == [(1, "easy"), (5, "typical"), (9, "hard")]
+
+
+def test_members_with_other_windows_are_not_laid_over_each_other() -> None:
+    one = rollouts(["x"], {"x": [0.0, 1.0]}, {"x": [0.0, 1.0]})
+    two = rollouts(["x"], {"x": [0.0]}, {"x": [0.0]})
+    assert stack_rollouts([one, two]) is None
+
+
+def test_pictures_are_1200_pixels_wide_for_any_number_of_configurations(tmp_path: Path) -> None:
+    rows = [member(f"{i:02x}", s, role="search", **{"model.n_embd": i}) for i in range(22) for s in range(2)]
+    report = write_report(build_run(tmp_path / "wide", rows))
+    assert {imread(report.run.path / picture.file).shape[1] for picture in report.pictures} == {1200}
