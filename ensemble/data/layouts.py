@@ -1,0 +1,128 @@
+"""Which layout a file has: each is scored by the names it needs, and the report says what matched.
+
+To add a layout: a module with TITLE, `wanted` and `open_recording`, and a line in LAYOUTS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.config.data import DataConfig
+from ensemble.data import d4rl, hdf5, mapped, nerd, npz, npz_file, robomimic, robosuite
+from ensemble.data.container import Container, check_size, missing_key
+from ensemble.data.recording import Recording, with_options
+from ensemble.errors import DataError, UsageError
+
+_PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
+_HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+_USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # HDF5 allows a block of the user's own before the signature
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One known layout."""
+
+    name: str
+    title: str
+    wanted: Callable[[Container], dict[str, bool]]  # name it needs: whether it is there
+    open: Callable[[Container, DataConfig], Recording]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How well a file fits a layout."""
+
+    layout: Layout
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def score(self) -> float:
+        """Share of the wanted names that are there."""
+        return len(self.present) / (len(self.present) + len(self.missing))
+
+
+# In order of preference where two match: raw robosuite files have no actions, so the two never match the same file.
+LAYOUTS = (
+    Layout("nerd", nerd.TITLE, nerd.wanted, nerd.open_recording),
+    Layout("robomimic", robomimic.TITLE, robomimic.wanted, robomimic.open_recording),
+    Layout("robosuite", robosuite.TITLE, robosuite.wanted, robosuite.open_recording),
+    Layout("d4rl", d4rl.TITLE, d4rl.wanted, d4rl.open_recording),
+    Layout("npz", npz.TITLE, npz.wanted, npz.open_recording),
+)
+
+
+def open_container(path: Path, follow_links: bool = False) -> Container:
+    """Open an HDF5 or npz file, told apart by its first bytes; DataError for anything else.
+
+    Nothing is ever unpickled: files that are pickles are refused by name and by content.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
+    if path.suffix.lower() in _PICKLED:
+        raise DataError(f"{path}: pickled data is not read; write it as HDF5 or with numpy.savez")
+    with path.open("rb") as file:
+        head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
+    if not head:
+        raise DataError(f"{path}: empty file (0 bytes)")
+    if any(head[at : at + len(hdf5.SIGNATURE)] == hdf5.SIGNATURE for at in _USER_BLOCKS):
+        return hdf5.Hdf5File(path, follow_links)
+    if head.startswith(npz_file.SIGNATURE):
+        return npz_file.NpzFile(path)
+    raise DataError(f"{path}: {_what_else(path, head)}")
+
+
+def detect(container: Container) -> list[Match]:
+    """Score every layout, best first."""
+    matches = []
+    for layout in LAYOUTS:
+        found = layout.wanted(container)
+        present = tuple(name for name, there in found.items() if there)
+        matches.append(Match(layout, present, tuple(name for name in found if name not in present)))
+    return sorted(matches, key=lambda match: -match.score)
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Understand a file by the layout that is named, or by the one it looks like.
+
+    Raises DataError with the best match and the nearest names when no layout fits, and when the declared size is above
+    the limit; UsageError when `data.map` stands beside another layout.
+    """
+    if data.map and data.layout not in ("auto", "map"):
+        raise UsageError(f"data.map is read with layout map or auto, not with layout {data.layout}")
+    if data.map or data.layout == "map":
+        recording = mapped.open_recording(container, data)
+    else:
+        recording = _layout(container, data).open(container, data)
+    declared = int(recording.points.sum()) * recording.width * 4
+    check_size(container.path, "the data set", declared)
+    return with_options(recording, data, container)
+
+
+def _layout(container: Container, data: DataConfig) -> Layout:
+    """Return the named layout, or the best match; DataError when its names are not all there."""
+    matches = detect(container)
+    if data.layout != "auto":
+        matches = [match for match in matches if match.layout.name == data.layout]
+    best = matches[0]
+    if not best.missing:
+        return best.layout
+    wanted = best.missing[0]
+    error = missing_key(container, wanted, f"{best.layout.name} ({best.layout.title})")
+    if data.layout != "auto":
+        raise error
+    raise DataError(
+        f"{error}; no known layout fits, this one best ({len(best.present)} of "
+        f"{len(best.present) + len(best.missing)} names). Files of another layout are read with data.map or --map"
+    )
+
+
+def _what_else(path: Path, head: bytes) -> str:
+    if head.startswith(b"\x80") and head[1] in range(2, 6):
+        return "pickled data is not read; write it as HDF5 or with numpy.savez"
+    if head.startswith(b"\x93NUMPY"):
+        return "a single npy array names no features; put arrays into one npz with numpy.savez"
+    size = path.stat().st_size
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        return f"not an HDF5 file, or truncated at its start ({size} bytes)"
+    return f"neither an HDF5 nor an npz file ({size} bytes)"

@@ -1,0 +1,126 @@
+"""`manifest.json`: what a directory of shards holds. It is written last; without it there is no data set."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ensemble.config.data import DataConfig
+from ensemble.data import trajectories
+from ensemble.errors import DataError
+from ensemble.schema import Feature, FeatureRole, UInt64
+from ensemble.store import write_text
+
+FILE = trajectories.MANIFEST
+FORMAT = trajectories.FORMAT
+_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes"}
+
+
+class Entry(BaseModel):
+    """A part of the manifest: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FeatureEntry(Entry):
+    """A feature of the data set."""
+
+    name: str
+    width: int
+    role: FeatureRole
+    labels: tuple[str, ...]
+    source_dtype: str
+    angles: tuple[bool, ...]
+
+    @property
+    def feature(self) -> Feature:
+        """What every floor knows of it."""
+        return Feature(self.name, self.width, self.role, self.labels, self.angles)
+
+
+class FileEntry(Entry):
+    """A file of the directory."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class SourceEntry(Entry):
+    """A file that was converted, without its directory."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class SkippedEntry(Entry):
+    """A file that was left out."""
+
+    source: str
+    reason: str
+
+
+class FeatureStatistics(Entry):
+    """Statistics of a feature's columns over all episodes, angles as they are; see `summary.py`."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+    count: int
+
+
+class Manifest(Entry):
+    """A data set of shards."""
+
+    format: str = FORMAT
+    layout: str
+    options: str  # hash of the options of the conversion
+    fingerprint: str
+    dt: float | None
+    features: tuple[FeatureEntry, ...]
+    episodes: int
+    points: int
+    transitions: int
+    files: tuple[FileEntry, ...]  # shards in the order of their episodes, then episodes.parquet
+    statistics: dict[str, FeatureStatistics]
+    quantiles: str  # how q01 and q99 were found
+    sources: tuple[SourceEntry, ...]
+    notices: tuple[str, ...]
+    skipped: tuple[SkippedEntry, ...]
+
+    def write(self, directory: Path) -> None:
+        """Write the manifest, the last file of a conversion."""
+        write_text(directory / FILE, self.model_dump_json(indent=1) + "\n")
+
+    def is_whole(self, directory: Path) -> bool:
+        """Say whether all files are there with their sizes."""
+        paths = [(directory / file.name, file.bytes) for file in self.files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a directory; DataError when it is missing, damaged or of another format."""
+    trajectories.read_manifest(directory)
+    try:
+        return Manifest.model_validate_json((directory / FILE).read_text())
+    except ValidationError as error:
+        raise DataError(f"{directory / FILE}: damaged: {error.errors()[0]['msg']}; {trajectories.REBUILD}") from error
+
+
+def options_hash(data: DataConfig) -> str:
+    """Return a hash of the options that decide what the shards hold."""
+    text = FORMAT + data.model_dump_json(include=_OPTIONS)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(features: Sequence[Feature], hashes: Iterable[UInt64]) -> str:
+    """Return the identity of a data set: names, widths and roles of features, then the episodes' hashes in order."""
+    digest = hashlib.sha256(repr([(f.name, f.width, f.role) for f in features]).encode())
+    for part in hashes:
+        digest.update(part.astype("<u8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""Files of no known layout, through `data.map`: feature -> array inside each episode's group.
+
+Every group that holds the mapped arrays is an episode; where they lie in the root, the file is one. Groups called
+train, estimation, validation, test .. are given splits. A control may have one row less than the others. A feature may
+be the time derivative of another one: central differences in float64, before the cast.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.config.data import DataConfig, FeatureMap
+from ensemble.data.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.recording import Recording, natural_order, raw_feature, same_rows
+from ensemble.data.trajectories import nearest
+from ensemble.errors import DataError, UsageError
+from ensemble.schema import FeatureRole
+
+TITLE = "mapped"
+TIME_KEYS = ("time", "t", "timestamp", "timestamps")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "estimation": "train",
+    "valid": "validation",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_DEPTH = 6  # groups below which no episode is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """Seconds between points, or the name of the array that holds the time of each."""
+
+    dt: float | None
+    key: str | None
+
+    def axis(self, container: Container, group: str) -> float | Values:
+        """Return what np.gradient takes as the second argument."""
+        if self.dt is not None:
+            return self.dt
+        assert self.key is not None
+        return container.read(_path(group, self.key)).reshape(-1).astype(np.float64)
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Understand a file by `data.map`; UsageError for a map or roles that are incomplete, DataError for the file."""
+    entries = {name: FeatureMap(key=entry) if isinstance(entry, str) else entry for name, entry in data.map.items()}
+    roles = _roles(entries, data)
+    keys = [entry.key for entry in entries.values() if entry.key]
+    groups = _episodes(container, keys)
+    infos = survey(container, "map", groups, list(dict.fromkeys(keys)))
+    clock = _clock(container, groups[0], data)
+    points = np.array(
+        [_points(container, i, groups[i], entries, roles, infos) for i in range(len(groups))], dtype=np.int64
+    )
+    length = dict(zip(groups, points.tolist(), strict=True))
+    loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
+    names = [group or container.path.stem for group in groups]
+    given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
+    summary = f"{TITLE}: {len(groups)} {'episode' if len(groups) == 1 else 'episodes'} of {lengths_text(points)}"
+    dt = _known_dt(container, groups[0], clock)
+    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, ())
+
+
+def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
+    """Return the role of each feature; a map says nothing of roles, so all of them have to be given."""
+    if not entries:
+        raise UsageError("layout map needs data.map: feature: array")
+    missing = [name for name in entries if name not in data.roles]
+    if missing:
+        raise UsageError(f"data.roles is missing for: {', '.join(missing)} (state, control, output or auxiliary)")
+    for name, entry in entries.items():
+        base = entry.derivative_of
+        if base is not None and (base not in entries or entries[base].key is None):
+            known = [n for n, e in entries.items() if e.key]
+            raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{nearest(base, known)}")
+    given = {name: data.roles[name] for name in entries}
+    return {name: "control" if role == "action" else role for name, role in given.items()}
+
+
+def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
+    """Return the groups that hold all keys; DataError when there is none, or when one holds some of them only."""
+    complete, best, pending = [], ("", -1), [("", 0)]
+    partial = []
+    while pending:
+        group, depth = pending.pop()
+        present = sum(container.is_array(_path(group, key)) for key in keys)
+        if present == len(keys):
+            complete.append(group)
+            continue
+        if present:
+            partial.append(group)
+        if present > best[1]:
+            best = (group, present)
+        if depth < _DEPTH:
+            inside = [_path(group, name) for name in container.names(group)]
+            pending += [(name, depth + 1) for name in inside if not container.is_array(name)]
+    lacking = partial[0] if complete and partial else best[0]
+    if partial or not complete:
+        absent = next(key for key in keys if not container.is_array(_path(lacking, key)))
+        raise missing_key(container, _path(lacking, absent), "map", lacking or None)
+    return natural_order(complete)
+
+
+def _clock(container: Container, group: str, data: DataConfig) -> _Clock:
+    found = data.dt or container.attribute(group, "dt") or container.attribute("", "dt")
+    if found:
+        return _Clock(float(found), None)
+    key = next((key for key in TIME_KEYS if container.is_array(_path(group, key))), None)
+    return _Clock(None, key)
+
+
+def _known_dt(container: Container, group: str, clock: _Clock) -> float | None:
+    if clock.dt is not None or clock.key is None:
+        return clock.dt
+    time = np.asarray(clock.axis(container, group))
+    return float(np.median(np.diff(time))) if len(time) > 1 else None
+
+
+def _points(
+    container: Container,
+    number: int,
+    group: str,
+    entries: dict[str, FeatureMap],
+    roles: dict[str, FeatureRole],
+    infos: dict[str, list[ArrayInfo]],
+) -> int:
+    """Return the points of an episode: the rows of all its arrays, a control's one less at most."""
+    rows = {name: infos[entry.key][number].shape[0] for name, entry in entries.items() if entry.key}
+    longest = max(rows.values())
+    padded = {
+        name: longest if roles[name] == "control" and count == longest - 1 else count for name, count in rows.items()
+    }
+    if len(set(padded.values())) > 1:
+        same_rows(container, {f"{entries[name].key}": count for name, count in rows.items()}, group or None)
+    return longest
+
+
+def _loader(
+    container: Container,
+    name: str,
+    entries: dict[str, FeatureMap],
+    roles: dict[str, FeatureRole],
+    infos: dict[str, list[ArrayInfo]],
+    clock: _Clock,
+    length: dict[str, int],
+    data: DataConfig,
+) -> Loader:
+    entry = entries[name]
+    base = entry if entry.derivative_of is None else entries[entry.derivative_of]
+    assert base.key is not None
+    info = infos[base.key][0]
+    kept = _columns(container, name, base.columns, info.width())
+    width = len(kept) if kept is not None else info.width()
+    own = None if entry is base else _columns(container, name, entry.columns, width)
+    turning = [bool({entry.derivative_of, f"{entry.derivative_of}[{i}]"} & set(data.angles)) for i in range(width)]
+
+    def load(group: str) -> Values:
+        values = _scaled(_chosen(matrix(container.read(_path(group, base.key or ""))), kept), base.scale)
+        if len(values) < length[group]:
+            values = np.concatenate([values, values[-1:]])  # a control's unused last row
+        if entry is base:
+            return values
+        rate = _derivative(values, clock.axis(container, group), turning)
+        return _scaled(_chosen(rate, own), entry.scale)
+
+    if entry is not base and clock.dt is None and clock.key is None:
+        raise UsageError(f"data.map.{name}: a derivative needs data.dt, or an array of time in {container.path}")
+    dtype = info.dtype if entry is base and entry.scale == 1.0 else np.dtype(np.float64)
+    return Loader(raw_feature(name, width if own is None else len(own), dtype, roles[name]), load)
+
+
+def _columns(container: Container, name: str, columns: list[int] | None, width: int) -> list[int] | None:
+    if columns is not None and (not columns or max(columns) >= width or min(columns) < 0):
+        raise DataError(f"{container.path}: data.map.{name}: columns {columns} of an array with {width} columns")
+    return columns
+
+
+def _chosen(values: Values, columns: list[int] | None) -> Values:
+    return values if columns is None else values[:, columns]
+
+
+def _scaled(values: Values, scale: float) -> Values:
+    return values if scale == 1.0 else values.astype(np.float64) * scale
+
+
+def _derivative(values: Values, time: float | Values, turning: list[bool]) -> npt.NDArray[np.float64]:
+    """Return d values / dt (T, w): second-order central differences inside, one-sided at both ends.
+
+    `turning` (w,) are angles, which jump by 2 pi where their rate does not.
+    """
+    wide = values.astype(np.float64)
+    if len(wide) < 2:
+        return np.zeros_like(wide)
+    wide[:, turning] = np.unwrap(wide[:, turning], axis=0)
+    return np.asarray(np.gradient(wide, time, axis=0))
+
+
+def _path(group: str, key: str) -> str:
+    return f"{group}/{key}" if group else key

@@ -1,0 +1,194 @@
+"""NeRD and axion: one group `data`, arrays time-major (T, B, ..), the next states stored beside the states.
+
+Source: NVlabs/neural-robot-dynamics, utils/datasets.py and generate/. A trajectory of T steps gives T + 1 points, the
+last one from `next_states`. Mode `transition` has arrays (N, ..) and gives N episodes of two points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.config.data import DataConfig
+from ensemble.data.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.recording import (
+    RawFeature,
+    Recording,
+    append_last,
+    check_declared,
+    difference_to_successor,
+    raw_feature,
+)
+from ensemble.errors import DataError
+from ensemble.schema import FeatureRole, Int64
+
+TITLE = "NeRD"
+GROUP = "data"
+LENGTHS = "traj_lengths"
+_STATE = "states"
+_NEXT = "next_"
+_CONTROLS = ("joint_acts", "gravity_dir", "actions")  # known ahead of a rollout
+_DT = ("dt", "frame_dt")
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """One feature and the array of next values beside it, if there is one."""
+
+    info: ArrayInfo
+    following: str | None
+    feature: RawFeature
+
+
+def wanted(container: Container) -> dict[str, bool]:
+    """Return what this layout needs and whether it is there."""
+    return {
+        f"{GROUP} with attribute mode": container.attribute(GROUP, "mode") in ("trajectory", "transition"),
+        f"{GROUP}/{_STATE}": container.has(f"{GROUP}/{_STATE}"),
+        f"{GROUP}/{_NEXT}{_STATE}": container.has(f"{GROUP}/{_NEXT}{_STATE}"),
+    }
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Understand a file of this layout; DataError where it contradicts itself."""
+    for key in (f"{GROUP}/{_STATE}", f"{GROUP}/{_NEXT}{_STATE}"):
+        if not container.has(key):
+            raise missing_key(container, key, "nerd")
+    states = container.array(f"{GROUP}/{_STATE}")
+    mode = container.attribute(GROUP, "mode") or ("trajectory" if len(states.shape) == 3 else "transition")
+    lead = 2 if mode == "trajectory" else 1
+    if len(states.shape) <= lead:
+        raise DataError(f"{container.path}: {states.key} has shape {states.shape} in mode {mode}")
+    steps, count = states.shape[:2] if mode == "trajectory" else (1, states.shape[0])
+    arrays = _arrays(container, states.shape[:lead], lead)
+    lengths = _lengths(container, steps, count)
+    _check_totals(container, mode, steps, count, lengths)
+    kind = "trajectories" if mode == "trajectory" else "transitions"
+    ragged = len(np.unique(lengths)) > 1
+    long = f" x {'up to ' if ragged else ''}{steps} steps" if mode == "trajectory" else ""
+    dts = [container.attribute(group, name) for group in (GROUP, "") for name in _DT]
+    return Recording(
+        layout="nerd",
+        summary=f"{TITLE} {mode}: {count} {kind}{long}",
+        features=tuple(array.feature for array in arrays),
+        keys=tuple(f"{mode}-{i}" for i in range(count)),
+        points=lengths + 1,
+        given=(None,) * count,
+        dt=next((float(dt) for dt in dts if dt), None),
+        notices=(),
+        read=lambda first, last: {
+            array.feature.name: _read(container, array, mode, first, last, lengths[first:last]) for array in arrays
+        },
+    )
+
+
+def _arrays(container: Container, leading: tuple[int, ...], lead: int) -> list[_Array]:
+    """Return the features: the states first, then the others as the file lists them."""
+    found = _members(container, GROUP)
+    names = [_STATE, *(name for name in found if name not in (_STATE, LENGTHS))]
+    arrays = []
+    for name in names:
+        if name.startswith(_NEXT) and name.removeprefix(_NEXT) in found:
+            continue
+        info = container.array(f"{GROUP}/{name}")
+        if info.shape[:lead] != leading:
+            raise DataError(
+                f"{container.path}: {info.key} has shape {info.shape} where {GROUP}/{_STATE} begins with {leading}"
+            )
+        following = f"{GROUP}/{_NEXT}{name}" if _NEXT + name in found else None
+        if following and container.array(following).shape != info.shape:
+            raise DataError(
+                f"{container.path}: {following} has shape {container.array(following).shape}, "
+                f"{info.key} has {info.shape}"
+            )
+        if info.width(lead):
+            arrays.append(_Array(info, following, _feature(container, name, info, lead, following is not None)))
+    return arrays
+
+
+def _members(container: Container, group: str) -> list[str]:
+    """Return the arrays in a group and in its groups, as paths."""
+    members = []
+    for name in container.names(group):
+        if container.is_array(f"{group}/{name}"):
+            members.append(name)
+        else:
+            members += [f"{name}/{inner}" for inner in _members(container, f"{group}/{name}")]
+    return members
+
+
+def _feature(container: Container, name: str, info: ArrayInfo, lead: int, successor: bool) -> RawFeature:
+    width = info.width(lead)
+    if name != _STATE:
+        role: FeatureRole = "control" if name in _CONTROLS else "auxiliary"
+        return raw_feature(name, width, info.dtype, role, successor=successor)
+    positions = (width + 1) // 2  # a free joint has 7 coordinates and 6 velocities
+    labels = [f"q{i}" for i in range(positions)] + [f"qd{i}" for i in range(width - positions)]
+    pendulum = "pendulum" in str(container.attribute(GROUP, "env") or "").lower()
+    return raw_feature(name, width, info.dtype, "state", labels, [pendulum and i < positions for i in range(width)])
+
+
+def _lengths(container: Container, steps: int, count: int) -> Int64:
+    key = f"{GROUP}/{LENGTHS}"
+    if not container.has(key):
+        return np.full(count, steps, dtype=np.int64)
+    lengths = container.read(key).astype(np.int64).reshape(-1)
+    if len(lengths) != count or (count and not 0 <= lengths.min() <= lengths.max() <= steps):
+        raise DataError(f"{container.path}: {key} does not fit {count} trajectories of at most {steps} steps")
+    return lengths
+
+
+def _check_totals(container: Container, mode: str, steps: int, count: int, lengths: Int64) -> None:
+    """Compare what the attributes count with what is there; padded steps may be counted or not."""
+    if mode == "trajectory":
+        check_declared(container, "trajectories", container.attribute(GROUP, "total_trajectories"), count)
+    declared = container.attribute(GROUP, "total_transitions")
+    if declared != int(lengths.sum()):
+        check_declared(container, "transitions", declared, steps * count)
+
+
+def _read(container: Container, array: _Array, mode: str, first: int, last: int, lengths: Int64) -> Values:
+    """Read some trajectories in one slab and lay them end to end, (sum of lengths + 1, width)."""
+    where = (slice(None), slice(first, last)) if mode == "trajectory" else (slice(first, last),)
+    values = _time_major(container.read(array.info.key, *where), mode)  # (T, b, w)
+    following = None
+    if array.following:
+        following = _time_major(container.read(array.following, *where), mode)
+        _check_successors(container, array, values, following, lengths, first)
+    steps, count, width = values.shape
+    if (lengths == steps).all():
+        rows = np.empty((count, steps + 1, width), values.dtype)
+        rows[:, :steps] = values.swapaxes(0, 1)
+        rows[:, steps] = values[-1] if following is None else following[-1]
+        return rows.reshape(-1, width)
+    real = np.arange(steps) < lengths[:, None]  # (b, T)
+    end = None if following is None else following[np.maximum(lengths - 1, 0), np.arange(count)]
+    return append_last(values.swapaxes(0, 1)[real], lengths, end)
+
+
+def _time_major(values: Values, mode: str) -> Values:
+    lead = 2 if mode == "trajectory" else 1
+    flat = values.reshape(*values.shape[:lead], -1)
+    return flat if mode == "trajectory" else flat[None]
+
+
+def _check_successors(
+    container: Container, array: _Array, values: Values, following: Values, lengths: Int64, first: int
+) -> None:
+    """Raise DataError unless next[t] is the value at t + 1 within each trajectory."""
+    stored, real = following[:-1], values[1:]
+    if (lengths != len(values)).any():
+        padding = np.arange(1, len(values))[:, None] >= lengths  # (T - 1, b)
+        stored, real = np.where(padding[..., None], 0, stored), np.where(padding[..., None], 0, real)
+    where = difference_to_successor(stored, real)
+    if where is not None:
+        step, trajectory, column = where
+        raise DataError(
+            f"{container.path}: trajectory {first + trajectory}: {array.following}[{step}] is "
+            f"{_short(stored[where])} and {array.info.key}[{step + 1}] is {_short(real[where])} (column {column}); "
+            "they should be equal"
+        )
+
+
+def _short(value: Sequence[float] | Values) -> str:
+    return f"{float(np.asarray(value)):g}"

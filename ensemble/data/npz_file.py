@@ -1,0 +1,87 @@
+"""npz archives, read without a single pickle: headers first, arrays when they are asked for."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.data.container import ArrayInfo, Values, check_dtype, check_size
+from ensemble.errors import DataError
+
+SIGNATURE = b"PK"
+_SUFFIX = ".npy"
+
+
+class NpzFile:
+    """An npz archive as a Container: arrays in the root group, no attributes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._read: dict[str, Values] = {}
+        with self._damage("its list of arrays"):
+            self._archive = zipfile.ZipFile(path)
+        if any(name.endswith("data.pkl") for name in self._archive.namelist()):
+            self._archive.close()
+            raise DataError(f"{path}: a PyTorch archive; pickled data is not read, write its tensors with numpy.savez")
+        self._names = [n.removesuffix(_SUFFIX) for n in self._archive.namelist() if n.endswith(_SUFFIX)]
+
+    def names(self, group: str = "") -> list[str]:
+        """Return the names of the arrays; [] for any group but the root."""
+        return list(self._names) if not group else []
+
+    def has(self, key: str) -> bool:
+        """Say whether there is an array of this name."""
+        return key in self._names
+
+    def is_array(self, key: str) -> bool:
+        """Say whether there is an array of this name."""
+        return key in self._names
+
+    def array(self, key: str) -> ArrayInfo:
+        """Return what the header of a numeric array declares; DataError when it may not or cannot be read."""
+        info = self._header(key)
+        check_dtype(self.path, info)
+        check_size(self.path, key, info.bytes)
+        return info
+
+    def read(self, key: str, *where: slice) -> Values:
+        """Return a read-only array or a part of it; DataError when the archive is damaged there."""
+        if key not in self._read:
+            self.array(key)
+            with self._damage(key), self._archive.open(key + _SUFFIX) as file:
+                values: Values = np.lib.format.read_array(file, allow_pickle=False)
+            values.setflags(write=False)
+            self._read[key] = values
+        return self._read[key][where]
+
+    def text(self, key: str) -> list[str]:
+        """Names are not kept in npz files."""
+        raise DataError(f"{self.path}: no array of names '{key}'")
+
+    def attribute(self, group: str, name: str) -> Any:
+        """Return None: npz files have no attributes."""
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._archive.close()
+
+    def _header(self, key: str) -> ArrayInfo:
+        if key not in self._names:
+            raise DataError(f"{self.path}: '{key}' is not an array")
+        with self._damage(key), self._archive.open(key + _SUFFIX) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        return ArrayInfo(key, shape, dtype)
+
+    @contextmanager
+    def _damage(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+            raise DataError(f"{self.path}: cannot read {what}: the file is damaged or truncated ({error})") from error

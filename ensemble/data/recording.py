@@ -1,0 +1,188 @@
+"""A file as its layout understands it: episodes, features, and a way to read some episodes laid end to end.
+
+Layouts make Recordings; nothing after them knows layouts. Values are still those of the file: no cast, no checks of
+content (see `blocks.py`). An episode of T points has T rows in every feature; where a layout stores one row less,
+`append_last` adds it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ensemble.config.data import DataConfig
+from ensemble.data.container import Container, Values
+from ensemble.data.trajectories import nearest
+from ensemble.errors import DataError, UsageError
+from ensemble.schema import Feature, FeatureRole, Int64
+
+Read = Callable[[int, int], dict[str, Values]]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True, slots=True)
+class RawFeature:
+    """A feature as the file stores it."""
+
+    name: str
+    width: int
+    dtype: str
+    role: FeatureRole
+    labels: tuple[str, ...]
+    angles: tuple[bool, ...]
+    successor: bool = True  # whether the value at an episode's last point is known; if not, it can't be a state
+
+    @property
+    def feature(self) -> Feature:
+        """What every floor knows of it."""
+        return Feature(self.name, self.width, self.role, self.labels, self.angles)
+
+    @property
+    def schema(self) -> tuple[str, int, str]:
+        """What has to agree between files."""
+        return self.name, self.width, self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """An opened file."""
+
+    layout: str
+    summary: str  # "NeRD trajectory: 2048 trajectories x 100 steps"
+    features: tuple[RawFeature, ...]
+    keys: tuple[str, ...]  # one name an episode, as in the file
+    points: Int64  # (episodes,)
+    given: tuple[str | None, ...]
+    dt: float | None
+    notices: tuple[str, ...]
+    read: Read  # (first, last) -> feature: (points of these episodes, width), in the file's dtype
+
+    @property
+    def width(self) -> int:
+        """Columns of all features."""
+        return sum(feature.width for feature in self.features)
+
+
+def raw_feature(
+    name: str,
+    width: int,
+    dtype: object,
+    role: FeatureRole,
+    labels: Sequence[str] | None = None,
+    angles: Sequence[bool] | None = None,
+    successor: bool = True,
+) -> RawFeature:
+    """Return a feature; labels default to `name` or `name[0]`, `name[1]`, ..; its name is made safe for a file."""
+    safe = safe_name(name)
+    default = [safe] if width == 1 else [f"{safe}[{i}]" for i in range(width)]
+    return RawFeature(
+        safe, width, str(dtype), role, tuple(labels or default), tuple(angles or [False] * width), successor
+    )
+
+
+def safe_name(name: str) -> str:
+    """Return the name with only A-Z a-z 0-9 . _ - and no leading dot."""
+    text = _UNSAFE.sub("_", name.replace("/", "."))
+    return "_" + text[1:] if text.startswith(".") else text or "_"
+
+
+def with_options(recording: Recording, data: DataConfig, container: Container) -> Recording:
+    """Return the recording with the roles, angles and time step of an experiment file.
+
+    Raises UsageError for a role or an angle of a feature that is not there, DataError where the last value of a state
+    is not known.
+    """
+    names = [feature.name for feature in recording.features]
+    for name in data.roles:
+        if name not in names:
+            raise UsageError(f"data.roles: no feature '{name}' in {container.path}{nearest(name, names)}")
+    features = tuple(_with_role(feature, data, container) for feature in recording.features)
+    if data.angles:
+        features = _with_angles(features, data.angles, container)
+    notices = recording.notices
+    if data.dt and recording.dt and abs(data.dt - recording.dt) > 1e-6 * data.dt:
+        notices += (f"dt {data.dt:g} s as given; the file says {recording.dt:g} s",)
+    return replace(recording, features=features, dt=data.dt or recording.dt, notices=notices)
+
+
+def append_last(values: Values, counts: Int64, last: Values | None = None) -> Values:
+    """Add one row after each episode: `last` (episodes, w), or the episode's last row again.
+
+    `values` (sum of counts, w) are episodes end to end. The result has sum of counts + 1 rows an episode.
+    """
+    ends = np.cumsum(counts)
+    last = values[ends - 1] if last is None else last
+    rows = np.empty((len(values) + len(counts), *values.shape[1:]), values.dtype)
+    rows[np.arange(len(values)) + np.repeat(np.arange(len(counts)), counts)] = values
+    rows[ends + np.arange(len(counts))] = last
+    return rows
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Sort names by the numbers in them: demo_2 before demo_10."""
+    return sorted(names, key=lambda name: [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", name)])
+
+
+def difference_to_successor(values: Values, following: Values) -> tuple[int, ...] | None:
+    """Return the first index where stored next values are not the values of the next point, or None.
+
+    Both have the same shape. They agree when |a - b| <= 1e-5 max(1, |b|); NaN is left to the check of values.
+    """
+    if np.array_equal(values, following):
+        return None
+    a, b = values.astype(np.float64), following.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wrong = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) > 1e-5 * np.maximum(1.0, np.abs(b)))
+    where = np.argwhere(wrong)
+    return tuple(int(i) for i in where[0]) if len(where) else None
+
+
+def same_rows(container: Container, lengths: dict[str, int], episode: str | None = None) -> int:
+    """Return the number of rows that all arrays share; DataError with the lengths when they differ."""
+    if len(set(lengths.values())) > 1:
+        where = f" episode {episode}:" if episode else ""
+        listed = ", ".join(f"{key} has {rows}" for key, rows in lengths.items())
+        raise DataError(f"{container.path}:{where} unequal numbers of rows: {listed}")
+    return next(iter(lengths.values()))
+
+
+def check_declared(container: Container, what: str, declared: object, found: int) -> None:
+    """Raise DataError when a file counts more or less than it holds: its writer was stopped."""
+    if isinstance(declared, int) and declared != found:
+        raise DataError(
+            f"{container.path}: declared total {declared} {what}, found {found}: "
+            "its writer was stopped, or the file was edited without correcting the count"
+        )
+
+
+def _with_role(feature: RawFeature, data: DataConfig, container: Container) -> RawFeature:
+    given = data.roles.get(feature.name)
+    if given is None:
+        return feature
+    role: FeatureRole = "control" if given == "action" else given
+    if role in ("state", "output") and not feature.successor:
+        raise DataError(
+            f"{container.path}: {feature.name} cannot have the role {role}: the file has no value of it at the last "
+            "point of an episode"
+        )
+    return replace(feature, role=role)
+
+
+def _with_angles(features: tuple[RawFeature, ...], angles: list[str], container: Container) -> tuple[RawFeature, ...]:
+    """Flag exactly the entries named: a feature, `feature[index]` or a label."""
+    known: set[str] = set()
+    flagged = []
+    for feature in features:
+        indexed = [f"{feature.name}[{i}]" for i in range(feature.width)]
+        known |= {feature.name, *indexed, *feature.labels}
+        flags = [
+            bool({feature.name, entry, label} & set(angles))
+            for entry, label in zip(indexed, feature.labels, strict=True)
+        ]
+        flagged.append(replace(feature, angles=tuple(flags)))
+    for name in angles:
+        if name not in known:
+            raise UsageError(f"data.angles: no entry '{name}' in {container.path}{nearest(name, sorted(known))}")
+    return tuple(flagged)

@@ -1,0 +1,84 @@
+"""Raw robosuite 0.3 demonstrations: simulator states and joint velocities, before robomimic's processing.
+
+`data/demo_i/{states, joint_velocities, gripper_actuations, right_dpos, right_dquat, left_*}`. The first column of
+`states` is the simulation's time, which no model may see; arrays of an absent arm have no columns.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble.config.data import DataConfig
+from ensemble.data.container import ArrayInfo, Container, Values
+from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.recording import Recording, natural_order, raw_feature, same_rows
+from ensemble.errors import DataError
+
+TITLE = "raw robosuite"
+GROUP = "data"
+_CONTROLS = ("joint_velocities", "gripper_actuations")
+_EVEN = 1e-3  # time steps that differ by less, relative, are one time step
+
+
+def wanted(container: Container) -> dict[str, bool]:
+    """Return what this layout needs and whether it is there."""
+    names = natural_order(container.names(GROUP))
+    first = f"{GROUP}/{names[0]}" if names else f"{GROUP}/demo_1"
+    keys = (f"{first}/states", f"{first}/joint_velocities")
+    return {first: bool(names)} | {key: container.has(key) for key in keys}
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Understand a file of this layout; DataError where it contradicts itself."""
+    names = [n for n in natural_order(container.names(GROUP)) if not container.is_array(f"{GROUP}/{n}")]
+    demos = [f"{GROUP}/{name}" for name in names]
+    if not demos:
+        raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
+    present = [key for key in container.names(demos[0]) if container.is_array(f"{demos[0]}/{key}")]
+    empty = [key for key in present if container.array(f"{demos[0]}/{key}").width() == 0]
+    others = [key for key in present if key not in empty and key not in ("states", *_CONTROLS)]
+    controls = [key for key in _CONTROLS if key in present and key not in empty]
+    infos = survey(container, "robosuite", demos, ["states", *controls, *others])
+    points = [
+        same_rows(container, {key: found[i].shape[0] for key, found in infos.items()}, demo)
+        for i, demo in enumerate(demos)
+    ]
+    states, dt, notices = states_without_time(container, demos, infos["states"][0])
+    loaders = [states]
+    loaders += [_loader(container, key, infos[key][0], key in _CONTROLS) for key in [*controls, *others]]
+    if empty:
+        notices.append(f"arrays without columns left out: {', '.join(empty)}")
+    rows = np.array(points, dtype=np.int64)
+    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(rows)}"
+    given = [None] * len(demos)
+    return grouped_recording(container, "robosuite", summary, demos, names, rows, loaders, given, dt, notices)
+
+
+def states_without_time(
+    container: Container, demos: Sequence[str], info: ArrayInfo
+) -> tuple[Loader, float | None, list[str]]:
+    """Return the loader of `states`, the time step, and what to say.
+
+    MuJoCo's flattened state begins with the time. The column is taken for it, and left out, when it rises at every
+    step of every demonstration.
+    """
+    steps = [np.diff(matrix(container.read(f"{demo}/states", slice(None), slice(0, 1)))[:, 0]) for demo in demos]
+    differences = np.concatenate(steps).astype(np.float64)
+    timed = info.width() > 1 and len(differences) > 0 and bool((differences > 0).all())
+    drop = int(timed)
+
+    def load(group: str) -> Values:
+        return matrix(container.read(f"{group}/states"))[:, drop:]
+
+    states = Loader(raw_feature("states", info.width() - drop, info.dtype, "state"), load)
+    if not timed:
+        return states, None, []
+    dt, low, high = float(np.median(differences)), differences.min(), differences.max()
+    even = high - low <= _EVEN * dt
+    spread = "" if even else f"; time steps vary from {low:.4g} to {high:.4g} s, dt is their median"
+    return states, dt, [f"states: column 0 is simulation time and is left out (dt {dt:.4g} s{spread})"]
+
+
+def _loader(container: Container, key: str, info: ArrayInfo, control: bool) -> Loader:
+    feature = raw_feature(key, info.width(), info.dtype, "control" if control else "auxiliary")
+    return Loader(feature, lambda group: matrix(container.read(f"{group}/{key}")))

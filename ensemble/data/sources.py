@@ -1,0 +1,209 @@
+"""One source file: planned, written as its own shards, with a record of them.
+
+The record `source-00000.json` is written after a source's shards, so that a conversion that was stopped, or met a bad
+file, continues with the sources it lacks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from ensemble.config.data import DataConfig
+from ensemble.data.blocks import Findings
+from ensemble.data.layouts import open_container, open_recording
+from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
+from ensemble.data.parts import Job, Part, write_parts
+from ensemble.data.recording import RawFeature, Recording, safe_name
+from ensemble.data.shards import read_shard, renumber
+from ensemble.data.summary import RunningSummary, Summary, merged
+from ensemble.errors import DataError
+from ensemble.schema import Feature
+from ensemble.store import sha256_file, write_text
+
+
+class PartRecord(FileEntry):
+    """One shard of a source."""
+
+    first: int  # number of its first episode in the whole data set
+    episodes: int
+
+
+class SourceRecord(Entry):
+    """What a finished source left: all that the manifest needs of it."""
+
+    path: str
+    bytes: int
+    sha256: str
+    options: str
+    layout: str
+    dt: float | None
+    features: tuple[FeatureEntry, ...]
+    parts: tuple[PartRecord, ...]
+    keys: tuple[str, ...]
+    points: tuple[int, ...]
+    given: tuple[str | None, ...]
+    hashes: tuple[int, ...]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a source before its values are read."""
+
+    path: Path
+    layout: str
+    features: tuple[RawFeature, ...]
+    dt: float | None
+    points: int  # before decimation
+
+
+@contextmanager
+def opened(path: Path, data: DataConfig) -> Iterator[Recording]:
+    """Open a file and understand it."""
+    container = open_container(path, data.follow_links)
+    try:
+        yield open_recording(container, data)
+    finally:
+        container.close()
+
+
+def plan(path: Path, data: DataConfig) -> Plan:
+    """Read what a source declares; DataError when it can't be used."""
+    with opened(path, data) as recording:
+        points = int(recording.points.sum())
+        if not points:
+            raise DataError(f"{path}: holds 0 episodes")
+        if not recording.features:
+            raise DataError(f"{path}: holds no feature")
+        return Plan(path, recording.layout, recording.features, recording.dt, points)
+
+
+def record_path(out: Path, index: int) -> Path:
+    """Return where the record of a source lies."""
+    return out / f"source-{index:05d}.json"
+
+
+def finished(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
+    """Return the record of a source when it was converted before, from equal bytes with equal options."""
+    try:
+        record = SourceRecord.model_validate_json(record_path(out, index).read_text())
+    except (OSError, ValidationError):
+        return None
+    if (record.sha256, record.options) != (sha256, options):
+        return None
+    files = [(out / part.name, part.bytes) for part in record.parts]
+    return record if all(path.is_file() and path.stat().st_size == size for path, size in files) else None
+
+
+def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[SourceRecord, Summary]:
+    """Write the shards of a source, then its record; DataError when its content is bad, and then nothing is left.
+
+    Episodes are numbered from `first` on.
+    """
+    digest = job.pool.submit(sha256_file, planned.path)
+    with opened(planned.path, job.data) as recording:
+        parts = write_parts(index, recording, planned.path, first, job)
+        notices = list(recording.notices)
+    findings = Findings()
+    for part in parts:
+        findings.merge(part.findings)
+    summaries = [part.summary for part in parts if part.summary is not None]
+    if not summaries:
+        raise DataError(f"{planned.path}: 0 of {len(recording.keys)} episodes are usable: {findings.notices(())}")
+    order = [i for part in parts for i in part.episodes]
+    keys = unique_keys(recording.keys)
+    record = SourceRecord(
+        path=planned.path.name,
+        bytes=planned.path.stat().st_size,
+        sha256=digest.result(),
+        options=job.options,
+        layout=recording.layout,
+        dt=None if recording.dt is None else recording.dt * job.data.decimate,
+        features=tuple(_entry(feature) for feature in recording.features),
+        parts=_numbered(parts, first, job.out),
+        keys=tuple(keys[i] for i in order),
+        points=tuple(n for part in parts for n in part.points),
+        given=tuple(recording.given[i] for i in order),
+        hashes=tuple(int(h) for part in parts for h in part.hashes),
+        notices=(*notices, *findings.notices(recording.features)),
+    )
+    write_text(record_path(job.out, index), record.model_dump_json() + "\n")
+    return record, merged(summaries)
+
+
+def reuse_source(index: int, record: SourceRecord, first: int, out: Path) -> tuple[SourceRecord, Summary]:
+    """Take a finished source as it is, its episodes numbered from `first` on; DataError when a shard is damaged."""
+    parts, number = [], first
+    for part in record.parts:
+        parts.append(_renumbered(part, number, out))
+        number += part.episodes
+    renewed = record.model_copy(update={"parts": tuple(parts)})
+    if renewed != record:
+        write_text(record_path(out, index), renewed.model_dump_json() + "\n")
+    features = [entry.feature for entry in record.features]
+    return renewed, _summary_of(renewed, features, out)
+
+
+def unique_keys(names: Sequence[str]) -> list[str]:
+    """Return safe, distinct keys; equal ones are numbered in order."""
+    taken: set[str] = set()
+    keys = []
+    for name in names:
+        safe = key = safe_name(name)
+        number = 2
+        while key in taken:
+            key, number = f"{safe}-{number}", number + 1
+        taken.add(key)
+        keys.append(key)
+    return keys
+
+
+def _numbered(parts: Sequence[Part], first: int, out: Path) -> tuple[PartRecord, ...]:
+    """Return the records of all parts, numbered without gaps; parts after left-out episodes are renumbered."""
+    records, number, planned = [], first, first
+    for part in parts:
+        if part.file is not None:
+            record = PartRecord(**part.file.model_dump(), first=planned, episodes=len(part.episodes))
+            records.append(_renumbered(record, number, out))
+        number += len(part.episodes)
+        planned += len(part.episodes) + part.findings.not_finite + part.findings.too_short
+    return tuple(records)
+
+
+def _renumbered(part: PartRecord, first: int, out: Path) -> PartRecord:
+    if part.first == first:
+        return part
+    path = out / part.name
+    renumber(path, first - part.first)
+    update = {"first": first, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return part.model_copy(update=update)
+
+
+def _summary_of(record: SourceRecord, features: Sequence[Feature], out: Path) -> Summary:
+    """Take the statistics of a finished source from its shards, block by block as when they were written."""
+    hashes = np.array(record.hashes, dtype=np.uint64)
+    parts, done = [], 0
+    for part in record.parts:
+        summary = RunningSummary(features)
+        for block in read_shard(out / part.name, features):
+            stop = done + len(block.points)
+            summary.add(block, hashes[done:stop])
+            done = stop
+        assert summary.total is not None
+        parts.append(summary.total)
+    return merged(parts)
+
+
+def _entry(feature: RawFeature) -> FeatureEntry:
+    return FeatureEntry(
+        name=feature.name,
+        width=feature.width,
+        role=feature.role,
+        labels=feature.labels,
+        source_dtype=feature.dtype,
+        angles=feature.angles,
+    )
