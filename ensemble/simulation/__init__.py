@@ -1,0 +1,25 @@
+"""Environments that make data: real physics, written as HDF5 in a layout that `ensemble convert` reads.
+
+To add an environment: one module with `simulate`, and one entry here. MuJoCo is imported here and nowhere else, when an
+environment runs.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from ensemble.config.data import SimulateConfig
+from ensemble.errors import UsageError
+
+Progress = Callable[[int, int], None]  # trajectories done, trajectories in all
+
+ENVIRONMENTS = {"double_pendulum": "ensemble.simulation.double_pendulum"}
+
+
+def simulate(environment: str, config: SimulateConfig, out: Path, progress: Progress | None = None) -> Path:
+    """Simulate trajectories of an environment into the HDF5 file `out`, and return it."""
+    if environment not in ENVIRONMENTS:
+        raise UsageError(f"unknown environment '{environment}'; there is {', '.join(ENVIRONMENTS)}")
+    module = importlib.import_module(ENVIRONMENTS[environment])
+    path: Path = module.simulate(config, out, progress)
+    return path
