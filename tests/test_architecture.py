@@ -32,6 +32,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 7,
 }
+FRONT = "ensemble/__init__.py"  # anybody asks it for the version; what it hands out from above, it imports when asked
 SHARED_FLOORS = {0, 1, 7}  # small modules that may lean on a neighbour, without a circle
 
 DOORS = {
@@ -87,6 +88,11 @@ def literal_import(node: ast.Call) -> str | None:
     return None
 
 
+def inner_imports(sources: Sources) -> Iterator[tuple[str, int, str]]:
+    """All imports but those of the package's front, which has a rule of its own."""
+    return ((path, line, name) for path, line, name in all_imports(sources) if path != FRONT)
+
+
 def all_imports(sources: Sources) -> Iterator[tuple[str, int, str]]:
     modules = {module_name(path) for path in sources}
     for path, source in sources.items():
@@ -101,7 +107,7 @@ def component(module: str) -> str:
 
 def imports_that_do_not_go_down(sources: Sources) -> list[str]:
     found = [f"{path}: stands on no floor" for path in sources if component(module_name(path)) not in FLOORS]
-    for path, line, name in all_imports(sources):
+    for path, line, name in inner_imports(sources):
         above, below = component(module_name(path)), component(name)
         if name.split(".")[0] != "ensemble" or above == below or above not in FLOORS:
             continue
@@ -122,7 +128,7 @@ def imports_through_no_door(sources: Sources) -> list[str]:
 def import_circles(sources: Sources) -> list[str]:
     modules = {module_name(path) for path in sources}
     graph: dict[str, set[str]] = {module: set() for module in modules}
-    for path, _, name in all_imports(sources):
+    for path, _, name in inner_imports(sources):
         if name in modules and name != module_name(path):
             graph[module_name(path)].add(name)
     try:
@@ -130,6 +136,19 @@ def import_circles(sources: Sources) -> list[str]:
     except CycleError as error:
         return [" <- ".join(error.args[1])]
     return []
+
+
+def eager_imports_of_the_front(sources: Sources) -> list[str]:
+    """Our own modules that `import ensemble` itself would import; beside functions, only TYPE_CHECKING may."""
+    statements = ast.parse(sources.get(FRONT, "")).body
+    lazy = [node for node in statements if isinstance(node, FunctionNode) or is_for_types(node)]
+    eager = "\n".join(ast.unparse(node) for node in statements if node not in lazy)
+    modules = {module_name(path) for path in sources}
+    return [f"{FRONT}: {name}" for _, name in imports(FRONT, eager, modules) if name.split(".")[0] == "ensemble"]
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse
 
 
 def drawers(sources: Sources) -> list[str]:
@@ -213,6 +232,7 @@ def unguarded(call: ast.Call) -> bool:
 
 RULES = {
     "imports go down only": imports_that_do_not_go_down,
+    "the package's front imports nothing of ours": eager_imports_of_the_front,
     "a library is imported behind its door only": imports_through_no_door,
     "imports make no circle": import_circles,
     "no module is a drawer": drawers,
@@ -283,6 +303,14 @@ def test_a_circle_is_found_even_inside_a_function() -> None:
         "ensemble/data/b.py": "def f():\n    from ensemble.data.a import g",
     }
     assert len(import_circles(circle)) == 1
+
+
+def test_a_front_that_imports_what_it_hands_out_is_found() -> None:
+    handed_out = "from ensemble.training.load import load"
+    assert len(eager_imports_of_the_front({FRONT: handed_out})) == 1
+    assert len(eager_imports_of_the_front({FRONT: f"if True:\n    {handed_out}"})) == 1
+    assert eager_imports_of_the_front({FRONT: f"def __getattr__(name):\n    {handed_out}"}) == []
+    assert eager_imports_of_the_front({FRONT: f"if TYPE_CHECKING:\n    {handed_out}"}) == []
 
 
 def test_a_drawer_is_found() -> None:
