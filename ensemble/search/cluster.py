@@ -31,7 +31,6 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -94,12 +93,17 @@ def connected(address: str, dashboard: bool) -> Iterator[list[Node]]:
         ray.init(address="auto" if address == "local" and in_job() else address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at --address {address}: {error}") from error
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quieten()
     try:
         yield _nodes(ray.nodes())
     finally:
         ray.shutdown()
+
+
+def quieten() -> None:
+    """Keep Ray's own lines off the terminal; each part of Ray sets its level again when it is imported."""
+    for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def needs(resources: ResourcesConfig, nodes: list[Node], device: str | None) -> Needs:

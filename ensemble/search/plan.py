@@ -6,18 +6,27 @@ taken is refused at once.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
-from ensemble.config import Experiment, ExperimentFile
+from ensemble.config import Experiment, ExperimentFile, load
 from ensemble.config.document import dotted
 from ensemble.errors import StorageError, UsageError
 from ensemble.schema import MemberRole
-from ensemble.store import RunDirectory, config_hash, member_id, read_table, write_json, write_table, write_text
+from ensemble.store import (
+    RunDirectory,
+    config_hash,
+    member_id,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+    write_text,
+)
 
 PLANNED = "planned.parquet"
 NOTES = "data.json"
@@ -179,3 +188,19 @@ def titles(plan: Plan) -> Sequence[str]:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def left_plan(run: Path) -> Plan:
+    """Return the plan that a run directory holds; UsageError when it is none."""
+    if not (run / "experiment.yaml").is_file():
+        raise UsageError(f"{run} is no run directory: it has no experiment.yaml")
+    file = load(run / "experiment.yaml")
+    return replace(make_plan(file, run.parent), run=run.absolute())
+
+
+def noted_data(plan: Plan) -> dict[str, Path] | None:
+    """Return the shards that the run used, by name (`main` and the named sets), while they are all there."""
+    if not (plan.run / NOTES).is_file():
+        return None
+    shards = {name: Path(path) for name, path in read_json(plan.run / NOTES).get("shards", {}).items()}
+    return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None

@@ -18,7 +18,6 @@ from typing import Any
 from ensemble import schema
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
-from ensemble.data.convert import ConvertOptions, convert
 from ensemble.data.splits import SPLITS, require_windows, split_episodes
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, StorageError, UsageError
@@ -113,8 +112,10 @@ def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: 
 def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
     if (target / MANIFEST).is_file():  # another process made it while this one waited
         return target
+    from ensemble.data.convert import convert  # HDF5, needed only here
+
     say(f"converting {', '.join(path.name for path in sources)} to {shown(target)}")
-    manifest = convert(sources, target, ConvertOptions.of(config))
+    manifest = convert(sources, target, config)
     for notice in manifest.notices:
         say(f"  {notice}")
     return target

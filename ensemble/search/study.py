@@ -4,6 +4,7 @@ It decides who trains with whom and when, which changes nothing about the result
 """
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from ensemble.config import Experiment
 from ensemble.data.splits import describe_split, split_episodes
 from ensemble.data.trajectories import Trajectories, read_manifest
-from ensemble.search.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
+from ensemble.search.cluster import Needs, Node, connected, cpu_count, in_job, needs, quieten, slots
 from ensemble.search.plan import Plan, planned_text, titles, write_plan
 from ensemble.search.prepare import PreparedData, check, prepare, shown
 from ensemble.store import RunDirectory
@@ -32,14 +33,14 @@ class Options:
     before: Callable[[], None] = lambda: None  # called when everything is checked, before anything is written
 
 
-def run_study(plan: Plan, options: Options, say: Say, beside: Path | None = None) -> None:
+def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path] | None = None) -> None:
     """Train every member of the plan that has not finished, and collect all rows in the run directory.
 
     Args:
         plan: what to train.
         options: where.
         say: prints a line for the user.
-        beside: folder that relative data paths count from, besides the working directory; the file's by default.
+        shards: data sets on disk by name, `main` and the named ones; made from the plan's `data:` by default.
 
     Raises:
         UsageError: the experiment does not fit its data, or no node holds a trial.
@@ -47,7 +48,10 @@ def run_study(plan: Plan, options: Options, say: Say, beside: Path | None = None
     """
     first = plan.configurations[0]
     _refuse_early(first, options)
-    data = prepare(first.data, beside or plan.file.path.absolute().parent, plan.run.parent, say)
+    if shards is None:
+        data = prepare(first.data, plan.file.path.absolute().parent, plan.run.parent, say)
+    else:
+        data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
     description = check(plan.configurations, data)
     with connected(options.address, dashboard=first.resources.workers > 1) as nodes:
         request = needs(first.resources, nodes, options.device)
@@ -73,7 +77,8 @@ def _refuse_early(experiment: Experiment, options: Options) -> None:
     """Refuse what this machine cannot hold before data are made; a cluster is asked when it is reached."""
     if options.address != "local" or in_job():
         return
-    machine = Node(socket.gethostname(), cpu_count(), 0.0, float("inf"))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = Node(socket.gethostname(), cpu_count(), 0.0, memory)
     slots(needs(experiment.resources.model_copy(update={"gpus_per_worker": 0.0}), [machine], "cpu"), [machine])
 
 
@@ -86,6 +91,7 @@ def _train(plan: Plan, data: PreparedData, request: Needs, count: int, say: Say)
     from ensemble.search.trial import Shared
     from ensemble.training.trial import Trial
 
+    quieten()
     main = load_resident(data.main, _log.info)
     named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
     groups = [plan.seeds] if plan.role == "search" else spread(plan.seeds, count, plan.file.first.resources.pack)

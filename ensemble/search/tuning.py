@@ -4,6 +4,7 @@ Tune runs first in, first out and kills nobody. Trials are handed out in the ord
 fail with one and the same error no further one is handed out, since that is a bug and not bad luck.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ class TrialQueue(Searcher):
     @property
     def bug(self) -> str | None:
         """The error that every trial so far ended with, once it came often enough."""
-        alike = len(self._errors) >= IDENTICAL_ERRORS and len(set(self._errors)) == 1 and not self._finished
+        kinds = {re.sub(r"\S*[\d/]\S*", "", error) for error in self._errors}  # numbers and paths set no error apart
+        alike = len(self._errors) >= IDENTICAL_ERRORS and len(kinds) == 1 and not self._finished
         return self._errors[0] if alike else None
 
     @property

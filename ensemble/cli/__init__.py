@@ -1,0 +1,60 @@
+"""The command line: one small file a group of commands, each importing what it needs when it runs (floor 7).
+
+Every error that a user can act on arrives as its message on standard error and its exit code; nothing here computes.
+"""
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from ensemble import __version__
+from ensemble.cli.data import convert, inspect, simulate
+from ensemble.cli.doctor import doctor
+from ensemble.cli.report import report
+from ensemble.cli.schema import schema
+from ensemble.cli.train import resume, train, tune
+from ensemble.errors import EnsembleError
+
+INTERRUPTED, TERMINATED = 130, 143
+
+EPILOG = """\b
+First steps:
+  ensemble tune --space quickstart.yaml        simulate, convert, train 2 x 3 members, a table
+  ensemble report results/quickstart           the table again, with figures
+  ensemble inspect data.h5 --write mine.yaml   an experiment file for your own data
+  ensemble schema                              every key of an experiment file
+"""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ensemble")
+def cli() -> None:
+    """Train ensembles of robot-learning models on trajectories and see which is really better."""
+
+
+for command in (simulate, inspect, convert, train, tune, resume, report, schema, doctor):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except EnsembleError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise SystemExit(TERMINATED)

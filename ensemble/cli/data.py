@@ -1,0 +1,131 @@
+"""`ensemble simulate`, `inspect` and `convert`: trajectories into files, files into words, files into shards."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from ensemble.cli.options import FOLDER, say
+from ensemble.config import DataConfig
+from ensemble.errors import UsageError
+
+Progress = Callable[[int, int], None]
+
+_PATH = click.Path(path_type=Path)
+_LAYOUTS = ["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
+_MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable."
+
+
+@click.command()
+@click.argument("environment", type=click.Choice(["double_pendulum"]))
+@click.option("--out", type=_PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
+@click.option("--episodes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Transitions of an episode.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--passive/--torques", default=True, show_default=True, help="Without or with random joint torques.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+def simulate(
+    environment: str, out: Path | None, episodes: int, steps: int, seed: int, passive: bool, overwrite: bool
+) -> None:
+    """Simulate trajectories with real physics (MuJoCo) into an HDF5 file of NeRD's layout.
+
+    \b
+    ensemble simulate double_pendulum
+    ensemble simulate double_pendulum --torques --episodes 5000 --out pendulum.h5
+    """
+    from ensemble.config.data import SimulateConfig
+    from ensemble.simulation import double_pendulum
+
+    target = out or Path(f"{environment}.h5")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
+    config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
+    with _progress("episodes") as progress:
+        double_pendulum.simulate(config, target, progress)
+    say(f"{target}: {episodes} episodes of {steps} transitions, {'passive' if passive else 'with torques'}")
+    say(f"next: ensemble inspect {target}")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE [FILE ..]", type=_PATH)
+@click.option("--out", required=True, type=FOLDER, help="Directory of shards to make.")
+@click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Layout of the files.")
+@click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP)
+@click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output or auxiliary.")
+@click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between points, if the file says none.")
+@click.option("--angles", metavar="NAME[,NAME]", default="", help="Entries that wrap at +-pi: theta or states[0].")
+@click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad files out, and list them in the manifest.")
+@click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes with NaN or infinity, and count them.")
+@click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files.")
+def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) -> None:
+    """Convert trajectories (HDF5, npz) to checked Parquet shards.
+
+    \b
+    ensemble convert pendulum.h5 --out shards/pendulum
+    ensemble convert emps.h5 --out shards/emps --map state=position --map control=voltage
+    ensemble convert *.npz --out shards/rollouts --skip-bad
+    """
+    from ensemble.data.convert import convert as convert_files
+
+    config = _data_config(files, **options)
+    with _progress("points") as progress:
+        manifest = convert_files(files, out, config, progress, skip_bad)
+    for notice in manifest.notices:
+        say(f"  {notice}")
+    for skipped in manifest.skipped:
+        say(f"  left out {skipped.source}: {skipped.reason}")
+    say(f"{out}: {manifest.episodes} episodes, {manifest.points} points, fingerprint {manifest.fingerprint[:12]}")
+    say(f"next: --set data.path={out} with ensemble train or tune")
+
+
+def _data_config(
+    files: tuple[Path, ...], maps: tuple[str, ...], roles: tuple[str, ...], angles: str, **options: Any
+) -> DataConfig:
+    """Return the `data:` section that the options amount to; UsageError with every one that is wrong."""
+    values = {
+        "path": [str(path) for path in files],
+        "map": _pairs("--map", maps),
+        "roles": _pairs("--role", roles),
+        "angles": [name for name in angles.split(",") if name],
+        **options,
+    }
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [f"--{'.'.join(str(key) for key in each['loc'])}: {each['msg']}" for each in error.errors()]
+        raise UsageError("\n".join(problems)) from error
+
+
+def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option} {text}: needs NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Progress | None]:
+    """Show a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@click.command()
+@click.argument("file", type=_PATH)
+def inspect(file: Path) -> None:
+    """Say what a file of trajectories holds."""

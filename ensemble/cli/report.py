@@ -1,0 +1,26 @@
+"""`ensemble report`: tables and figures of finished runs, without torch or Ray."""
+
+from pathlib import Path
+
+import click
+
+from ensemble.cli.options import FOLDER, say
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="DIR [DIR ..]", type=FOLDER)
+@click.option("--metric", help="What is compared, as in test/loss; by default the rollout error on the test split.")
+@click.option("--no-figures", is_flag=True, help="Tables only.")
+def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None:
+    """Print and write the table of one run, or of several side by side.
+
+    \b
+    ensemble report results/quickstart
+    ensemble report results/a results/b --metric test/loss
+    """
+    from rich.console import Console
+
+    from ensemble.reporting.report import show
+
+    show(runs, Console(), metric, figures=not no_figures)
+    say(f"next: tensorboard --logdir {runs[0] / 'members'}")

@@ -1,0 +1,129 @@
+"""`ensemble tune`, `train` and `resume`: an experiment file in, a table out."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ensemble.cli.options import FOLDER, results_option, run_options, say, set_option
+from ensemble.config import ExperimentFile, find_space, load
+from ensemble.errors import UsageError
+
+if TYPE_CHECKING:
+    from ensemble.search.plan import Plan
+
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an earlier run of this name left.")
+
+
+@click.command()
+@click.option("--space", required=True, metavar="FILE", help="Experiment file, or the name of a shipped one.")
+@results_option()
+@set_option()
+@_OVERWRITE
+@run_options()
+def tune(
+    space: str, results: Path, overrides: tuple[str, ...], overwrite: bool, address: str, device: str | None
+) -> None:
+    """Train every configuration that FILE spans with all its seeds, and compare them.
+
+    \b
+    ensemble tune --space quickstart.yaml
+    ensemble tune --space mine.yaml --set train.steps=500 --set search.seeds=5
+    ray job submit --working-dir . -- python -m ensemble tune --space mine.yaml --results /data/results
+    """
+    _begin(load(find_space(space), overrides), results, overwrite, address, device)
+
+
+@click.command()
+@click.option("--config", required=True, metavar="FILE", help="Experiment file in which nothing is left to choose.")
+@results_option()
+@set_option()
+@_OVERWRITE
+@run_options()
+def train(
+    config: str, results: Path, overrides: tuple[str, ...], overwrite: bool, address: str, device: str | None
+) -> None:
+    """Train a seed ensemble: one configuration, `ensemble.seeds` times.
+
+    \b
+    ensemble train --config mine.yaml
+    ensemble train --config mine.yaml --set ensemble.seeds=5 --set data.path=data.h5
+    """
+    file = load(find_space(config), overrides)
+    if file.searched:
+        name = next(iter(file.space))
+        raise UsageError(f"{file.path}: {name} is a distribution; `ensemble tune --space {config}` searches it")
+    _begin(file, results, overwrite, address, device)
+
+
+@click.command()
+@click.argument("run", metavar="DIR", type=FOLDER)
+@run_options()
+def resume(run: Path, address: str, device: str | None) -> None:
+    """Finish a run: members that ended are kept, failed ones are tried again, others continue.
+
+    \b
+    ensemble resume results/quickstart
+    """
+    from ensemble.search.plan import forget_failures, left_plan, noted_data
+
+    plan = left_plan(run)
+    if count := forget_failures(plan):
+        say(f"{count} failed member(s) are trained again")
+    _run(plan, address, device, shards=noted_data(plan))
+
+
+def _begin(file: ExperimentFile, results: Path, overwrite: bool, address: str, device: str | None) -> None:
+    from ensemble.search.plan import clear, is_finished, make_plan
+
+    _refuse_temporary(file, results)
+    plan = make_plan(file, results)
+    if overwrite:
+        _run(plan, address, device, before=lambda: clear(plan))
+    elif is_finished(plan):
+        say(f"{plan.run} is finished; --overwrite trains it again")
+        _show(plan)
+    else:
+        _run(plan, address, device)
+
+
+def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
+    """Inside a Ray job the working directory is a temporary copy: what is written there is lost."""
+    from ensemble.search.cluster import in_job
+
+    place = Path(file.first.storage) if file.first.storage else results
+    if in_job() and not place.expanduser().is_absolute():
+        raise UsageError(
+            f"inside a Ray job the working directory is a temporary copy, and {place} would be lost with it; "
+            "give an absolute --results (or `storage:`) that every node sees"
+        )
+
+
+def _run(
+    plan: "Plan",
+    address: str,
+    device: str | None,
+    before: Callable[[], None] = lambda: None,
+    shards: Mapping[str, Path] | None = None,
+) -> None:
+    from ensemble.search.study import Options, run_study
+
+    try:
+        run_study(plan, Options(address, device, before), say, shards)
+    except KeyboardInterrupt:
+        say(f"interrupted; continue with: ensemble resume {plan.run}")
+        raise
+    except SystemExit:
+        say(f"terminated; continue with: ensemble resume {plan.run}")
+        raise
+    _show(plan)
+
+
+def _show(plan: "Plan") -> None:
+    from rich.console import Console
+
+    from ensemble.reporting.report import show
+
+    show([plan.run], Console())
+    say(f"next: tensorboard --logdir {plan.run / 'members'}   or   ensemble report {plan.run} --metric test/loss")
