@@ -91,7 +91,7 @@ def _failure(run: Run, member: MemberRow, labels: dict[str, str]) -> Failure:
         member=member_id(member["config_hash"], member["seed"]),
         seed=member["seed"],
         status=member["status"],
-        error=(member["error"] or "no message").strip(),
+        error=(member["error"] or "").strip() or "no message",
         log=run.log_file(member).relative_to(run.path),
     )
 

@@ -1,6 +1,7 @@
 """Numbers as text: as many digits as the spread supports, and no more."""
 
 import math
+import sys
 from decimal import Decimal
 
 _UNCERTAIN_DIGITS = 2  # of the standard deviation
@@ -74,9 +75,11 @@ def setting(value: object) -> str:
 def _layout(mean: float, std: float) -> tuple[int, int]:
     """Return the power of ten taken out and the decimals that remain."""
     largest = max(abs(mean), std)
-    power = math.floor(math.log10(largest)) if largest else 0
+    if largest < sys.float_info.min:  # zero, or too small to scale
+        return 0, _CERTAIN_DIGITS
+    power = math.floor(math.log10(largest))
     scale = power if power < -3 or power > 4 else 0
-    if not std:
+    if std < sys.float_info.min:
         return scale, _decimals(largest / 10**scale, _CERTAIN_DIGITS)
     shown = min(_decimals(std / 10**scale, _UNCERTAIN_DIGITS), _decimals(largest / 10**scale, _MOST_DIGITS))
     return scale, shown

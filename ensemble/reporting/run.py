@@ -4,6 +4,7 @@ It reads what `results/README.md` documents and decides nothing about it; groupi
 """
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,16 @@ class Run:
     def check_metric(self, metric: str | None) -> str:
         """Return the metric to compare, by default the test error; UsageError names the nearest one there is."""
         if metric is None:
-            return next((m for m in (TEST_ROLLOUT, TEST_LOSS, *self.metrics) if m in self.metrics), TEST_ROLLOUT)
+            return next((m for m in (TEST_ROLLOUT, TEST_LOSS, *self.metrics) if self._measured(m)), TEST_ROLLOUT)
         if metric in self.metrics:
             return metric
         near = difflib.get_close_matches(metric, self.metrics, n=1, cutoff=0)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"{self.directory.members_file} has no metric '{metric}'{hint}")
+
+    def _measured(self, metric: str) -> bool:
+        values = (member.get(metric) for member in self.members)
+        return any(value is not None and math.isfinite(value) for value in values)
 
     def curves(self) -> pa.Table | None:
         """Read the curves; None where the run has none."""

@@ -168,6 +168,11 @@ def test_a_mistyped_metric_is_refused_with_the_nearest_name(tmp_path: Path) -> N
     assert not (run / "report.md").exists()
 
 
+def test_without_rollouts_the_test_loss_is_compared(tmp_path: Path) -> None:
+    rows = [member("a1", s, **{"test/rollout_rmse": None}) for s in range(3)]
+    assert write_report(build_run(tmp_path / "wide", rows, complete=False), figures=False).metric == "test/loss"
+
+
 def test_baselines_stand_beneath_with_how_many_times_the_ensemble_is_better(tmp_path: Path) -> None:
     rows = [member("a1", s, **{"test/rollout_rmse": 0.1}) for s in range(3)]
     report = write_report(build_run(tmp_path / "wide", rows), figures=False)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -64,6 +64,9 @@ def test_a_mean_ends_where_its_deviation_does(mean: float, std: float, text: str
 
 
 @given(st.floats(-1e8, 1e8), st.floats(0, 1e8))
+@example(0.0, 5e-324)
+@example(0.0, 0.0)
+@example(1e-305, 1e-320)
 def test_any_mean_and_deviation_can_be_written(mean: float, std: float) -> None:
     assert "±" in plus_minus(mean, std)
     assert interval(mean - std, mean + std, mean, std, "t").endswith(" t")
