@@ -39,27 +39,15 @@ def _software() -> Iterator[tuple[str, str]]:
 
 
 def _hardware() -> Iterator[tuple[str, str]]:
-    import torch
-
     from ensemble.search.cluster import cpu_count
+    from ensemble.search.machine import bf16, gpu_names
 
     page = os.sysconf("SC_PAGE_SIZE")
     free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
     yield "cores", f"{cpu_count()} usable of {os.cpu_count()}"
     yield "memory", f"{free / GIB:.1f} GiB unused of {total / GIB:.1f} GiB"
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield "GPUs", ", ".join(gpus) or "none"
-    yield "bf16", _bf16(bool(gpus))
-
-
-def _bf16(gpu: bool) -> str:
-    import torch
-
-    if gpu:
-        return "in hardware" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated: use fp32"
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    fast = "amx_bf16" in flags or "avx512_bf16" in flags
-    return "in this processor" if fast else "emulated on this processor: use precision fp32"
+    yield "GPUs", ", ".join(gpu_names()) or "none"
+    yield "bf16", bf16()
 
 
 def _storage() -> Iterator[tuple[str, str]]:
