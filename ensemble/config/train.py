@@ -79,6 +79,7 @@ class RolloutConfig(Section):
     """Open-loop rollouts measured at each validation and on the test split."""
 
     horizon: int = Field(10, ge=1, description="steps predicted without seeing the truth")
+    test_horizon: int | None = Field(None, ge=1, description="horizon on the test split; default: horizon")
     windows: int = Field(256, ge=1, description="start points, the same for every member")
     context: int | None = Field(None, ge=1, description="true points seen before; default: the model's history")
 

@@ -65,7 +65,7 @@ def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str
     rollout = experiment.train.rollout
     seen = rollout.context or experiment.model.history
     length = min(seen, experiment.model.history)
-    windows = Windows(data, splits["test"], seen + rollout.horizon - 1)
+    windows = Windows(data, splits["test"], seen + (rollout.test_horizon or rollout.horizon) - 1)
     points = _points(windows, rollout.windows)
     truth = points[:, seen:][:, :, list(layout.columns)]
     scale = error_scale(moments.variance)

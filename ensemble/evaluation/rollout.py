@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ensemble.evaluation.state import Float64, StateLayout
 from ensemble.schema import rollout_metric, rollout_step_metric
 
+_NAMED_STEPS = 20
+
 
 def squared_errors(
     predicted: npt.NDArray[np.floating],  # (.., B, H, S)
@@ -34,8 +36,16 @@ def rollout_metrics(
     mean = total / windows
     scaled = mean / np.square(scale)
     metrics = {f"{split}/rollout_rmse": float(np.sqrt(scaled.mean()))}
-    for step, value in enumerate(np.sqrt(scaled.mean(axis=1)), start=1):
-        metrics[rollout_step_metric(split, step)] = float(value)
+    by_step = np.sqrt(scaled.mean(axis=1))
+    for step in named_steps(len(by_step)):
+        metrics[rollout_step_metric(split, step)] = float(by_step[step - 1])
     for label, value in zip(layout.labels, np.sqrt(mean.mean(axis=0)), strict=True):
         metrics[rollout_metric(split, label)] = float(value)
     return metrics
+
+
+def named_steps(horizon: int) -> list[int]:
+    """Return the steps of the horizon that get a metric: all of a short one, some 20 of a long one, log-spaced."""
+    if horizon <= _NAMED_STEPS:
+        return list(range(1, horizon + 1))
+    return sorted({round(step) for step in np.geomspace(1, horizon, _NAMED_STEPS)})

@@ -21,11 +21,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ensemble.errors import StorageError
-from ensemble.store import atomic_file, sha256_file, write_json, write_table
+from ensemble.store import sha256_file, write_bytes, write_json, write_table
 from ensemble.training.arena import Slot
 
 _KEPT = 2
@@ -57,8 +58,8 @@ def save(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     for leftover in (partial, target):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    with atomic_file(partial / "members.safetensors") as path:
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, path)
+    contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_bytes(partial / "members.safetensors", serialize(contiguous))
     write_json(partial / "state.json", checkpoint.state)
     write_table(partial / "curves.parquet", checkpoint.curves)
     files = sorted(partial.iterdir())

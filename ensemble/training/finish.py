@@ -100,7 +100,8 @@ def _rollouts(pack: Pack, setup: Setup, experiment: Experiment) -> list[pa.Table
     """Predict some test windows open loop, for the figure: a table a member."""
     seen = experiment.train.rollout.context or experiment.model.history
     longest = int(setup.splits["test"].points.max()) - seen
-    horizon = max(experiment.train.rollout.horizon, min(longest, _SHOWN_HORIZONS * experiment.train.rollout.horizon))
+    asked = experiment.train.rollout.test_horizon or experiment.train.rollout.horizon
+    horizon = max(asked, min(longest, _SHOWN_HORIZONS * experiment.train.rollout.horizon))
     windows = Windows(setup.data, setup.splits["test"], seen + horizon - 1)
     device = pack.arena.values.device
     points = windows.gather(windows.fixed(_SHOWN_WINDOWS), device)

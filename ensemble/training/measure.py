@@ -38,6 +38,7 @@ class Measure:
         experiment: Experiment,
         scale: Float64,
         context: Context,
+        horizon: int,
     ) -> None:
         train, history = experiment.train, experiment.model.history
         self.split = split
@@ -45,7 +46,7 @@ class Measure:
         self._scale = scale
         self._context = context
         self._seen = train.rollout.context or history  # true points before a rollout
-        self._horizon = train.rollout.horizon
+        self._horizon = horizon
         self._points = self._fixed(Windows(data, segments, history), train.validation_windows)
         self._starts = self._fixed(Windows(data, segments, self._seen + self._horizon - 1), train.rollout.windows)
 

@@ -33,11 +33,12 @@ class MemberOptimizer:
         """Scale each member's gradient to a norm of at most `max_norm`; return the norms (E,) before and after.
 
         As `torch.nn.utils.clip_grad_norm_`, row by row: one reduction over all rows could depend on their number.
+        Summed in float64: over millions of squares float32 is off by 1e-4.
         """
-        before = torch.stack([torch.linalg.vector_norm(grad) for grad in self._grads])
+        before = torch.stack([torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in self._grads])
         if max_norm is None:
             return before, before
-        factor = (max_norm / (before + _NORM_EPSILON)).clamp(max=1.0)
+        factor = (max_norm / (before + _NORM_EPSILON)).clamp(max=1.0).float()
         for grad, scale in zip(self._grads, factor.unbind(0), strict=True):
             grad.mul_(scale)
         return before, before * factor

@@ -81,7 +81,7 @@ class Pack:
         self._backward(loss.sum())
         before, after = self.optimizer.clip(self._clip)
         total = self._context.total(loss.detach().double()) / self._context.world_size
-        numbers = torch.stack([total, before.double(), after.double()]).tolist()
+        numbers = torch.stack([total, before, after]).tolist()
         result = StepResult(*numbers)
         self._freeze_diverged(result)
         self.optimizer.step([rate] * len(self.members), [member.active for member in self.members])

@@ -54,8 +54,10 @@ def set_up(
     layout = StateLayout.of(main.features)
     scale = error_scale(state_moments(main, splits["train"]).variance)
 
-    def measure(name: str, source: Trajectories, segments: Segments) -> Measure:
-        return Measure(name, source, segments, experiment, scale, context)
+    rollout = experiment.train.rollout
+
+    def measure(name: str, source: Trajectories, segments: Segments, horizon: int = rollout.horizon) -> Measure:
+        return Measure(name, source, segments, experiment, scale, context, horizon)
 
     for name, other in data.named.items():
         if other.features != main.features:
@@ -72,7 +74,7 @@ def set_up(
             measure("validation", main, splits["validation"]),
             *(measure(f"validation_{name}", other, other.episodes) for name, other in data.named.items()),
         ),
-        test=measure("test", main, splits["test"]),
+        test=measure("test", main, splits["test"], rollout.test_horizon or rollout.horizon),
     )
 
 

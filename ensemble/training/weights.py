@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.models.base import Normalization
 from ensemble.schema import Feature
-from ensemble.store import MemberDirectory, atomic_file, read_json, write_json
+from ensemble.store import MemberDirectory, read_json, write_bytes, write_json
 from ensemble.training.arena import Slot
 from ensemble.training.checkpoint import layout_json
 
@@ -34,8 +35,7 @@ def save_row(path: Path, row: Tensor, layout: tuple[Slot, ...]) -> None:
     """Write a row (P,) as one named tensor a parameter."""
     host = row.detach().cpu()
     tensors = {slot.name: host[slot.offset : slot.offset + slot.size].view(slot.shape).clone() for slot in layout}
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(path, serialize(tensors))
 
 
 def load_row(path: Path, layout: tuple[Slot, ...]) -> Tensor:
