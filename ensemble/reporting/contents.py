@@ -124,9 +124,10 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
 
 
 def _meaning(run: Run, metric: str) -> str:
-    horizon = _nested(run.experiment, "train", "rollout", "horizon")
-    steps = f"over {horizon} steps" if horizon else "over the horizon"
     split, _, rest = metric.removeprefix("last/").partition("/")
+    asked = _nested(run.experiment, "train", "rollout") or {}
+    horizon = (asked.get("test_horizon") if split == "test" else None) or asked.get("horizon")
+    steps = f"over {horizon} steps" if horizon else "over the horizon"
     if rest == "rollout_rmse":
         return (
             f"open-loop prediction on the {split} split {steps}, differences (angles wrapped) divided by the training "

@@ -173,6 +173,24 @@ def test_without_rollouts_the_test_loss_is_compared(tmp_path: Path) -> None:
     assert write_report(build_run(tmp_path / "wide", rows, complete=False), figures=False).metric == "test/loss"
 
 
+def test_the_horizon_of_the_test_is_told_where_it_is_another(tmp_path: Path) -> None:
+    longer = EXPERIMENT.replace("{horizon: 10}", "{horizon: 10, test_horizon: 25}")
+    run = build_run(tmp_path / "wide", experiment=longer, complete=False)
+    assert "on the test split over 25 steps" in " ".join(write_report(run, figures=False).reading)
+    assert "on the validation split over 10 steps" in " ".join(
+        write_report(run, "validation/rollout_rmse", figures=False).reading
+    )
+
+
+def test_the_split_and_the_notices_of_the_data_are_told_as_the_run_noted_them(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "wide", complete=False)
+    (run / "data.json").write_text('{"split": "blocks of time", "notices": ["states: float64 read as float32"]}')
+    write_report(run, figures=False)
+    text = (run / "report.md").read_text()
+    assert "- split: blocks of time" in text
+    assert "- notice: states: float64 read as float32" in text
+
+
 def test_baselines_stand_beneath_with_how_many_times_the_ensemble_is_better(tmp_path: Path) -> None:
     rows = [member("a1", s, **{"test/rollout_rmse": 0.1}) for s in range(3)]
     report = write_report(build_run(tmp_path / "wide", rows), figures=False)
