@@ -14,10 +14,10 @@ import numpy.typing as npt
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.container import ArrayInfo, Container, Values, missing_key
 from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.recording import Recording, natural_order, raw_feature, same_rows
+from ensemble.data.recording import Recording, median_step, natural_order, raw_feature, same_rows
 from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
-from ensemble.schema import FeatureRole
+from ensemble.schema import FEATURE_ROLES, FeatureRole
 
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
@@ -31,6 +31,7 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+_ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
 _DEPTH = 6  # groups below which no episode is looked for
 
 
@@ -70,10 +71,11 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
-    """Return the role of each feature; a map says nothing of roles, so all of them have to be given."""
+    """Return the role of each feature: as given, or its name where that is a role (state: obs/joint_pos)."""
     if not entries:
         raise UsageError("layout map needs data.map: feature: array")
-    missing = [name for name in entries if name not in data.roles]
+    roles = {name: name for name in entries if name in _ROLE_NAMES} | data.roles
+    missing = [name for name in entries if name not in roles]
     if missing:
         raise UsageError(f"data.roles is missing for: {', '.join(missing)} (state, control, output or auxiliary)")
     for name, entry in entries.items():
@@ -81,8 +83,7 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
         if base is not None and (base not in entries or entries[base].key is None):
             known = [n for n, e in entries.items() if e.key]
             raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{nearest(base, known)}")
-    given = {name: data.roles[name] for name in entries}
-    return {name: "control" if role == "action" else role for name, role in given.items()}
+    return {name: _ROLE_NAMES[roles[name]] for name in entries}
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
@@ -121,7 +122,7 @@ def _known_dt(container: Container, group: str, clock: _Clock) -> float | None:
     if clock.dt is not None or clock.key is None:
         return clock.dt
     time = np.asarray(clock.axis(container, group))
-    return float(np.median(np.diff(time))) if len(time) > 1 else None
+    return median_step(np.diff(time)) if len(time) > 1 else None
 
 
 def _points(

@@ -122,7 +122,12 @@ def append_last(values: Values, counts: Int64, last: Values | None = None) -> Va
 
 def natural_order(names: Sequence[str]) -> list[str]:
     """Sort names by the numbers in them: demo_2 before demo_10."""
-    return sorted(names, key=lambda name: [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", name)])
+    return sorted(names, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def difference_to_successor(values: Values, following: Values) -> tuple[int, ...] | None:
@@ -146,6 +151,11 @@ def same_rows(container: Container, lengths: dict[str, int], episode: str | None
         listed = ", ".join(f"{key} has {rows}" for key, rows in lengths.items())
         raise DataError(f"{container.path}:{where} unequal numbers of rows: {listed}")
     return next(iter(lengths.values()))
+
+
+def median_step(differences: Values) -> float:
+    """Return the usual difference of time stamps in seconds, free of the rounding of stamps."""
+    return float(f"{np.median(differences):.9g}")
 
 
 def check_declared(container: Container, what: str, declared: object, found: int) -> None:

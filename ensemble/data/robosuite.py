@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.config.data import DataConfig
 from ensemble.data.container import ArrayInfo, Container, Values
 from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.recording import Recording, natural_order, raw_feature, same_rows
+from ensemble.data.recording import Recording, median_step, natural_order, raw_feature, same_rows
 from ensemble.errors import DataError
 
 TITLE = "raw robosuite"
@@ -73,7 +73,7 @@ def states_without_time(
     states = Loader(raw_feature("states", info.width() - drop, info.dtype, "state"), load)
     if not timed:
         return states, None, []
-    dt, low, high = float(np.median(differences)), differences.min(), differences.max()
+    dt, low, high = median_step(differences), differences.min(), differences.max()
     even = high - low <= _EVEN * dt
     spread = "" if even else f"; time steps vary from {low:.4g} to {high:.4g} s, dt is their median"
     return states, dt, [f"states: column 0 is simulation time and is left out (dt {dt:.4g} s{spread})"]

@@ -1,0 +1,221 @@
+"""What a file holds, before anything is converted: layout, episodes, features, ranges, and an experiment to start with.
+
+Values are read as they are in the file, one pass in blocks; nothing is refused that can be shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from ensemble.config.data import DataConfig
+from ensemble.config.experiment import Experiment
+from ensemble.data.blocks import READ_ROWS, plan_blocks
+from ensemble.data.container import ArrayInfo, Container, Values, size_text, walk_arrays
+from ensemble.data.layouts import Match, detect, open_container, open_recording
+from ensemble.data.recording import RawFeature, Recording, safe_name
+from ensemble.errors import DataError
+from ensemble.schema import Int64
+from ensemble.store import write_text
+
+_LISTED_ARRAYS = 40
+_LISTED_CONSTANTS = 12
+_HEAD = ("feature", "width", "type", "role", "angles", "not finite", "constant", "range")
+_DATA_FIELDS = ("layout", "map", "roles", "angles", "dt", "decimate", "follow_links")
+
+
+@dataclass
+class FeatureView:
+    """One feature as found: ranges of its finite values, and how many are not finite."""
+
+    feature: RawFeature
+    not_finite: int = 0
+    minimum: npt.NDArray[np.float64] = field(init=False)  # (width,)
+    maximum: npt.NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.minimum = np.full(self.feature.width, np.inf)
+        self.maximum = np.full(self.feature.width, -np.inf)
+
+    def add(self, values: Values) -> None:
+        """Take in rows (n, width)."""
+        low, high = values.min(axis=0), values.max(axis=0)
+        if not np.isfinite(low + high.astype(np.float64)).all():
+            finite = np.isfinite(values)
+            self.not_finite += int(values.size - finite.sum())
+            low = np.where(finite, values, np.inf).min(axis=0)
+            high = np.where(finite, values, -np.inf).max(axis=0)
+        self.minimum = np.minimum(self.minimum, low)
+        self.maximum = np.maximum(self.maximum, high)
+
+    @property
+    def constant(self) -> list[str]:
+        """Labels of columns that never change."""
+        same = np.flatnonzero(self.minimum == self.maximum)
+        return [self.feature.labels[i] for i in same]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a file. `recording` is None when no layout fits; then `arrays` and `best` say why."""
+
+    path: Path
+    bytes: int
+    data: DataConfig
+    recording: Recording | None
+    features: tuple[FeatureView, ...]
+    arrays: tuple[ArrayInfo, ...]
+    best: Match
+
+    def lines(self) -> list[str]:
+        """Return the report, one line an entry."""
+        head = f"{self.path}: {size_text(self.bytes)}"
+        if self.recording is None:
+            return [head, *self._unknown()]
+        recording, points = self.recording, self.recording.points
+        lines = [head, f"looks like {recording.summary}", _lengths(points), _size(recording), *_splits(recording)]
+        lines.append(f"time step {recording.dt:g} s" if recording.dt else "time step unknown (data.dt gives it)")
+        lines += _table([_HEAD, *(_row(view) for view in self.features)])
+        lines += [f"note: {notice}" for notice in recording.notices]
+        constant = [label for view in self.features for label in view.constant]
+        if constant:
+            more = f" and {len(constant) - _LISTED_CONSTANTS} more" if len(constant) > _LISTED_CONSTANTS else ""
+            lines.append(f"constant: {', '.join(constant[:_LISTED_CONSTANTS])}{more}")
+        bad = sum(view.not_finite for view in self.features)
+        if bad:
+            lines.append(f"{bad} values are NaN or infinite; drop_bad_episodes leaves out the episodes that have them")
+        return lines
+
+    def _unknown(self) -> list[str]:
+        known = f"best: {self.best.layout.name}, which also needs {', '.join(self.best.missing)}"
+        rows = [("array", "shape", "type")]
+        rows += [(info.key, "x".join(map(str, info.shape)), str(info.dtype)) for info in self.arrays]
+        example = self.arrays[0].key.rpartition("/")[2] if self.arrays else "obs"
+        return [
+            f"of no known layout ({known})",
+            *_table(rows),
+            f"map its arrays to features: --map state={example} --map control=.. (or data.map and data.roles)",
+        ]
+
+
+def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
+    """Read a file once and say what is in it; DataError when it can't be opened or contradicts itself."""
+    data = data or DataConfig(path=str(path))
+    container = open_container(path, data.follow_links)
+    try:
+        best = detect(container)[0]
+        if data.layout == "auto" and not data.map and best.missing:
+            arrays = _arrays(container)
+            return Inspection(path, path.stat().st_size, data, None, (), arrays, best)
+        recording = open_recording(container, data)
+        views = tuple(FeatureView(feature) for feature in recording.features)
+        for first, last in plan_blocks(recording.points, READ_ROWS):
+            values = recording.read(first, last)
+            for view in views:
+                if len(values[view.feature.name]):
+                    view.add(values[view.feature.name])
+        return Inspection(path, path.stat().st_size, data, recording, views, (), best)
+    finally:
+        container.close()
+
+
+def write_experiment(inspection: Inspection, path: Path) -> None:
+    """Write an experiment file that trains a small model on the inspected file.
+
+    Raises DataError when the layout is unknown or no feature is a state, for then there is nothing to predict.
+    """
+    recording = inspection.recording
+    if recording is None:
+        raise DataError(f"{inspection.path}: of no known layout, so no experiment can be proposed; map it first")
+    if not any(feature.role == "state" for feature in recording.features):
+        raise DataError(f"{inspection.path}: no feature has the role state; data.roles gives roles")
+    tree = _experiment(inspection, recording)
+    Experiment.model_validate(tree)
+    opening = (
+        f"# Question: how well does a small model predict {inspection.path.name}?\n"
+        f"# {recording.summary}\n"
+        f"# Command: ensemble train {path.name}\n"
+        "# Cost: a few minutes on a laptop\n\n"
+    )
+    write_text(path, opening + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
+    longest = int(recording.points.max()) // inspection.data.decimate
+    history = max(1, min(10, longest // 4))
+    data = {"path": str(inspection.path), **_data_options(inspection.data, recording)}
+    groups = [name for name in ("train", "validation", "test") if name in recording.given]
+    if "train" in groups and len(groups) > 1:
+        data["split"] = {name: [name] for name in groups}
+    return {
+        "experiment": safe_name(inspection.path.stem).lstrip("_-.") or "experiment",
+        "data": data,
+        "model": {"history": history, "block_size": max(16, history), "n_layer": 2, "n_head": 4, "n_embd": 64},
+        "train": {"steps": 1000, "batch_size": 64, "rollout": {"horizon": history}},
+        "ensemble": {"seeds": 3},
+    }
+
+
+def _data_options(data: DataConfig, recording: Recording) -> dict[str, Any]:
+    """Return what the file was read with, and the roles and angles that it was taken for, to be edited."""
+    given = data.model_dump(mode="json", exclude_defaults=True, include=set(_DATA_FIELDS))
+    given["layout"] = recording.layout
+    given["roles"] = {feature.name: feature.role for feature in recording.features}
+    angles = [f"{f.name}[{i}]" for f in recording.features for i in range(f.width) if f.angles[i]]
+    if angles:
+        given["angles"] = angles
+    return given
+
+
+def _arrays(container: Container) -> tuple[ArrayInfo, ...]:
+    """Return what is declared of arrays that may be read."""
+    found = []
+    for key in walk_arrays(container, _LISTED_ARRAYS):
+        try:
+            found.append(container.array(key))
+        except DataError:
+            continue
+    return tuple(found)
+
+
+def _lengths(points: Int64) -> str:
+    if not len(points):
+        return "0 episodes"
+    low, middle, high = int(points.min()), float(np.median(points)), int(points.max())
+    return f"{len(points)} episodes, {points.sum()} points; length min {low}, median {middle:g}, max {high}"
+
+
+def _size(recording: Recording) -> str:
+    return f"{size_text(float(recording.points.sum()) * recording.width * 4)} as float32"
+
+
+def _splits(recording: Recording) -> list[str]:
+    names = sorted({name for name in recording.given if name})
+    counts = [f"{name} {recording.given.count(name)}" for name in names]
+    return [f"given splits: {', '.join(counts)}"] if counts else []
+
+
+def _row(view: FeatureView) -> tuple[str, ...]:
+    feature = view.feature
+    low, high = view.minimum.min(initial=np.inf), view.maximum.max(initial=-np.inf)
+    angles = sum(feature.angles)
+    return (
+        feature.name,
+        str(feature.width),
+        feature.dtype,
+        feature.role,
+        str(angles) if angles else "",
+        str(view.not_finite),
+        str(len(view.constant)),
+        f"{low:.4g} .. {high:.4g}",
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [f"  {line}".rstrip() for line in lines]
