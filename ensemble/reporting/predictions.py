@@ -74,15 +74,25 @@ def stack_rollouts(tables: Sequence[pa.Table]) -> Rollouts | None:
 
 
 def unwrap(rollouts: Rollouts) -> Rollouts:
-    """Unroll entries that jump between -pi and pi, so that lines do not cross the picture and means make sense."""
+    """Unroll angles that wrap at +-pi along time, so that no line crosses the picture and means make sense.
+
+    The context of a prediction is the truth, so both start on the same turn.
+    """
     true, predicted = rollouts.true.copy(), rollouts.predicted.copy()
     for entry in range(len(rollouts.labels)):
-        values = true[..., entry]
-        if np.abs(values).max() < np.pi + 1e-3 and np.abs(np.diff(values, axis=1)).max(initial=0) > 1.5 * np.pi:
-            error = predicted[..., entry] - values
-            true[..., entry] = np.unwrap(values, axis=1)
-            predicted[..., entry] = true[..., entry] + np.arctan2(np.sin(error), np.cos(error))
+        if wraps(true[..., entry]) or wraps(predicted[..., entry]):
+            true[..., entry] = np.unwrap(true[..., entry], axis=-1)
+            predicted[..., entry] = np.unwrap(predicted[..., entry], axis=-1)
     return Rollouts(rollouts.windows, rollouts.steps, rollouts.labels, true, predicted)
+
+
+def wraps(values: Float64) -> bool:
+    """Tell whether `values` (.., T) are an angle that wraps: its jumps are about a turn and land within +-pi."""
+    jumps = np.diff(values, axis=-1)
+    large = np.abs(jumps) > 1.5 * np.pi
+    landing = values[..., 1:][large]
+    turns = np.abs(np.remainder(jumps[large] + np.pi, 2 * np.pi) - np.pi) < np.pi / 2
+    return bool(large.any() and turns.all() and np.abs(landing).max() < np.pi + 1e-3)
 
 
 def choose_windows(rollouts: Rollouts) -> list[tuple[int, str]]:

@@ -274,7 +274,7 @@ def _shared(members: Sequence[MemberRow]) -> Row:
 
 def _settings(member: MemberRow, names: dict[str, str]) -> str:
     found = [f"{short}={setting(member[key])}" for key, short in names.items() if member.get(key) is not None]
-    return ", ".join(found)
+    return ", ".join(found or [f"{short}=null" for short in names.values()])
 
 
 def _joint_label(row: Row, table: Table) -> str:

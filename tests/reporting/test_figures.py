@@ -85,6 +85,21 @@ def test_an_angle_that_wraps_is_unrolled_together_with_its_predictions() -> None
     assert found.predicted[0, 0, :, 0] == pytest.approx([3.0, 3.1, turn - 2.9])
 
 
+def test_predictions_that_wrap_stay_on_the_turn_of_a_truth_that_does_not() -> None:
+    true, predicted = {"q": [3.0, 3.3, 3.5]}, {"q": [3.0, 3.2 - 2 * np.pi, 3.6 - 2 * np.pi]}
+    found = stack_rollouts([rollouts(["q"], predicted, true)])
+    assert found is not None
+    assert found.true[0, :, 0] == pytest.approx([3.0, 3.3, 3.5])
+    assert found.predicted[0, 0, :, 0] == pytest.approx([3.0, 3.2, 3.6])
+
+
+def test_a_velocity_that_jumps_is_left_alone() -> None:
+    values = {"qd": [0.0, 9.0, 1.0]}
+    found = stack_rollouts([rollouts(["qd"], values, values)])
+    assert found is not None
+    assert found.predicted[0, 0, :, 0].tolist() == [0.0, 9.0, 1.0]
+
+
 def test_windows_are_chosen_by_their_error() -> None:
     rows = [
         {"split": "test", "window": w, "step": s, "label": "x", "true": float(s), "predicted": s + 0.1 * w * s}
