@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble.models.activations import ACTIVATIONS
-from ensemble.models.dropout import dropout
+from ensemble.models.attention import causal_attention
+from ensemble.models.dropout import dropout, keep_mask
 from ensemble.models.products import Precision, per_member, product
 
 
@@ -204,20 +205,10 @@ class CausalSelfAttention(nn.Module):
         members, rows, width = x.shape
         batch, size = rows // time, width // self.heads
         qkv = self.c_attn(x).view(members * batch, time, 3, self.heads, size)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (E*B, N, T, size)
+        keep = None
         if self.drop.p > 0 and keys is not None:
-            y = self._explicit(q, k, v, position, keys)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        out: Tensor = self.c_proj(y.transpose(1, 2).reshape(members, rows, width))
+            keep = keep_mask(keys[:, self.drop.site], position, self.heads * time * time, self.drop.p)
+            keep = keep.view(members * batch, self.heads, time, time)
+        y = causal_attention(qkv, keep, self.drop.p)
+        out: Tensor = self.c_proj(y.reshape(members, rows, width))
         return out
-
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, position: Tensor, keys: Tensor) -> Tensor:
-        """Attention by its definition, since the mask of the fused one is a stream shared by members."""
-        time, size = q.shape[-2:]
-        future = torch.ones(time, time, dtype=torch.bool, device=q.device).triu(1)
-        scores = (q @ k.mT).float() / math.sqrt(size)  # (E*B, N, T, T)
-        weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-        folded = weights.view(keys.shape[0], position.shape[0], *weights.shape[1:])  # (E, B, N, T, T)
-        kept: Tensor = self.drop(folded, position, keys)
-        return kept.view_as(weights).to(v.dtype) @ v

@@ -27,7 +27,6 @@ from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
 
-PAIR_BELOW = 16  # rows or columns of a product under which libraries switch kernels with the number of matrices
 LOOP_FROM = 1 << 18  # multiplications of one member's product, from which a call costs less than it saves
 
 
@@ -72,7 +71,7 @@ def multiply(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
             else:
                 torch.addmm(bias[e], x[e], y[e], out=out[e])
         return out
-    pair = members == 1 and min(rows, columns) < PAIR_BELOW
+    pair = members == 1 and not x.is_cuda
     if pair:
         x, y = x.expand(2, -1, -1), y.expand(2, -1, -1)
         bias = None if bias is None else bias.expand(2, -1, -1)

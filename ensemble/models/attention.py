@@ -1,0 +1,79 @@
+"""Causal self-attention on folded members, from one tensor of queries, keys and values.
+
+On a CPU it is written out over batched products, which for short windows is twice as fast as the fused kernel (that one
+takes exponentials one by one when a row is shorter than a vector; here rows are padded to whole vectors, with -inf).
+It is also what dropout needs, since the fused kernel's mask is a stream shared by members. Long windows and GPUs
+without dropout use the fused kernel. Every product here is of E*B*N > 1 matrices whose shapes do not know E.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+VECTOR = 16  # floats in the widest CPU vector
+LONGEST = 64  # times up to which all pairs are written out on a CPU
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k' / sqrt(h) + causal mask) v, its weights masked by dropout."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, qkv: Tensor, keep: Tensor | None, p: float) -> Tensor:
+        folded, time, _, heads, size = qkv.shape
+        padded = -(-time // VECTOR) * VECTOR
+        parts = qkv.permute(2, 0, 3, 1, 4)  # (3, F, N, T, h)
+        q = qkv.new_empty(folded * heads, time, size, dtype=torch.float32)
+        torch.mul(parts[0], 1 / math.sqrt(size), out=q.view(folded, heads, time, size))
+        kv = qkv.new_zeros(2, folded, heads, padded, size, dtype=torch.float32)
+        kv[:, :, :, :time] = parts[1:]
+        k, v = kv.view(2, folded * heads, padded, size).unbind(0)
+        future = torch.full((time, padded), -math.inf, device=qkv.device).triu_(1)
+        weights = torch.bmm(q, k.mT).add_(future).softmax(-1)  # (F*N, T, padded)
+        used = weights if keep is None else _masked(weights, keep, p)
+        ctx.save_for_backward(q, k, v, weights, keep)  # type: ignore[arg-type]
+        ctx.p, ctx.kind = p, qkv.dtype  # type: ignore[attr-defined]
+        out = torch.bmm(used, v).view(folded, heads, time, size)
+        return out.transpose(1, 2).to(qkv.dtype).contiguous()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        q, k, v, weights, keep = ctx.saved_tensors  # type: ignore[attr-defined]
+        p: float = ctx.p  # type: ignore[attr-defined]
+        folded, time, heads, size = grad.shape
+        g = grad.transpose(1, 2).float().contiguous().view_as(q)
+        used = weights if keep is None else _masked(weights, keep, p)
+        g_weights = torch.bmm(g, v.mT)
+        if keep is not None:
+            g_weights = _masked(g_weights, keep, p)
+        g_scores = torch._softmax_backward_data(g_weights, weights, -1, torch.float32)
+        parts = (
+            torch.bmm(g_scores, k).mul_(1 / math.sqrt(size)),
+            torch.bmm(g_scores[:, :, :time].mT, q),
+            torch.bmm(used[:, :, :time].mT, g),
+        )
+        out = grad.new_empty(folded, time, 3, heads, size, dtype=ctx.kind)  # type: ignore[attr-defined]
+        for part, where in zip(parts, out.permute(2, 0, 3, 1, 4), strict=True):
+            where.copy_(part.view(folded, heads, time, size))
+        return out, None, None
+
+
+def _masked(weights: Tensor, keep: Tensor, p: float) -> Tensor:
+    """Drop weights (F*N, T, padded) by keep (F, N, T, T)."""
+    time = keep.shape[-1]
+    result = torch.zeros_like(weights)
+    torch.mul(weights[:, :, :time], keep.view(-1, time, time), out=result[:, :, :time])
+    return result.mul_(1 / (1 - p))
+
+
+def causal_attention(qkv: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:
+    """Attend, (F, T, 3, N, h) -> (F, T, N, h), F being members times batch.
+
+    `keep` (F, N, T, T) bool says which weights survive dropout with probability p; None is no dropout.
+    """
+    if keep is None and (qkv.is_cuda or qkv.shape[1] > LONGEST):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    return cast(Tensor, _Attention.apply(qkv, keep, p))  # type: ignore[no-untyped-call]

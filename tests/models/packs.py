@@ -1,0 +1,65 @@
+"""Small packs for the tests: features, models in an arena as training holds them, and batches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble.config.model import GPTDynamicsConfig, InputConfig
+from ensemble.models.base import Batch, Normalization, build, initialize
+from ensemble.models.dropout import dropout_keys
+from ensemble.schema import Feature
+
+STATES = Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False))
+GRAVITY = Feature("gravity_dir", 3, "auxiliary", ("x", "y", "z"), (False, False, False))
+TORQUES = Feature("joint_acts", 2, "control", ("u0", "u1"), (False, False))
+FEATURES = (TORQUES, STATES, GRAVITY)  # states not first, so that a slip in columns shows
+WIDTH = 9
+
+
+def pendulum_inputs(*names: str) -> dict[str, InputConfig]:
+    return {"low_dim": InputConfig(features=list(names))}
+
+
+def normalization(seed: int = 0) -> Normalization:
+    random = np.random.default_rng(seed)
+
+    def draw(n: int) -> np.ndarray:
+        return random.uniform(0.5, 2.0, n).astype(np.float32)
+
+    return Normalization(draw(WIDTH) - 1, draw(WIDTH), draw(4) - 1, draw(4))
+
+
+def into_arena(module: nn.Module, members: int, odd: int = 3) -> tuple[Tensor, Tensor]:
+    """Make every parameter and its gradient a view of two matrices (E, odd + P), as training does; return both."""
+    width = odd + sum(p[0].numel() for p in module.parameters())
+    arena, grad, at = torch.zeros(members, width), torch.zeros(members, width), odd
+    for layer in module.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            end = at + parameter[0].numel()
+            view = nn.Parameter(arena[:, at:end].view(parameter.shape))
+            view.grad = grad[:, at:end].view(parameter.shape)
+            setattr(layer, name, view)
+            at = end
+    return arena, grad
+
+
+def make_pack(config: GPTDynamicsConfig, seeds: Sequence[int], precision: str = "fp32") -> tuple[nn.Module, Tensor]:
+    """Return a filled pack in an arena, and the arena of its gradients."""
+    module = build(config, FEATURES, len(seeds), normalization(), precision=precision)
+    _, grad = into_arena(module, len(seeds))
+    initialize(module, seeds)
+    return module, grad
+
+
+def make_points(members: int, batch: int, points: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(members, batch, points, WIDTH, generator=generator) * 2
+
+
+def make_batch(module: nn.Module, seeds: Sequence[int], batch: int = 4, time: int = 5, step: int = 3) -> Batch:
+    """Return a batch in which a member's windows depend on its seed alone."""
+    points = torch.cat([make_points(1, batch, time + 1, seed) for seed in seeds])
+    keys = dropout_keys(seeds, module.sites, step) if module.sites else None
+    return Batch(points, torch.arange(batch, dtype=torch.int32), keys)
