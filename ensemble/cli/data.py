@@ -50,18 +50,58 @@ def simulate(
     say(f"next: ensemble inspect {target}")
 
 
+def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Say how files are read: the options that `inspect` and `convert` share."""
+    options = [
+        click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Their layout."),
+        click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP),
+        click.option(
+            "--derive", metavar="NAME=FEATURE", multiple=True, help="A finite difference in time, as velocity."
+        ),
+        click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
+        click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
+        click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
+        click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point."),
+        click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("file", type=_PATH)
+@click.option("--write", type=_PATH, help="Experiment file to make: it trains a small model on FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace that experiment file if it exists.")
+@_layout_options
+def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> None:
+    """Say what a file of trajectories holds: layout, episodes, features, ranges, what is not a number.
+
+    \b
+    ensemble inspect data.h5
+    ensemble inspect data.h5 --write mine.yaml
+    ensemble inspect emps.h5 --map state=position --map control=voltage
+    """
+    from ensemble.data.inspect import inspect_file, write_experiment
+
+    inspection = inspect_file(file, _data_config((file,), **options))
+    for line in inspection.lines():
+        say(line)
+    if write is None:
+        say(f"next: ensemble inspect {file} --write mine.yaml")
+        return
+    if write.exists() and not overwrite:
+        raise UsageError(f"{write} exists; choose another name, or replace it with --overwrite")
+    write_experiment(inspection, write)
+    say(f"next: ensemble train --config {write}")
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE [FILE ..]", type=_PATH)
 @click.option("--out", required=True, type=FOLDER, help="Directory of shards to make.")
-@click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Layout of the files.")
-@click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP)
-@click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output or auxiliary.")
-@click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between points, if the file says none.")
-@click.option("--angles", metavar="NAME[,NAME]", default="", help="Entries that wrap at +-pi: theta or states[0].")
-@click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point.")
+@_layout_options
 @click.option("--skip-bad", is_flag=True, help="Leave bad files out, and list them in the manifest.")
 @click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes with NaN or infinity, and count them.")
-@click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files.")
 def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) -> None:
     """Convert trajectories (HDF5, npz) to checked Parquet shards.
 
@@ -84,12 +124,18 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
 
 
 def _data_config(
-    files: tuple[Path, ...], maps: tuple[str, ...], roles: tuple[str, ...], angles: str, **options: Any
+    files: tuple[Path, ...],
+    maps: tuple[str, ...],
+    derive: tuple[str, ...],
+    roles: tuple[str, ...],
+    angles: str,
+    **options: Any,
 ) -> DataConfig:
     """Return the `data:` section that the options amount to; UsageError with every one that is wrong."""
+    derived = {name: {"derivative_of": feature} for name, feature in _pairs("--derive", derive).items()}
     values = {
         "path": [str(path) for path in files],
-        "map": _pairs("--map", maps),
+        "map": {**_pairs("--map", maps), **derived},
         "roles": _pairs("--role", roles),
         "angles": [name for name in angles.split(",") if name],
         **options,
@@ -123,9 +169,3 @@ def _progress(unit: str) -> Iterator[Progress | None]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@click.command()
-@click.argument("file", type=_PATH)
-def inspect(file: Path) -> None:
-    """Say what a file of trajectories holds."""

@@ -139,6 +139,7 @@ class TableScreen:
 
     def __init__(self, board: Board, console: Console) -> None:
         self._board = board
+        self._console = console
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
@@ -157,7 +158,7 @@ class TableScreen:
         table = Table(box=None, pad_edge=False)
         for header, _ in COLUMNS:
             table.add_column(header, no_wrap=True)
-        height = max(3, self._live.console.size.height - 4)
+        height = max(3, self._console.size.height - 4)
         running_first = sorted(self._board.trials, key=lambda view: _ORDER.get(view.status, 2))
         for view in running_first[:height]:
             table.add_row(*(text(view) for _, text in COLUMNS))

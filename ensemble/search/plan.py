@@ -14,7 +14,9 @@ import pyarrow as pa
 import yaml
 
 from ensemble.config import Experiment, ExperimentFile, load
-from ensemble.config.document import dotted
+from ensemble.config.document import Node, dotted
+from ensemble.config.forks import Fork
+from ensemble.config.space import Choice
 from ensemble.errors import StorageError, UsageError
 from ensemble.schema import MemberRole
 from ensemble.store import (
@@ -53,7 +55,7 @@ class Plan:
     @property
     def resolved(self) -> dict[str, Any]:
         """The experiment file with every default filled in; what is searched stays a distribution."""
-        return dict(_filled(self.file.first.model_dump(mode="json"), self.file.tree.plain()))
+        return dict(_filled(self.file.first.model_dump(mode="json"), _written(self.file.tree)))
 
 
 def make_plan(file: ExperimentFile, results: Path) -> Plan:
@@ -155,6 +157,17 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StorageError(f"{path} is damaged; start again with --overwrite")
     return value
+
+
+def _written(node: Node) -> Any:
+    """Return a tree as a file says it, distributions and all."""
+    if isinstance(node, Fork):
+        if isinstance(node.distribution, Choice):
+            return {"choice": [_written(candidate) for candidate in node.candidates]}
+        return node.distribution.model_dump(mode="json", by_alias=True)
+    if isinstance(node.value, Mapping):
+        return {name: _written(child) for name, child in node.value.items()}
+    return [_written(child) for child in node.value] if isinstance(node.value, tuple) else node.value
 
 
 def _filled(defaults: Any, given: Any) -> Any:

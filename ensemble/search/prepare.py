@@ -18,7 +18,8 @@ from typing import Any
 from ensemble import schema
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
-from ensemble.data.splits import SPLITS, require_windows, split_episodes
+from ensemble.config.train import RolloutConfig
+from ensemble.data.splits import require_windows, split_episodes
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, StorageError, UsageError
 
@@ -68,15 +69,16 @@ def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories
     return whole
 
 
-def metric_names(data: Trajectories, horizon: int, named: Iterable[str] = ()) -> list[str]:
+def metric_names(data: Trajectories, rollout: RolloutConfig, named: Iterable[str] = ()) -> list[str]:
     """Return every metric that a search may compare on these data."""
     labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
     names = [schema.TRAIN_LOSS]
-    for split in ("validation", "test", *(f"validation/{name}" for name in named)):
+    for split in ("validation", "test", *(f"validation_{name}" for name in named)):
+        steps = rollout.test_horizon or rollout.horizon if split == "test" else rollout.horizon
         names += [f"{split}/loss", f"{split}/rollout_rmse"]
         names += [schema.one_step_metric(split, label) for label in labels]
         names += [schema.rollout_metric(split, label) for label in labels]
-        names += [schema.rollout_step_metric(split, step) for step in range(1, horizon + 1)]
+        names += [schema.rollout_step_metric(split, step) for step in range(1, steps + 1)]
     return names
 
 
@@ -167,7 +169,7 @@ def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
             if feature not in known:
                 where = f"model.inputs.{name}.features"
                 problems.append(f"{where}: no feature '{feature}' in the data; {_nearest(feature, known)}")
-    metrics = metric_names(data, experiment.train.rollout.horizon, experiment.data.validation)
+    metrics = metric_names(data, experiment.train.rollout, experiment.data.validation)
     if experiment.search.metric not in metrics:
         hint = _nearest(experiment.search.metric, metrics)
         problems.append(f"search.metric: no metric '{experiment.search.metric}'; {hint}")
@@ -181,11 +183,12 @@ def _nearest(name: str, names: list[str]) -> str:
 
 def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
     history, rollout = experiment.model.history, experiment.train.rollout
-    points = (rollout.context or history) + rollout.horizon - 1
+    before = (rollout.context or history) - 1  # transitions seen before a rollout
+    horizons = {"validation": rollout.horizon, "test": rollout.test_horizon or rollout.horizon}
     parts = split_episodes(data, experiment.data.split, history)
-    for split in SPLITS[1:]:
-        require_windows(parts[split], points, f"split '{split}', rollouts of {rollout.horizon} steps")
+    for split, horizon in horizons.items():
+        require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
     for name, other in named.items():
         if [feature.name for feature in other.features] != [feature.name for feature in data.features]:
             raise DataError(f"data.validation.{name}: other features than the data")
-        require_windows(other.episodes, max(history, points), f"data.validation.{name}")
+        require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")

@@ -1,0 +1,120 @@
+"""Commands that need no Ray: exit codes, messages, and what is loaded for them."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ensemble import __version__
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+HEAVY = ("torch", "ray", "mujoco", "matplotlib", "optuna")
+SPACE = "data: {source: double_pendulum}\ntrain: {optimizer: {name: adam, lr: {choice: [1e-3, 1e-2]}}}\n"
+
+
+def loaded(result: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the heavy packages that a run with -X importtime loaded."""
+    names = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    return names & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["schema"], ["schema", "--json"], ["tune", "--help"], ["tnue"]]
+)
+def test_light_commands_load_nothing_heavy(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments, python=("-X", "importtime"))
+    assert loaded(result) == set()
+    assert result.returncode == (2 if arguments == ["tnue"] else 0)
+
+
+def test_a_mistake_in_the_file_is_told_with_its_place_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("data: {source: double_pendulum}\ntrain:\n  stepss: 3\n  batch_size: many\n")
+    result = run("tune", "--space", "bad.yaml", python=("-X", "importtime"))
+    assert result.returncode == 2
+    assert "bad.yaml:3:3: train.stepss: unknown key 'stepss'; did you mean 'steps'?" in result.stderr
+    assert "train.batch_size" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert loaded(result) == set()
+    assert list(tmp_path.iterdir()) == [tmp_path / "bad.yaml"]
+
+
+def test_typos_are_met_with_the_nearest_name(run: Run, tmp_path: Path) -> None:
+    assert "Did you mean 'tune'?" in run("tnue").stderr
+    assert "--space" in run("tune", "--spcae", "x").stderr
+    missing = run("tune", "--space", "quickstrat.yaml")
+    assert missing.returncode == 2
+    assert "quickstart" in missing.stderr
+
+
+def test_the_version_is_the_package_s(run: Run) -> None:
+    assert run("--version").stdout.split()[-1] == __version__
+
+
+def test_train_refuses_what_is_left_to_choose_and_points_to_tune(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    result = run("train", "--config", "space.yaml")
+    assert result.returncode == 2
+    assert "train.optimizer.lr is a distribution; `ensemble tune --space space.yaml`" in result.stderr
+
+
+def test_a_trial_that_this_machine_cannot_hold_is_refused_before_data_are_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    result = run("tune", "--space", "space.yaml", "--set", "resources.cpus_per_worker=999")
+    assert result.returncode == 2
+    assert "needs 999 CPU" in result.stderr
+    assert not (tmp_path / "shards").exists()
+
+
+def test_inside_a_job_a_relative_results_directory_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    result = run("tune", "--space", "space.yaml", RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+    assert result.returncode == 2
+    assert "absolute --results" in result.stderr
+
+
+def test_a_file_simulated_inspected_and_converted_becomes_a_data_set(run: Run, tmp_path: Path) -> None:
+    made = run("simulate", "double_pendulum", "--episodes", "12", "--steps", "20", "--torques", "--out", "dp.h5")
+    assert made.returncode == 0
+    assert made.stdout.splitlines()[-1] == "next: ensemble inspect dp.h5"
+    assert run("simulate", "double_pendulum", "--out", "dp.h5").returncode == 2
+    seen = run("inspect", "dp.h5", "--write", "mine.yaml")
+    assert seen.returncode == 0
+    assert "12 episodes" in seen.stdout
+    assert (tmp_path / "mine.yaml").is_file()
+    converted = run("convert", "dp.h5", "--out", "shards/dp")
+    assert converted.returncode == 0
+    assert "12 episodes, 252 points" in converted.stdout
+    assert (tmp_path / "shards" / "dp" / "manifest.json").is_file()
+
+
+def test_bad_data_and_missing_runs_have_their_exit_codes(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.h5").write_bytes(b"not HDF5 at all")
+    broken = run("convert", "broken.h5", "--out", "shards/broken")
+    assert broken.returncode == 4
+    assert "broken.h5" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert run("inspect", "nowhere.h5").returncode == 4
+    assert run("report", "results/nowhere").returncode == 2
+    assert run("resume", "results/nowhere").returncode == 2
+    wrong = run("convert", "broken.h5", "--out", "x", "--map", "state")
+    assert wrong.returncode == 2
+    assert "--map state: needs NAME=VALUE" in wrong.stderr
+    (tmp_path / "file").write_text("")
+    full = run("tune", "--space", "quickstart.yaml", "--results", "file/results")
+    assert full.returncode == 5
+
+
+def test_the_doctor_closes_an_open_token_file(run: Run, tmp_path: Path) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret-canary")
+    token.chmod(0o644)
+    result = run("doctor", HOME=str(tmp_path))
+    assert result.returncode == 0
+    assert "fixed to 0600" in result.stdout
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert "secret-canary" not in result.stdout + result.stderr
+    for word in ("python", "torch", "cores", "bf16", "disk"):
+        assert word in result.stdout

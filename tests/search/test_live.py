@@ -1,0 +1,90 @@
+"""What is shown while a study runs."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from ensemble.search.live import Board, LineScreen, TableScreen, TrialView, duration, seed_text
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_board(clock: Clock) -> Board:
+    return Board([TrialView("lr=0.001", (0, 1, 2), 100), TrialView("lr=0.01", (0, 1, 2), 100)], clock)
+
+
+def progress(step: int, loss: float = 0.5) -> dict[str, float | int | str]:
+    return {"step": step, "steps": 100, "train/loss": loss, "train/loss_std": 0.25, "status": "running"}
+
+
+def test_the_rate_counts_member_steps_between_the_first_and_the_last_report() -> None:
+    clock = Clock()
+    board = make_board(clock)
+    board.begin(0)
+    clock.now += 30  # starting up is no training
+    board.update(0, progress(10))
+    assert board.trials[0].rate is None
+    clock.now += 10
+    board.update(0, progress(30))
+    assert board.trials[0].rate == 20 * 3 / 10
+
+
+def test_the_remaining_time_follows_from_the_share_that_is_done() -> None:
+    clock = Clock()
+    board = make_board(clock)
+    assert board.remaining is None
+    board.update(0, progress(50))
+    clock.now += 60
+    assert board.share == 0.25
+    assert board.remaining == 180
+    board.end(0, "completed")
+    board.end(1, "failed", "ValueError: no")
+    assert board.share == 1.0
+    assert "2 of 2 trials" in board.summary()
+    assert "1 failed" in board.summary()
+
+
+def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds() -> None:
+    clock, lines = Clock(), list[str]()
+    board = make_board(clock)
+    with LineScreen(board, lines.append) as screen:
+        board.begin(0)
+        screen.changed(0)
+        for step in (10, 20, 30):
+            clock.now += 1
+            board.update(0, progress(step))
+            screen.changed(0)
+        assert len(lines) == 1
+        clock.now += 10
+        board.update(0, progress(40))
+        screen.changed(0)
+        board.end(0, "failed", "ValueError: no")
+        screen.changed(0)
+    assert "step 40/100" in lines[1]
+    assert "0.5 ± 0.25" in lines[1]
+    assert lines[2].endswith("ValueError: no")
+    assert lines[3] == board.summary()
+
+
+def test_a_terminal_shows_running_trials_first_and_counts_the_hidden_ones() -> None:
+    board = Board([TrialView(f"width={n}", (0,), 10) for n in range(30)], Clock())
+    board.begin(29)
+    console = Console(file=StringIO(), force_terminal=True, width=120, height=10)
+    screen = TableScreen(board, console)
+    console.print(screen._table())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("width=29") < text.index("width=0")
+    assert "width=28" not in text
+    assert "24 trials not shown" in text
+
+
+def test_seeds_and_durations_are_short() -> None:
+    assert seed_text(range(10)) == "0-9"
+    assert seed_text((3, 5, 8)) == "3,5,8"
+    assert seed_text((4,)) == "4"
+    assert [duration(s) for s in (4.4, 65, 7800)] == ["4 s", "1 min 05 s", "2 h 10 min"]

@@ -1,0 +1,101 @@
+"""The plan of a study, its run directory, and what an earlier run left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ensemble.config import load
+from ensemble.errors import UsageError
+from ensemble.search.plan import Plan, forget_failures, is_finished, left_plan, make_plan, noted_data, write_plan
+from ensemble.store import RunDirectory, read_table, write_table
+
+Tiny = Callable[..., Path]
+
+
+def plan_of(path: Path, *overrides: str) -> Plan:
+    return make_plan(load(path, overrides), path.parent / "results")
+
+
+def leave_row(plan: Plan, identity: str, status: str = "completed") -> None:
+    write_table(RunDirectory(plan.run).member(identity).row_file, pa.table({"status": [status]}))
+
+
+def test_a_search_plans_every_configuration_with_every_seed(tiny: Tiny) -> None:
+    plan = plan_of(tiny())
+    assert plan.role == "search"
+    assert len(set(plan.members)) == 4
+    fixed = plan_of(tiny(), "train.optimizer.lr=1e-3", "ensemble.seeds=[3, 5]")
+    assert fixed.role == "ensemble"
+    assert fixed.seeds == (3, 5)
+    assert {member.partition("-")[0] for member in fixed.members} < {m.partition("-")[0] for m in plan.members}
+
+
+def test_what_is_written_keeps_the_question_and_plans_the_same_members_again(tiny: Tiny) -> None:
+    plan = plan_of(tiny(), "train.steps=7")
+    write_plan(plan, {"shards": {"main": "/nowhere"}})
+    text = (plan.run / "experiment.yaml").read_text()
+    assert text.startswith("# Does the learning rate matter?\n# It is a test.\n")
+    assert left_plan(plan.run).members == plan.members
+    assert left_plan(plan.run).run == plan.run
+    assert noted_data(plan) is None  # those shards are gone
+    planned = read_table(plan.run / "planned.parquet")
+    assert planned.num_rows == 4
+    assert set(planned["role"].to_pylist()) == {"search"}
+
+
+def test_a_run_is_finished_when_every_member_of_the_same_experiment_has_its_row(tiny: Tiny) -> None:
+    plan = plan_of(tiny())
+    assert not is_finished(plan)
+    write_plan(plan, {})
+    for identity in plan.members[1:]:
+        leave_row(plan, identity)
+    with pytest.raises(UsageError, match=r"unfinished, 1 of 4 members to go; .*`ensemble resume .*--overwrite"):
+        is_finished(plan)
+    leave_row(plan, plan.members[0])
+    assert is_finished(plan)
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("train.steps=21", "train.steps is 20 there, 21 here"),
+        ("train.optimizer.lr=1e-3", "train.optimizer.lr"),
+        ("search.seeds=3", "search.seeds is 2 there, 3 here"),
+        ("resources.pack=1", "resources.pack is auto there, 1 here"),
+    ],
+)
+def test_another_experiment_of_the_same_name_is_refused_by_its_first_difference(
+    tiny: Tiny, override: str, difference: str
+) -> None:
+    write_plan(plan_of(tiny()), {})
+    with pytest.raises(UsageError, match=difference) as caught:
+        is_finished(plan_of(tiny(), override))
+    assert "--overwrite" in str(caught.value)
+    assert "ensemble resume" in str(caught.value)
+
+
+def test_where_curves_go_makes_no_other_experiment(tiny: Tiny) -> None:
+    plan = plan_of(tiny())
+    write_plan(plan, {})
+    for identity in plan.members:
+        leave_row(plan, identity)
+    assert is_finished(plan_of(tiny(), "logging.tensorboard=false"))
+
+
+def test_a_directory_of_something_else_is_left_alone(tiny: Tiny) -> None:
+    plan = plan_of(tiny())
+    plan.run.mkdir(parents=True)
+    (plan.run / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="no run directory"):
+        is_finished(plan)
+
+
+def test_only_failed_members_are_tried_again(tiny: Tiny) -> None:
+    plan = plan_of(tiny())
+    for identity, status in zip(plan.members, ("completed", "failed", "diverged", "failed"), strict=True):
+        leave_row(plan, identity, status)
+    assert forget_failures(plan) == 2
+    left = [RunDirectory(plan.run).member(identity).row_file.is_file() for identity in plan.members]
+    assert left == [True, False, True, False]
