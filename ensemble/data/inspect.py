@@ -138,7 +138,7 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
     opening = (
         f"# Question: how well does a small model predict {inspection.path.name}?\n"
         f"# {recording.summary}\n"
-        f"# Command: ensemble train {path.name}\n"
+        f"# Command: ensemble train --config {path.name}\n"
         "# Cost: a few minutes on a laptop\n\n"
     )
     write_text(path, opening + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
