@@ -130,6 +130,13 @@ def missing_key(container: Container, key: str, layout: str, episode: str | None
     return DataError(f"{container.path}:{where} no '{key}', which the layout {layout} needs{hint}")
 
 
+def require(container: Container, keys: Iterable[str], layout: str) -> None:
+    """Raise DataError for the first of the names that a layout wants and the file lacks."""
+    for key in keys:
+        if not container.has(key):
+            raise missing_key(container, key, layout)
+
+
 def walk_arrays(container: Container, limit: int) -> list[str]:
     """Return the keys of the first `limit` arrays of a file."""
     return [key for key in _walk(container, limit * 2) if container.is_array(key)][:limit]

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import Container
+from ensemble.data.container import Container, require
 from ensemble.data.flat import Column, flags, flat_recording
 from ensemble.data.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole, Int64
 
 TITLE = "D4RL"
+_WANTED = ("observations", "actions", "terminals")
 _EXTRA = ("infos/qpos", "infos/qvel", "infos/goal")
 _ROLES: dict[str, FeatureRole] = {"observations": "state", "actions": "control"}
 _NEXT = "next_observations"
@@ -24,11 +25,12 @@ _TIME_LIMIT = 1000  # steps of an episode where timeouts are not recorded
 
 def wanted(container: Container) -> dict[str, bool]:
     """Return what this layout needs and whether it is there."""
-    return {key: container.has(key) for key in ("observations", "actions", "terminals")}
+    return {key: container.has(key) for key in _WANTED}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Understand a file of this layout; DataError where it contradicts itself."""
+    require(container, _WANTED, "d4rl")
     infos = {key: container.array(key) for key in ("observations", "actions", *_EXTRA, _NEXT) if container.has(key)}
     rows = same_rows(container, {key: info.shape[0] for key, info in infos.items()})
     if not rows:

@@ -126,7 +126,8 @@ class Hdf5File:
         try:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
-            cause = "its checksum is wrong" if "fletcher32" in str(error).lower() else "the file is damaged"
+            filtered = "filter returned failure" in str(error)
+            cause = "a chunk fails its checksum or does not unpack" if filtered else "the file is damaged"
             raise DataError(f"{self.path}: cannot read {what}: {cause} ({_first_line(error)})") from error
 
 

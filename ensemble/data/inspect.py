@@ -91,12 +91,12 @@ class Inspection:
         return lines
 
     def _unknown(self) -> list[str]:
-        known = f"best: {self.best.layout.name}, which also needs {', '.join(self.best.missing)}"
+        best = f"{self.best.layout.name} is nearest and also needs {', '.join(self.best.missing)}"
         rows = [("array", "shape", "type")]
         rows += [(info.key, "x".join(map(str, info.shape)), str(info.dtype)) for info in self.arrays]
         example = self.arrays[0].key.rpartition("/")[2] if self.arrays else "obs"
         return [
-            f"of no known layout ({known})",
+            f"of no known layout{f' ({best})' if self.best.present else ''}",
             *_table(rows),
             f"map its arrays to features: --map state={example} --map control=.. (or data.map and data.roles)",
         ]

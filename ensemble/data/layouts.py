@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ensemble.config.data import DataConfig
 from ensemble.data import d4rl, hdf5, mapped, nerd, npz, npz_file, robomimic, robosuite
-from ensemble.data.container import Container, check_size, missing_key
+from ensemble.data.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
 
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+_LISTED = 8  # arrays that the error for an unknown file names
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # HDF5 allows a block of the user's own before the signature
 
 
@@ -100,21 +101,19 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _layout(container: Container, data: DataConfig) -> Layout:
-    """Return the named layout, or the best match; DataError when its names are not all there."""
-    matches = detect(container)
+    """Return the named layout, or the one whose names are all there; DataError with the best match when none is."""
     if data.layout != "auto":
-        matches = [match for match in matches if match.layout.name == data.layout]
-    best = matches[0]
+        return next(layout for layout in LAYOUTS if layout.name == data.layout)
+    best = detect(container)[0]
     if not best.missing:
         return best.layout
-    wanted = best.missing[0]
-    error = missing_key(container, wanted, f"{best.layout.name} ({best.layout.title})")
-    if data.layout != "auto":
-        raise error
-    raise DataError(
-        f"{error}; no known layout fits, this one best ({len(best.present)} of "
-        f"{len(best.present) + len(best.missing)} names). Files of another layout are read with data.map or --map"
-    )
+    other = "files of another layout are read with data.map or --map"
+    if not best.present:
+        arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"
+        raise DataError(f"{container.path}: of no known layout; it holds {arrays}; {other}")
+    error = missing_key(container, best.missing[0], f"{best.layout.name} ({best.layout.title})")
+    total = len(best.present) + len(best.missing)
+    raise DataError(f"{error}; no known layout fits, this one best ({len(best.present)} of {total} names); {other}")
 
 
 def _what_else(path: Path, head: bytes) -> str:

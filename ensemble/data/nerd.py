@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.container import ArrayInfo, Container, Values, require
 from ensemble.data.recording import (
     RawFeature,
     Recording,
@@ -51,9 +51,7 @@ def wanted(container: Container) -> dict[str, bool]:
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Understand a file of this layout; DataError where it contradicts itself."""
-    for key in (f"{GROUP}/{_STATE}", f"{GROUP}/{_NEXT}{_STATE}"):
-        if not container.has(key):
-            raise missing_key(container, key, "nerd")
+    require(container, (f"{GROUP}/{_STATE}", f"{GROUP}/{_NEXT}{_STATE}"), "nerd")
     states = container.array(f"{GROUP}/{_STATE}")
     mode = container.attribute(GROUP, "mode") or ("trajectory" if len(states.shape) == 3 else "transition")
     lead = 2 if mode == "trajectory" else 1

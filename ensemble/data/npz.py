@@ -6,22 +6,24 @@ The last observation of an episode has no successor. The file is an npz archive,
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import Container
+from ensemble.data.container import Container, require
 from ensemble.data.flat import Column, flags, flat_recording
 from ensemble.data.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 
 TITLE = "flat rollouts"
 _STARTS = "episode_starts"
+_WANTED = ("obs", "actions", _STARTS)
 
 
 def wanted(container: Container) -> dict[str, bool]:
     """Return what this layout needs and whether it is there."""
-    return {key: container.has(key) for key in ("obs", "actions", _STARTS)}
+    return {key: container.has(key) for key in _WANTED}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Understand a file of this layout; DataError where it contradicts itself."""
+    require(container, _WANTED, "npz")
     infos = {key: container.array(key) for key in ("obs", "actions")}
     rows = same_rows(container, {key: info.shape[0] for key, info in infos.items()})
     if not rows:
