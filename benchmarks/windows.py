@@ -84,10 +84,10 @@ def candidates(data: Trajectories, windows: Windows) -> dict[str, Gather]:
         return first[index][:, None] + np.arange(points)
 
     return {
-        "ours": windows.gather,
         "torch.index_select": lambda i: rows.index_select(0, torch.from_numpy(row_numbers(i)).view(-1)).view(shape),
-        "torch.index_select, strided": lambda i: strided.index_select(0, torch.from_numpy(first[i])).view(shape),
         "numpy.take": lambda i: torch.from_numpy(np.take(data.rows, row_numbers(i), axis=0)),
+        "ours": windows.gather,
+        "torch.index_select, strided": lambda i: strided.index_select(0, torch.from_numpy(first[i])).view(shape),
         "numpy strided": lambda i: torch.from_numpy(view[first[i]]).view(shape),
     }
 
@@ -114,7 +114,7 @@ def compare(rows: int, widths: dict[str, int], rounds: int) -> None:
     ways: dict[str, Callable[[], object]] = {"memcpy": lambda: drain(source.copy() for _ in batches)}
     ways |= {name: lambda gather=gather: drain(map(gather, batches)) for name, gather in gathers.items()}
     ways |= {name: lambda loader=loader: drain(loader) for name, loader in loaders.items()}
-    seconds = alternate(ways, rounds)
+    seconds = take_turns(ways, rounds)
     print(f"\n{len(data.rows):,} rows x {data.rows.shape[1]}, windows of {LENGTH + 1} points, {BATCH} a batch")
     for name, each in seconds.items():
         batch = statistics.median(each) / BATCHES
@@ -123,6 +123,18 @@ def compare(rows: int, widths: dict[str, int], rounds: int) -> None:
             f"  {name:28s}{1e3 * batch:8.2f} ms, {source.nbytes / batch / 1e9:6.2f} GB/s, {share:6.1%} of memcpy; "
             f"ours is faster {ratio(each, seconds['ours'])}"
         )
+
+
+def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every way once a round, in a new order each: what ran before leaves marks in allocator and cache."""
+    random = np.random.default_rng(0)
+    alternate(ways, rounds=1, warmup=0)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        order = random.permutation(list(ways)).tolist()
+        for name, once in alternate({name: ways[name] for name in order}, rounds=1, warmup=0).items():
+            seconds[name] += once
+    return seconds
 
 
 def check(
