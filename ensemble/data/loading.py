@@ -23,17 +23,19 @@ from ensemble.data.trajectories import (
     EPISODES,
     REBUILD,
     Trajectories,
-    check_order,
     describe,
     fill_block,
     read_manifest,
     read_table,
+    row_numbers,
     shard_files,
     with_rows,
 )
 from ensemble.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_NOISE = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}  # the latter warns of no bars
 
 
 def load_resident(directory: Path, report: Callable[[str], object] = logger.info) -> "ray.ObjectRef[Trajectories]":
@@ -79,31 +81,37 @@ def _damage(path: Path, sha256: str) -> str | None:
 
 @ray.remote(num_cpus=1, num_returns=2)
 def _concatenate(data: Trajectories, directory: Path, *blocks: pa.Table) -> tuple[Trajectories, None]:
-    """Lay the blocks end to end in one matrix for the object store; the second result says that it is there."""
+    """Put the blocks into one matrix for the object store; the second result says that it is there.
+
+    Each row goes where its episode and step say: Ray Data 2.60 does not keep the order of files, asked to or not.
+    """
     rows = np.empty((data.episodes.points.sum(), data.rows.shape[1]), np.float32)
-    filled = 0
+    missing = np.ones(len(rows), np.bool_)
     for block in blocks:
-        check_order(block, filled, data.episodes, directory)
-        fill_block(rows[filled : filled + len(block)], block, data.features)
-        filled += len(block)
-    if filled != len(rows):
-        raise DataError(f"{directory}: {filled} rows in the shards, {len(rows)} in {EPISODES}; {REBUILD}")
+        place = row_numbers(block, data.episodes, directory)
+        values = np.empty((len(place), rows.shape[1]), np.float32)
+        fill_block(values, block, data.features)
+        rows[place] = values
+        missing[place] = False
+    if missing.any() or sum(map(len, blocks)) != len(rows):
+        raise DataError(f"{directory}: the shards do not hold the rows of {EPISODES}; {REBUILD}")
     return with_rows(data, rows), None
 
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Keep the order of blocks, and keep Ray Data's progress bars and reports off the terminal."""
+    """Keep Ray Data's progress bars and reports off the terminal, unless debugging."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data\.context")  # of its defaults
         context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = logger.isEnabledFor(logging.DEBUG)
-    noisy = logging.getLogger("ray.data")
-    level = noisy.level
-    noisy.setLevel(level if logger.isEnabledFor(logging.DEBUG) else logging.WARNING)
+    debugging = logger.isEnabledFor(logging.DEBUG)
+    context.enable_progress_bars = debugging
+    before = {name: logging.getLogger(name).level for name in _NOISE}
+    for name, level in _NOISE.items():
+        logging.getLogger(name).setLevel(before[name] if debugging else level)
     try:
         with ray.data.DataContext.current(context):
             yield
     finally:
-        noisy.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -173,7 +173,8 @@ def _fill(rows: Float32, start: int, path: Path, data: Trajectories) -> int:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
                 stop = start + len(table)
-                check_order(table, start, data.episodes, path)
+                if not np.array_equal(row_numbers(table, data.episodes, path), np.arange(start, stop)):
+                    raise DataError(f"{path}: its episodes are not in the order of {EPISODES}; {REBUILD}")
                 fill_block(rows[start:stop], table, data.features)
                 start = stop
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -181,10 +182,13 @@ def _fill(rows: Float32, start: int, path: Path, data: Trajectories) -> int:
     return start
 
 
-def check_order(table: pa.Table, start: int, episodes: Segments, path: Path) -> None:
-    """Raise DataError unless this block of a shard holds the points that belong into the rows from `start` on."""
-    rows = np.arange(start, start + len(table))
-    number = np.searchsorted(episodes.first, rows, side="right") - 1
-    step = rows - episodes.first[number]
-    if not (np.array_equal(table["episode"], number) and np.array_equal(table["step"], step)):
+def row_numbers(table: pa.Table, episodes: Segments, path: Path) -> Int64:
+    """Return the rows (n,) where the points of a shard's table belong; DataError when there are no such points."""
+    number = table["episode"].to_numpy().astype(np.int64)
+    step = table["step"].to_numpy().astype(np.int64)
+    known = (number >= 0) & (number < len(episodes)) & (step >= 0)
+    known[known] &= step[known] < episodes.points[number[known]]
+    if not known.all():
         raise DataError(f"{path}: its episodes are not those of {EPISODES}; {REBUILD}")
+    rows: Int64 = episodes.first[number] + step
+    return rows

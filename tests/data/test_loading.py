@@ -2,9 +2,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ensemble.data.loading import load_resident, resident
+from ensemble.data.loading import _concatenate, load_resident, resident
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError
@@ -24,6 +26,21 @@ def test_the_resident_data_set_is_the_one_on_disk(make_data, write_shards, tmp_p
         assert getattr(mapped, name) == getattr(read, name)
     assert "190" in said[0]
     assert "Read" in said[0]
+
+
+def test_rows_find_their_place_in_whatever_order_blocks_come(make_data, write_shards, tmp_path: Path) -> None:
+    import ray
+
+    data = make_data([30, 7, 12, 90, 2])
+    directory = write_shards(data, tmp_path / "shards")
+    table = pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("shard-*")))
+    blocks = [table.slice(start, 20) for start in range(0, len(table), 20)]
+    blocks = [pa.concat_tables([blocks[4], blocks[1]]), *blocks[5:], blocks[0], *blocks[2:4]]
+    mapped, _ = _concatenate.remote(data, directory, *blocks)
+    np.testing.assert_array_equal(resident(mapped).rows, data.rows)
+    _, done = _concatenate.remote(data, directory, *blocks[:-1], blocks[-2])
+    with pytest.raises(DataError, match=r"do not hold the rows of episodes\.parquet"):
+        ray.get(done)
 
 
 def test_what_is_mapped_cannot_be_written_and_batches_are_copies(make_data, write_shards, tmp_path: Path) -> None:
