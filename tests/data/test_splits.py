@@ -135,3 +135,11 @@ def test_nothing_but_equal_episodes_cannot_be_split(make_data) -> None:
     data = with_hashes(make_data([6] * 20), [7] * 20)
     with pytest.raises(DataError, match="too many of them are equal"):
         split_episodes(data, DEFAULT, window=5)
+
+
+def test_fractions_above_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.8 \+ 0\.2 \+ 0\.1 are more than 1"):
+        SplitConfig(validation=0.2)
+    with pytest.raises(ValueError, match="are more than 1"):
+        SplitConfig(train=["a"], validation=0.6, test=0.5)
+    SplitConfig(validation=0.2, test=["a"])
