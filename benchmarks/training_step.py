@@ -9,6 +9,7 @@ import json
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks.plain import PlainGPT, PlainTrainer, WindowDataset, statistics_of
 from benchmarks.timing import alternate, milliseconds, ratio
@@ -20,7 +21,6 @@ from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.setup import normalize
-from torch.utils.data import DataLoader
 
 FEATURES = (
     Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False)),
@@ -32,9 +32,10 @@ HISTORY = 10
 def pendulum_like(episodes: int = 400, points: int = 101, seed: int = 0) -> Trajectories:
     """Smooth random trajectories of the double pendulum's shape (its physics do not matter to speed)."""
     rng = np.random.default_rng(seed)
-    phase = rng.uniform(-np.pi, np.pi, (episodes, 1, 4)) + rng.uniform(1, 4, (episodes, 1, 4)) * np.linspace(
-        0, 6, points
-    )[None, :, None]
+    phase = (
+        rng.uniform(-np.pi, np.pi, (episodes, 1, 4))
+        + rng.uniform(1, 4, (episodes, 1, 4)) * np.linspace(0, 6, points)[None, :, None]
+    )
     states = np.concatenate([2 * np.sin(phase[..., :2]), 5 * np.cos(phase[..., 2:])], axis=-1)
     gravity = np.broadcast_to([0.0, 0.0, -1.0], (episodes, points, 3))
     rows = np.concatenate([states, gravity], axis=-1).astype(np.float32).reshape(-1, 7)
@@ -155,7 +156,9 @@ def main() -> None:
     candidates["products alone fp32"] = products_alone(first, torch.float32)
     candidates["products alone bf16"] = products_alone(first, torch.bfloat16)
     seconds = alternate(candidates, arguments.rounds, warmup=2)
-    print(f"one step, 2.7 M parameters, batch {arguments.batch}, {arguments.threads} threads, {arguments.rounds} rounds")
+    print(
+        f"one step, 2.7 M parameters, batch {arguments.batch}, {arguments.threads} threads, {arguments.rounds} rounds"
+    )
     base = seconds["plain PyTorch + DataLoader"]
     for name, values in seconds.items():
         print(f"  {name:<28} {milliseconds(values):>12}   plain / this {ratio(base, values)}")
