@@ -33,8 +33,8 @@ from ensemble.data.sources import (
     SourceRecord,
     finished,
     plan,
-    record_path,
-    reuse_source,
+    read_record,
+    renumber_source,
     write_source,
 )
 from ensemble.data.summary import Summary, merged
@@ -52,6 +52,7 @@ _NAMED_TWINS = 4  # duplicate episodes that a notice names
 class _Outcome:
     """What became of the sources, in their order."""
 
+    indices: list[int] = field(default_factory=list)
     records: list[SourceRecord] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
@@ -79,9 +80,10 @@ def convert(
     if not paths:
         raise UsageError("no files to convert")
     options = options_hash(data)
-    existing = _existing(out, paths, options)
-    if existing is not None:
-        return existing
+    if (out / FILE).is_file():
+        known = _known(out, paths, options)
+        if known is not None:
+            return known
     outcome = _Outcome()
     plans = _plan_all(paths, data, outcome.failures)
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
@@ -91,24 +93,24 @@ def convert(
             _convert_one(index, planned, job, outcome)
     if outcome.failures and not (skip_bad and outcome.records):
         raise DataError(_failure_text(outcome, len(paths), out))
+    (out / FILE).unlink(missing_ok=True)  # from here on, what an older manifest says may not hold
+    _number(outcome, out)
     return _finish(outcome, out, options)
 
 
-def _existing(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
-    """Return the manifest of a finished equal conversion; clear the way when files were added to one.
+def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
+    """Return the manifest of a finished equal conversion, or None when files were added to one or it lost some.
 
     Raises UsageError when `out` holds a data set of other files or options, which is not to be damaged.
     """
-    if not (out / FILE).is_file():
-        return None
     manifest = read_manifest(out)
+    sums = [sha256_file(path) if path.is_file() else "" for path in paths]
     known = [source.sha256 for source in manifest.sources]
-    wanted = [sha256_file(path) if path.is_file() else "" for path in paths]
-    if manifest.options != options or not set(known) <= set(wanted):
-        raise UsageError(f"{out} already holds a data set of other files or options; choose another directory")
-    if known == wanted and manifest.is_whole(out):
+    if known == sums and manifest.options == options and manifest.is_whole(out):
         return manifest
-    (out / FILE).unlink()
+    recorded = [each for i, sha256 in enumerate(sums) if (each := read_record(out, i, sha256, options)) is not None]
+    if [record.sha256 for record in recorded] != known:
+        raise UsageError(f"{out} already holds a data set of other files or options; choose another directory")
     return None
 
 
@@ -154,22 +156,26 @@ def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
 
 def _convert_one(index: int, planned: Plan, job: Job, outcome: _Outcome) -> None:
     """Convert one source, or take it from an earlier run; a bad one goes to the failures."""
-    record_file = record_path(job.out, index)
-    first = outcome.episodes
     try:
-        known = record_file.is_file()
-        done = finished(job.out, index, sha256_file(planned.path), job.options) if known else None
-        if done is not None:
-            record, summary = reuse_source(index, done, first, job.out)
-            job.advance(planned.points)
+        done = finished(job.out, index, planned.path, job.options)
+        if done is None:
+            done = write_source(index, planned, outcome.episodes, job)
         else:
-            record_file.unlink(missing_ok=True)
-            record, summary = write_source(index, planned, first, job)
+            job.advance(planned.points)
     except DataError as error:
         outcome.failures[planned.path] = str(error)
         return
-    outcome.records.append(record)
-    outcome.summaries.append(summary)
+    outcome.indices.append(index)
+    outcome.records.append(done[0])
+    outcome.summaries.append(done[1])
+
+
+def _number(outcome: _Outcome, out: Path) -> None:
+    """Number the episodes of all sources without gaps; only sources of earlier runs may have to change."""
+    first = 0
+    for position, index in enumerate(outcome.indices):
+        record = outcome.records[position] = renumber_source(index, outcome.records[position], first, out)
+        first += len(record.keys)
 
 
 def _failure_text(outcome: _Outcome, count: int, out: Path) -> str:

@@ -21,7 +21,6 @@ from ensemble.data.recording import RawFeature, Recording, safe_name
 from ensemble.data.shards import read_shard, renumber
 from ensemble.data.summary import RunningSummary, Summary, merged
 from ensemble.errors import DataError
-from ensemble.schema import Feature
 from ensemble.store import sha256_file, write_text
 
 
@@ -87,16 +86,27 @@ def record_path(out: Path, index: int) -> Path:
     return out / f"source-{index:05d}.json"
 
 
-def finished(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
-    """Return the record of a source when it was converted before, from equal bytes with equal options."""
+def read_record(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
+    """Return the record of a source that was converted from these bytes with these options."""
     try:
         record = SourceRecord.model_validate_json(record_path(out, index).read_text())
     except (OSError, ValidationError):
         return None
-    if (record.sha256, record.options) != (sha256, options):
+    return record if (record.sha256, record.options) == (sha256, options) else None
+
+
+def finished(out: Path, index: int, source: Path, options: str) -> tuple[SourceRecord, Summary] | None:
+    """Return what an earlier run left of a source, or None when it has to be converted (again).
+
+    Its shards are read, checksums verified, for their statistics.
+    """
+    if not record_path(out, index).is_file():
         return None
-    files = [(out / part.name, part.bytes) for part in record.parts]
-    return record if all(path.is_file() and path.stat().st_size == size for path, size in files) else None
+    record = read_record(out, index, sha256_file(source), options)
+    try:
+        return None if record is None else (record, _summary_of(record, out))
+    except DataError:
+        return None
 
 
 def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[SourceRecord, Summary]:
@@ -104,6 +114,7 @@ def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[Sourc
 
     Episodes are numbered from `first` on.
     """
+    record_path(job.out, index).unlink(missing_ok=True)
     digest = job.pool.submit(sha256_file, planned.path)
     with opened(planned.path, job.data) as recording:
         parts = write_parts(index, recording, planned.path, first, job)
@@ -135,8 +146,8 @@ def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[Sourc
     return record, merged(summaries)
 
 
-def reuse_source(index: int, record: SourceRecord, first: int, out: Path) -> tuple[SourceRecord, Summary]:
-    """Take a finished source as it is, its episodes numbered from `first` on; DataError when a shard is damaged."""
+def renumber_source(index: int, record: SourceRecord, first: int, out: Path) -> SourceRecord:
+    """Number the episodes of a source from `first` on."""
     parts, number = [], first
     for part in record.parts:
         parts.append(_renumbered(part, number, out))
@@ -144,8 +155,7 @@ def reuse_source(index: int, record: SourceRecord, first: int, out: Path) -> tup
     renewed = record.model_copy(update={"parts": tuple(parts)})
     if renewed != record:
         write_text(record_path(out, index), renewed.model_dump_json() + "\n")
-    features = [entry.feature for entry in record.features]
-    return renewed, _summary_of(renewed, features, out)
+    return renewed
 
 
 def unique_keys(names: Sequence[str]) -> list[str]:
@@ -183,13 +193,16 @@ def _renumbered(part: PartRecord, first: int, out: Path) -> PartRecord:
     return part.model_copy(update=update)
 
 
-def _summary_of(record: SourceRecord, features: Sequence[Feature], out: Path) -> Summary:
+def _summary_of(record: SourceRecord, out: Path) -> Summary:
     """Take the statistics of a finished source from its shards, block by block as when they were written."""
+    features = [entry.feature for entry in record.features]
     hashes = np.array(record.hashes, dtype=np.uint64)
     parts, done = [], 0
     for part in record.parts:
         summary = RunningSummary(features)
         for block in read_shard(out / part.name, features):
+            if block.keys[0] != str(record.parts[0].first + done):
+                raise DataError(f"{out / part.name}: numbered otherwise than its record says")
             stop = done + len(block.points)
             summary.add(block, hashes[done:stop])
             done = stop

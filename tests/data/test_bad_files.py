@@ -48,9 +48,9 @@ def test_d1_a_truncated_file_says_so_with_its_size(tmp_path: Path, percent: int,
     (write_nerd_file if suffix == ".h5" else write_npz_file)(path, pendulum(50, longest=200))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * percent // 100])
-    started = time.perf_counter()
+    started = time.process_time()
     message = refusal(path, tmp_path)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 1
     assert ("empty file (0 bytes)" if percent == 0 else "truncated") in message
 
 
@@ -385,9 +385,9 @@ def test_d16_a_small_file_that_declares_a_huge_array_is_refused_before_reading(t
             file.create_dataset(key, (10_000_000_000, 4), np.float32, chunks=(1 << 16, 4))
         file.create_dataset("terminals", (10_000_000_000,), bool, chunks=(1 << 16,))
     assert path.stat().st_size < 10_000
-    started = time.perf_counter()
+    started = time.process_time()
     message = refusal(path, tmp_path)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert "observations declares 160.0 GB in a file of" in message
     assert "ENSEMBLE_MAX_BYTES" in message
 

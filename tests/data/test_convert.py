@@ -16,6 +16,7 @@ from layout_files import DT, Episode, config, pendulum, write_nerd_file, write_n
 
 from ensemble.data.convert import convert
 from ensemble.data.manifest import Manifest, read_manifest
+from ensemble.data.shards import renumber
 from ensemble.data.statistics import Moments
 from ensemble.data.trajectories import read_trajectories
 from ensemble.errors import DataError, StorageError, UsageError
@@ -218,6 +219,55 @@ def test_skip_bad_with_no_good_file_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty file"):
         convert([tmp_path / "a.npz"], tmp_path / "out", config(), skip_bad=True)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_adding_a_bad_file_leaves_the_data_set_as_it_was(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for seed, path in enumerate(paths):
+        write_npz_file(path, pendulum(12, seed=seed))
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(b"")
+    convert(paths, tmp_path / "out", config(), skip_bad=True)
+    before = files_of(tmp_path / "out")
+    with pytest.raises(DataError, match="1 of 2 files"):
+        convert(paths, tmp_path / "out", config())
+    episodes = pendulum(12)
+    episodes[3].states[1, 1] = np.nan
+    write_npz_file(paths[0], episodes)  # bad in its content, seen only while converting
+    with pytest.raises(DataError, match="1 of 2 files"):
+        convert(paths, tmp_path / "out", config())
+    assert files_of(tmp_path / "out") == before
+    paths[0].write_bytes(whole)
+    assert convert(paths, tmp_path / "out", config()).episodes == 24
+
+
+def test_a_damaged_shard_of_a_stopped_run_is_made_again(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    write_npz_file(paths[0], pendulum(12))
+    paths[1].write_bytes(b"")
+    with pytest.raises(DataError):
+        convert(paths, tmp_path / "out", config())
+    shard = tmp_path / "out" / "shard-00000-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    write_npz_file(paths[1], pendulum(12, seed=4))
+    convert(paths, tmp_path / "out", config())
+    convert(paths, tmp_path / "fresh", config())
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
+
+
+def test_a_run_killed_between_a_shard_and_its_record_is_repaired(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    write_npz_file(paths[1], pendulum(12))
+    paths[0].write_bytes(b"")
+    with pytest.raises(DataError):
+        convert(paths, tmp_path / "out", config())
+    renumber(tmp_path / "out" / "shard-00001-00000.parquet", 12)  # as the rerun does before it writes the record
+    write_npz_file(paths[0], pendulum(12, seed=4))
+    convert(paths, tmp_path / "out", config())
+    convert(paths, tmp_path / "fresh", config())
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
 
 
 def test_a_changed_source_is_converted_again(tmp_path: Path) -> None:
