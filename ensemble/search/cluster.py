@@ -72,11 +72,12 @@ def in_job() -> bool:
 
 
 @contextmanager
-def connected(address: str, dashboard: bool) -> Iterator[list[Node]]:
+def connected(address: str, workers: bool) -> Iterator[list[Node]]:
     """Hold a connection to Ray and yield the nodes that are alive.
 
     `address` is "local" for a Ray of our own (inside a Ray job: that job's cluster) or the address of a running one.
-    `dashboard` matters for a Ray of our own: Ray Train frees workers through it, and it costs about a second.
+    `workers` says that trials will have Ray Train workers: what they hold is freed through the State API, which needs
+    the dashboard (a second more to start) and processes that know their cluster.
     Raises UsageError when no Ray answers there.
     """
     own = address == "local" and not in_job()
@@ -88,7 +89,9 @@ def connected(address: str, dashboard: bool) -> Iterator[list[Node]]:
     ray: Any = importlib.import_module("ray")  # after the environment: Ray reads it at import
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if own:
-        options |= {"num_cpus": cpu_count(), "include_dashboard": dashboard}
+        options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
+    if workers:
+        options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.name_cluster"}
     try:
         ray.init(address="auto" if address == "local" and in_job() else address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -100,9 +103,16 @@ def connected(address: str, dashboard: bool) -> Iterator[list[Node]]:
         ray.shutdown()
 
 
+def name_cluster() -> None:
+    """Tell a Ray process its cluster: left to find it, Ray Train may ask another Ray of the machine, and free nothing."""
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
 def quieten() -> None:
-    """Keep Ray's own lines off the terminal; each part of Ray sets its level again when it is imported."""
-    for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray.data._internal.progress"):
+    """Keep Ray's own lines off the terminal. Ray Data sets its level again at every use, but not its modules'."""
+    for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray.data.dataset", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

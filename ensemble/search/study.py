@@ -53,7 +53,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     else:
         data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
     description = check(plan.configurations, data)
-    with connected(options.address, dashboard=first.resources.workers > 1) as nodes:
+    with connected(options.address, workers=first.resources.workers > 1) as nodes:
         request = needs(first.resources, nodes, options.device)
         count = slots(request, nodes)
         options.before()

@@ -5,7 +5,6 @@ loop sees in each worker. Nothing here decides anything about training.
 """
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +81,6 @@ def train_with_workers(trial: Trial, references: Mapping[str, Any], bundle: Mapp
     Raises Ray's WorkerGroupError when a worker fails; the group is gone by then.
     """
     gpu = bool(bundle.get("GPU"))
-    address = ray.get_runtime_context().gcs_address
     trainer = TorchTrainer(
         _work,
         train_loop_config={"trial": trial, "references": references},
@@ -96,10 +94,8 @@ def train_with_workers(trial: Trial, references: Mapping[str, Any], bundle: Mapp
             storage_path=str(storage),
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=_CONTROLLER_FAILURES),
-            worker_runtime_env={"env_vars": {"RAY_ADDRESS": address}},
         ),
     )
-    os.environ["RAY_ADDRESS"] = address  # the controller's helpers look the cluster up by it
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer.fit()
 

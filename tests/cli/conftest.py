@@ -10,20 +10,6 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-TINY = """\
-# Does the learning rate matter?
-# ensemble tune --space tiny.yaml; seconds.
-experiment: tiny
-data: {source: double_pendulum, simulate: {episodes: 20, steps: 30}}
-model: {n_layer: 1, n_head: 2, n_embd: 8, history: 5, block_size: 8, head: {layer_sizes: [8]}}
-train:
-  steps: 20
-  batch_size: 8
-  optimizer: {name: adam, lr: {choice: [1e-3, 1e-2]}}
-  rollout: {horizon: 5, windows: 16}
-search: {seeds: 2}
-"""
-
 
 def environment() -> dict[str, str]:
     """Return the environment of a user who has never heard of Ray's variables."""
@@ -31,7 +17,7 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
-def run_in(
+def _run_in(
     directory: Path, *arguments: str, python: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `ensemble ARGUMENTS` in a directory."""
@@ -44,4 +30,10 @@ def run_in(
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run `ensemble ARGUMENTS` in an empty directory."""
-    return lambda *arguments, **options: run_in(tmp_path, *arguments, **options)
+    return lambda *arguments, **options: _run_in(tmp_path, *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Run:
+    """Run `ensemble ARGUMENTS` in a given directory."""
+    return _run_in
