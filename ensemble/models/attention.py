@@ -18,20 +18,19 @@ LONGEST = 64  # times up to which all pairs are written out on a CPU
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k' / sqrt(h) + causal mask) v, its weights masked by dropout."""
+    """softmax(q k' / sqrt(h) + causal mask) v, its weights masked by dropout, in fp32."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, qkv: Tensor, keep: Tensor | None, p: float) -> Tensor:
         folded, time, _, heads, size = qkv.shape
+        parts = qkv.new_empty(3, folded, heads, time, size, dtype=torch.float32).copy_(qkv.permute(2, 0, 3, 1, 4))
+        q, k, v = parts.view(3, folded * heads, time, size).unbind(0)
         padded = -(-time // VECTOR) * VECTOR
-        parts = qkv.permute(2, 0, 3, 1, 4)  # (3, F, N, T, h)
-        q = qkv.new_empty(folded * heads, time, size, dtype=torch.float32)
-        torch.mul(parts[0], 1 / math.sqrt(size), out=q.view(folded, heads, time, size))
-        kv = qkv.new_zeros(2, folded, heads, padded, size, dtype=torch.float32)
-        kv[:, :, :, :time] = parts[1:]
-        k, v = kv.view(2, folded * heads, padded, size).unbind(0)
-        future = torch.full((time, padded), -math.inf, device=qkv.device).triu_(1)
-        weights = torch.bmm(q, k.mT).add_(future).softmax(-1)  # (F*N, T, padded)
+        scores = q.new_empty(folded * heads, time, padded)
+        scores[:, :, time:] = -math.inf
+        future = q.new_full((time, time), -math.inf).triu_(1)
+        torch.add(future, torch.bmm(q, k.mT), alpha=1 / math.sqrt(size), out=scores[:, :, :time])
+        weights = scores.softmax(-1)[:, :, :time]
         used = weights if keep is None else _masked(weights, keep, p)
         ctx.save_for_backward(q, k, v, weights, keep)  # type: ignore[arg-type]
         ctx.p, ctx.kind = p, qkv.dtype  # type: ignore[attr-defined]
@@ -45,27 +44,21 @@ class _Attention(torch.autograd.Function):
         folded, time, heads, size = grad.shape
         g = grad.transpose(1, 2).float().contiguous().view_as(q)
         used = weights if keep is None else _masked(weights, keep, p)
-        g_weights = torch.bmm(g, v.mT)
+        g_scores = torch.bmm(g, v.mT)
         if keep is not None:
-            g_weights = _masked(g_weights, keep, p)
-        g_scores = torch._softmax_backward_data(g_weights, weights, -1, torch.float32)
-        parts = (
-            torch.bmm(g_scores, k).mul_(1 / math.sqrt(size)),
-            torch.bmm(g_scores[:, :, :time].mT, q),
-            torch.bmm(used[:, :, :time].mT, g),
-        )
+            g_scores = _masked(g_scores, keep, p)
+        g_scores -= (g_scores * weights).sum(-1, keepdim=True)
+        g_scores.mul_(weights).mul_(1 / math.sqrt(size))
         out = grad.new_empty(folded, time, 3, heads, size, dtype=ctx.kind)  # type: ignore[attr-defined]
-        for part, where in zip(parts, out.permute(2, 0, 3, 1, 4), strict=True):
-            where.copy_(part.view(folded, heads, time, size))
+        products = (g_scores, k), (g_scores.mT, q), (used.mT, g)  # of queries, keys, values
+        for (left, right), part in zip(products, out.permute(2, 0, 3, 1, 4), strict=True):
+            part.copy_(torch.bmm(left, right).view(folded, heads, time, size))
         return out, None, None
 
 
 def _masked(weights: Tensor, keep: Tensor, p: float) -> Tensor:
-    """Drop weights (F*N, T, padded) by keep (F, N, T, T)."""
-    time = keep.shape[-1]
-    result = torch.zeros_like(weights)
-    torch.mul(weights[:, :, :time], keep.view(-1, time, time), out=result[:, :, :time])
-    return result.mul_(1 / (1 - p))
+    """Drop (F*N, T, T) by keep (F, N, T, T), and scale what stays."""
+    return (weights * keep.view(weights.shape)).mul_(1 / (1 - p))
 
 
 def causal_attention(qkv: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:

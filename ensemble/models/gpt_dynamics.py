@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.config.model import GPTDynamicsConfig, MLPConfig, input_features
+from ensemble.models.activations import gelu
 from ensemble.models.base import Batch, Normalization, column_slices
-from ensemble.models.feedforward import feedforward
 from ensemble.models.layers import MLP, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear
 from ensemble.models.products import Precision, add_row, member_mean, sum_rows
 from ensemble.schema import Feature, Float32
@@ -46,8 +46,8 @@ class Feedforward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(E, M, d) -> (E, M, d)."""
-        first, second = self.c_fc, self.c_proj
-        return feedforward(x, first.weight, first.bias, second.weight, second.bias, first.precision)
+        out: Tensor = self.c_proj(gelu(self.c_fc(x)))
+        return out
 
 
 class Block(nn.Module):

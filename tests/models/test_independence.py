@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig
 from ensemble.models.activations import ACTIVATIONS
+from ensemble.models.attention import LONGEST
 from ensemble.models.dropout import dropout
 from ensemble.models.gpt_dynamics import wrap
 from ensemble.models.layers import CausalSelfAttention, Dropout, LayerNorm
@@ -148,6 +149,7 @@ def test_elementwise_norms_and_sums_give_each_member_the_bits_it_gets_alone(thre
 
 def test_attention_gives_each_member_the_bits_it_gets_alone(threads: int) -> None:
     found = sweep_attention([2, 3, 9], [1, 5, 10], [(1, 1), (6, 3), (48, 12)])
+    found += sweep_attention([2, 3], [LONGEST, LONGEST + 1], [(6, 3)])
     assert not found, report(found)
 
 
