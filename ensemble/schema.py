@@ -98,7 +98,7 @@ MEMBER_COLUMNS = pa.schema(
         ("data_fingerprint", pa.string()),
     ]
 )
-"""The fixed columns of `members.parquet`; metrics (`test/loss`, `last/validation/loss`, ..) and hyperparameters follow."""
+"""The fixed columns of `members.parquet`; metrics (`test/loss`, ..) and dotted hyperparameters follow."""
 
 CURVE_COLUMNS = pa.schema(
     [

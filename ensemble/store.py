@@ -62,7 +62,7 @@ def _refusals(path: Path, temporary: Path | None = None, only: tuple[int, ...] =
 def _beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.fchmod(handle, 0o666 & ~_umask())
+    os.fchmod(handle, 0o666 & ~_UMASK)
     os.close(handle)
     return Path(name)
 
@@ -306,6 +306,10 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Read the mask, which can only be done by setting it: once, before there are threads."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _umask()

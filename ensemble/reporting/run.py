@@ -221,11 +221,13 @@ def _notes(file: Path) -> dict[str, Any]:
 
 
 def _leading_comment(text: str) -> str:
+    """Return the comment on top of an experiment file, without the line that is for editors."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("#").removeprefix(" ").rstrip())
+        if "yaml-language-server" not in line:
+            lines.append(line.lstrip("#").removeprefix(" ").rstrip())
     return "\n".join(lines).strip()
 
 

@@ -22,6 +22,7 @@ from ensemble.config.train import RolloutConfig
 from ensemble.data.splits import require_windows, split_episodes
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, StorageError, UsageError
+from ensemble.evaluation.rollout import named_steps
 
 Say = Callable[[str], None]
 
@@ -70,31 +71,30 @@ def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories
 
 
 def metric_names(data: Trajectories, rollout: RolloutConfig, named: Iterable[str] = ()) -> list[str]:
-    """Return every metric that a search may compare on these data."""
+    """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
     labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
     names = [schema.TRAIN_LOSS]
-    for split in ("validation", "test", *(f"validation_{name}" for name in named)):
-        steps = rollout.test_horizon or rollout.horizon if split == "test" else rollout.horizon
+    for split in ("validation", *(f"validation_{name}" for name in named)):
         names += [f"{split}/loss", f"{split}/rollout_rmse"]
         names += [schema.one_step_metric(split, label) for label in labels]
         names += [schema.rollout_metric(split, label) for label in labels]
-        names += [schema.rollout_step_metric(split, step) for step in range(1, steps + 1)]
+        names += [schema.rollout_step_metric(split, step) for step in named_steps(rollout.horizon)]
     return names
 
 
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
     assert config.source is not None  # DataConfig holds it: a source or a path
-    simulate = config.simulate.model_dump(mode="json")
-    target = cache / f"{config.source}-{_digest([config.source, simulate, _conversion(config)])}"
+    amount = config.simulate.model_dump(mode="json")
+    target = cache / f"{config.source}-{_digest([config.source, amount, _conversion(config)])}"
     if (target / MANIFEST).is_file():
         return target
-    raw = cache / f"{config.source}-{_digest([config.source, simulate])}.h5"
+    raw = cache / f"{config.source}-{_digest([config.source, amount])}.h5"
     with _locked(target):
         if not raw.is_file():
-            from ensemble.simulation import double_pendulum  # MuJoCo, needed only here
+            from ensemble.simulation import simulate  # MuJoCo, needed only here
 
             say(f"simulating {config.simulate.episodes} episodes of {config.source} to {shown(raw)}")
-            double_pendulum.simulate(config.simulate, raw)
+            simulate(config.source, config.simulate, raw)
         return _convert(config, [raw], target, say)
 
 
