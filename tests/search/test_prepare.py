@@ -70,13 +70,20 @@ def test_unknown_features_and_metrics_are_refused_together_with_the_nearest_name
 
 
 @pytest.mark.parametrize(
-    "metric", ["validation/loss", "test/rollout_rmse@5", "validation/one_step_rmse/q0", "validation_far/rollout_rmse"]
+    "metric",
+    ["validation/loss", "validation/rollout_rmse@5", "validation/one_step_rmse/q0", "validation_far/rollout_rmse"],
 )
-def test_every_metric_that_a_trial_measures_may_be_searched(tiny: Tiny, tmp_path: Path, metric: str) -> None:
+def test_every_metric_that_a_trial_validates_may_be_searched(tiny: Tiny, tmp_path: Path, metric: str) -> None:
     data, _ = ready(tiny(), tmp_path / "results")
     override = f"data.validation={{far: {data.main}}}"
     named, _ = ready(tiny(), tmp_path / "results", override)
     check(load(tiny(), [override, f"search.metric={metric}"]).configurations(), named)
+
+
+def test_a_search_must_not_look_at_the_test_split(tiny: Tiny, tmp_path: Path) -> None:
+    data, _ = ready(tiny(), tmp_path / "results")
+    with pytest.raises(UsageError, match="no metric 'test/loss'"):
+        check(load(tiny(), ["search.metric=test/loss"]).configurations(), data)
 
 
 def test_episodes_too_short_for_the_rollout_are_refused_with_the_counts(tiny: Tiny, tmp_path: Path) -> None:
