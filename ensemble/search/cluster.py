@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,10 +93,12 @@ def connected(address: str, workers: bool) -> Iterator[list[Node]]:
         options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
     if workers:
         options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.name_cluster"}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address="auto" if address == "local" and in_job() else address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at --address {address}: {error}") from error
+    signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which exits with another code
     quieten()
     try:
         yield _nodes(ray.nodes())
@@ -104,7 +107,7 @@ def connected(address: str, workers: bool) -> Iterator[list[Node]]:
 
 
 def name_cluster() -> None:
-    """Tell a Ray process its cluster: left to find it, Ray Train may ask another Ray of the machine, and free nothing."""
+    """Tell a Ray process its cluster: left to find it, Ray Train may ask another one there, and free nothing."""
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
