@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ensemble.config import ModelConfig
+from ensemble.config.model import input_features
 from ensemble.errors import StorageError, UsageError
 from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import build
@@ -28,7 +29,8 @@ class Ensemble:
 
     Attributes:
         seeds: one a member, in the order of the first axis of every prediction.
-        features: what the arrays handed in are called, and how wide they are.
+        features: what the arrays handed in are called, and how wide they are; those that the model does not read may
+            be left out.
         state: names of the state entries, in the order of the last axis of every prediction.
     """
 
@@ -40,10 +42,12 @@ class Ensemble:
         self._directories = dict(directories)
         self._layout = StateLayout.of(self.features)
         self.state = self._layout.labels
-        self._module = self._build(records[0])
+        config = TypeAdapter(ModelConfig).validate_python(records[0]["model"])
+        read = {name for names in input_features(config, self.features).values() for name in names}
+        self._needed = [f.name for f in self.features if f.name in read or f.role == "state"]
+        self._module = self._build(config, records[0])
 
-    def _build(self, record: Mapping[str, Any]) -> Any:
-        config = TypeAdapter(ModelConfig).validate_python(record["model"])
+    def _build(self, config: ModelConfig, record: Mapping[str, Any]) -> Any:
         module = build(config, self.features, len(self.seeds), read_normalization(record))
         arena = Arena(module)
         for row, directory in zip(arena.values.data, self._directories.values(), strict=True):
@@ -83,21 +87,24 @@ class Ensemble:
 
     def _points(self, arrays: Arrays, horizon: int) -> tuple[Tensor, int]:
         """Lay the features side by side: (B, T + horizon, D), and T."""
-        values = {feature.name: self._array(arrays, feature) for feature in self.features}
+        batch = len(np.asarray(next(iter(arrays.values()))))
+        values = {feature.name: self._array(arrays, feature, batch) for feature in self.features}
         seen = min(values[feature.name].shape[1] for feature in self.features if feature.role == "state")
         length = seen + horizon
         columns = []
         for feature in self.features:
             needed = seen if feature.role == "state" else length - 1
             value = values[feature.name][:, :length]
-            if value.shape[1] < needed:
+            if value.shape[1] < needed and feature.name in self._needed:
                 raise UsageError(f"{feature.name} has {value.shape[1]} points, {needed} are needed")
             columns.append(np.pad(value, ((0, 0), (0, length - value.shape[1]), (0, 0))))
         return torch.from_numpy(np.concatenate(columns, axis=2)), seen
 
-    def _array(self, arrays: Arrays, feature: Feature) -> Float32:
+    def _array(self, arrays: Arrays, feature: Feature, batch: int) -> Float32:
+        if feature.name not in arrays and feature.name not in self._needed:
+            return np.zeros((batch, 0, feature.width), np.float32)
         if feature.name not in arrays:
-            raise UsageError(f"no feature '{feature.name}' given; needed: {', '.join(f.name for f in self.features)}")
+            raise UsageError(f"no feature '{feature.name}' given; needed: {', '.join(self._needed)}")
         value = np.asarray(arrays[feature.name], dtype=np.float32)
         if value.ndim != 3 or value.shape[2] != feature.width:
             raise UsageError(f"{feature.name} has shape {value.shape}, not (batch, points, {feature.width})")
