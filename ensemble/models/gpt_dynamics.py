@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.config.model import GPTDynamicsConfig, MLPConfig, input_features
+from ensemble.errors import UsageError
 from ensemble.models.activations import gelu
 from ensemble.models.base import Batch, Normalization, column_slices
 from ensemble.models.layers import MLP, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear
@@ -181,13 +182,15 @@ class GPTDynamics(nn.Module):
         super().__init__()
         self.config, self.members = config, members
         inputs = input_columns(config, features)
-        state = state_columns(features)
+        for name in inputs:
+            if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+                raise UsageError(f"model.inputs.{name}: an input needs a plain name, such as 'low_dim'")
         self.encoders = nn.ModuleDict(
             {name: _mlp(inputs[name][1], len(inputs[name][0]), members, precision, device) for name in inputs}
         )
         width = sum(encoder.outputs for encoder in self.encoders.values())  # type: ignore[misc]
         self.transformer_model = GPT(config, width, members, precision, device)
-        self.model = Head(config.head, config.n_embd, len(state), members, precision, device)
+        self.model = Head(config.head, config.n_embd, len(state_columns(features)), members, precision, device)
         self.sites = 1 + Transformer.SITES_PER_BLOCK * config.n_layer if config.dropout > 0 else 0
         self._hold_constants(features, normalization, "cpu" if torch.device(device).type == "meta" else device)
 
@@ -204,14 +207,13 @@ class GPTDynamics(nn.Module):
         hold("state_angles", [angles[column] for column in state])
         for name, (columns, _) in input_columns(self.config, features).items():
             hold(f"columns_{name}", columns)
-        given, identity = normalization, Normalization.identity(features)
-        by_input = given if self.config.normalize_input else identity
-        by_output = given if self.config.normalize_output else identity
-        eps_input, eps_output = EPS * self.config.normalize_input, EPS * self.config.normalize_output
-        hold("input_mean", by_input.mean)
-        hold("input_scale", np.sqrt(by_input.variance + np.float32(eps_input)))
-        hold("output_mean", by_output.target_mean)
-        hold("output_scale", np.sqrt(by_output.target_variance + np.float32(eps_output)))
+        identity = Normalization.identity(features)
+        by_input = normalization if self.config.normalize_input else identity
+        by_output = normalization if self.config.normalize_output else identity
+        hold("input_mean", by_input.mean.astype(np.float32))
+        hold("input_scale", _scale(by_input.variance, self.config.normalize_input))
+        hold("output_mean", by_output.target_mean.astype(np.float32))
+        hold("output_scale", _scale(by_output.target_variance, self.config.normalize_output))
 
     def forward(self, batch: Batch, details: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Return each member's loss (E,): the squared error in normalized units, mean over batch, time and entries.
@@ -275,6 +277,12 @@ class GPTDynamics(nn.Module):
 
     def _wrap_state(self, state: Tensor) -> Tensor:
         return torch.where(self.state_angles, wrap(state), state)
+
+
+def _scale(variance: Float32, normalize: bool) -> Float32:
+    """Return sqrt(variance + eps) in float32, as the reference does; one without normalization."""
+    scale: Float32 = np.sqrt(variance.astype(np.float32) + np.float32(EPS if normalize else 0))
+    return scale
 
 
 def state_columns(features: Sequence[Feature]) -> list[int]:

@@ -334,6 +334,13 @@ def test_an_unknown_input_feature_names_its_key_and_the_nearest_one() -> None:
         build(config, FEATURES, 1, normalization())
 
 
+@pytest.mark.parametrize("name", ["low.dim", "items", "2d"])
+def test_an_input_needs_a_plain_name(name: str) -> None:
+    config = SMALL.model_copy(update={"inputs": {name: InputConfig(features=["states"])}})
+    with pytest.raises(UsageError, match="plain name"):
+        build(config, FEATURES, 1, normalization())
+
+
 def test_data_without_a_state_are_refused() -> None:
     with pytest.raises(UsageError, match="state"):
         build(GPTDynamicsConfig(), (feature("u", 2, "control"),), 1, normalization())
