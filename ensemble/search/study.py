@@ -59,7 +59,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
         options.before()
         write_plan(plan, _notes(first, data, description))
         _announce(plan, request, count, description, data, say)
-        _train(plan, data, request, count, say)
+        train_members(plan, data, request, count, say)
     RunDirectory(plan.run).collect()
 
 
@@ -82,7 +82,7 @@ def _refuse_early(experiment: Experiment, options: Options) -> None:
     slots(needs(experiment.resources.model_copy(update={"gpus_per_worker": 0.0}), [machine], "cpu"), [machine])
 
 
-def _train(plan: Plan, data: PreparedData, request: Needs, count: int, say: Say) -> None:
+def train_members(plan: Plan, data: PreparedData, request: Needs, count: int, say: Say) -> None:
     """Run the trials. Ray and torch are loaded here, when everything has been checked."""
     import ray
 
