@@ -148,7 +148,7 @@ def main() -> None:
 
     def step(name: str) -> None:
         pack, batches = packs[name]
-        pack.step(batches.at(steps[name]), 1e-4)
+        pack.step(batches.at(steps[name]), [1e-4])
         steps[name] += 1
 
     candidates = {"plain PyTorch + DataLoader": lambda: trainer.step(next(iterator), 1e-4)}

@@ -105,7 +105,8 @@ class Trainer:
         """Train the running members up to step `until`, and validate there."""
         self._clock = time.perf_counter()
         for step in range(self.step, until):
-            self._since.append(self.pack.step(self._batches.at(step), self._rate(step)))
+            rates = [self._rate(step)] * len(self.pack.members)
+            self._since.append(self.pack.step(self._batches.at(step), rates))
             if not self.running:
                 break
         self.validate(until)

@@ -4,6 +4,7 @@ Each group holds one tensor, the member's row of the arena, with the member's ow
 torch's fused kernel on it: a member's update cannot depend on its neighbours. A frozen member's group is skipped.
 """
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -43,7 +44,7 @@ class MemberOptimizer:
             grad.mul_(scale)
         return before, before * factor
 
-    def step(self, rates: list[float], active: list[bool]) -> None:
+    def step(self, rates: Sequence[float], active: Sequence[bool]) -> None:
         """Update the active members, each with its own learning rate."""
         for group, row, grad, rate, on in zip(
             self._optimizer.param_groups, self._rows, self._grads, rates, active, strict=True

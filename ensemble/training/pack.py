@@ -73,8 +73,11 @@ class Pack:
         """Dropout sites of the model."""
         return int(self.module.sites)  # type: ignore[arg-type]
 
-    def step(self, batch: Batch, rate: float) -> StepResult:
-        """Train every active member on its part of the batch; freeze those whose numbers are no longer finite."""
+    def step(self, batch: Batch, rates: Sequence[float]) -> StepResult:
+        """Train every active member on its part of the batch, each with its own learning rate.
+
+        A member whose loss or gradient norm is no longer finite is frozen.
+        """
         self.module.train()
         self.arena.zero_grad()
         loss: Tensor = self._forward(batch)[0]  # (E,)
@@ -84,7 +87,7 @@ class Pack:
         numbers = torch.stack([total, before, after]).tolist()
         result = StepResult(*numbers)
         self._freeze_diverged(result)
-        self.optimizer.step([rate] * len(self.members), [member.active for member in self.members])
+        self.optimizer.step(rates, [member.active for member in self.members])
         for member in self.members:
             member.step += member.active
         return result

@@ -23,7 +23,7 @@ def choose_pack(experiment: Experiment, setup: Setup, members: int, context: Con
     asked = experiment.resources.pack
     if asked != "auto":
         return min(asked, members)
-    if members == 1 or context.world_size > 1:
+    if members == 1 or context.world_size > 1 or experiment.train.compile:
         return members
     return measure_pack(experiment, setup, members, context)
 
@@ -42,7 +42,7 @@ def _step_seconds(experiment: Experiment, setup: Setup, seeds: Sequence[int], co
     times = []
     for step in range(1 + _STEPS):
         start = time.perf_counter()
-        pack.step(batches.at(step), 0.0)
+        pack.step(batches.at(step), [0.0] * len(seeds))
         if context.device.type == "cuda":
             torch.cuda.synchronize(context.device)
         times.append(time.perf_counter() - start)
