@@ -113,10 +113,9 @@ COLUMNS: tuple[Column, ...] = (
     ("seeds", lambda view: seed_text(view.seeds)),
     ("step", lambda view: f"{_number(view.progress, 'step') or 0:.0f}/{view.steps}"),
     ("loss", lambda view: _spread(view.progress, TRAIN_LOSS, f"{TRAIN_LOSS}_std")),
-    (VALIDATION_ROLLOUT, lambda view: _spread(view.progress, VALIDATION_ROLLOUT, f"{VALIDATION_ROLLOUT}_std")),
+    ("rollout", lambda view: _spread(view.progress, VALIDATION_ROLLOUT, f"{VALIDATION_ROLLOUT}_std")),
     ("steps/s", lambda view: f"{view.rate:.0f}" if view.rate else ""),
-    ("ETA", lambda view: _eta(view)),
-    ("status", lambda view: view.status),
+    ("left", lambda view: _left(view) or view.status),
 )
 
 
@@ -198,6 +197,8 @@ def line(index: int, trials: int, view: TrialView) -> str:
     parts = [f"[{index + 1}/{trials}] {view.title}", f"seeds {seed_text(view.seeds)}", view.status]
     if view.progress:
         parts += [f"{header} {value}" for header, text in COLUMNS[2:-1] if (value := text(view))]
+    if left := _left(view):
+        parts.append(f"{left} left")
     return " | ".join([*parts, view.error] if view.error else parts)
 
 
@@ -237,10 +238,10 @@ def _spread(progress: Progress, mean: str, std: str) -> str:
     middle, spread = _number(progress, mean), _number(progress, std)
     if middle is None:
         return ""
-    return f"{middle:.4g}" if spread is None or spread != spread else f"{middle:.4g} ± {spread:.2g}"
+    return f"{middle:.3g}" if spread is None or spread != spread else f"{middle:.3g} ± {spread:.1g}"
 
 
-def _eta(view: TrialView) -> str:
+def _left(view: TrialView) -> str:
     if view.status != "running" or not view.rate:
         return ""
     return duration((1 - view.share) * view.steps * len(view.seeds) / view.rate)

@@ -73,6 +73,10 @@ class Watcher(tune.Callback):
         self._screen = screen
         self._trials = trials
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune nothing to write down: it pickles its callbacks, and a terminal cannot be."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial runs."""
         self._board.begin(trial.config["trial"])

@@ -66,7 +66,7 @@ def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds(
         board.end(0, "failed", "ValueError: no")
         screen.changed(0)
     assert "step 40/100" in lines[1]
-    assert "0.5 ± 0.25" in lines[1]
+    assert "0.5 ± 0.2" in lines[1]
     assert lines[2].endswith("ValueError: no")
     assert lines[3] == board.summary()
 

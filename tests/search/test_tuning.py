@@ -1,0 +1,67 @@
+"""What Tune asks of the queue, and writes down of the watcher. Tune itself is met in tests/cli and test_distributed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+from ray.tune.search import Searcher
+from rich.console import Console
+
+from ensemble.config import load
+from ensemble.search.live import Board, TableScreen, TrialView
+from ensemble.search.tuning import IDENTICAL_ERRORS, TrialQueue, Watcher, status
+from ensemble.training.trial import Trial, record_failure
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture
+def trials(tiny: Tiny, tmp_path: Path) -> list[Trial]:
+    overrides = ["train.optimizer.lr={choice: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]}"]
+    file = load(tiny(), overrides)
+    return [Trial(experiment, (0, 1), "search", tmp_path) for experiment in file.configurations()]
+
+
+def end(queue: TrialQueue, trials: list[Trial], number: int, error: str | None) -> None:
+    if error is not None:
+        record_failure(trials[number], ValueError(error), "fingerprint")
+    queue.on_trial_complete(str(number), {}, error=error is not None)
+
+
+def test_trials_are_handed_out_in_order_each_once(trials: list[Trial]) -> None:
+    queue = TrialQueue(trials)
+    assert [queue.suggest(str(n)) for n in range(len(trials))] == [{"trial": n} for n in range(len(trials))]
+    assert queue.suggest("more") == Searcher.FINISHED
+
+
+def test_the_same_error_in_all_the_first_trials_ends_the_queue(trials: list[Trial]) -> None:
+    queue = TrialQueue(trials)
+    for number in range(IDENTICAL_ERRORS):
+        assert queue.suggest(str(number)) == {"trial": number}
+        end(queue, trials, number, f"no file /somewhere/{number}")
+    assert queue.suggest("next") == Searcher.FINISHED
+    assert queue.bug == "ValueError: no file /somewhere/0"
+    assert queue.left == len(trials) - IDENTICAL_ERRORS
+
+
+@pytest.mark.parametrize("errors", [("a", "b", "a"), ("a", None, "a", "a", "a")])
+def test_other_errors_or_one_success_are_no_bug(trials: list[Trial], errors: tuple[str | None, ...]) -> None:
+    queue = TrialQueue(trials)
+    for number, error in enumerate(errors):
+        queue.suggest(str(number))
+        end(queue, trials, number, error)
+    assert queue.bug is None
+    assert queue.suggest("next") == {"trial": len(errors)}
+
+
+def test_a_watcher_with_a_terminal_can_be_written_down(trials: list[Trial]) -> None:
+    board = Board([TrialView("lr=1", (0,), 10)])
+    with TableScreen(board, Console(force_terminal=True)) as screen:
+        assert cloudpickle.dumps(Watcher(board, screen, trials))
+
+
+def test_the_status_of_a_trial_is_that_of_its_members(trials: list[Trial]) -> None:
+    assert status(trials[0]) == "completed"  # nothing left to say otherwise
+    record_failure(trials[0], ValueError("no"), "fingerprint")
+    assert status(trials[0]) == "failed"
