@@ -17,6 +17,7 @@ import torch
 from ensemble.config import Experiment
 from ensemble.errors import StorageError
 from ensemble.models.base import Normalization
+from ensemble.models.memory import keep_freed_memory
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT, MemberRole
 from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.training.batches import Batches
@@ -60,6 +61,7 @@ class Trial:
 def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
     """Train every member of the trial that has not finished, and write what each leaves (rank 0)."""
     torch.set_num_threads(trial.experiment.resources.threads)
+    keep_freed_memory()
     pending = trial.pending
     if not pending:
         return
