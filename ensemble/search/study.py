@@ -59,8 +59,10 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
         options.before()
         write_plan(plan, _notes(first, data, description))
         _announce(plan, request, count, description, data, say)
-        train_members(plan, data, request, count, say)
-    RunDirectory(plan.run).collect()
+        try:
+            train_members(plan, data, request, count, say)
+        finally:
+            RunDirectory(plan.run).collect()  # what has ended is there to be read, however this ends
 
 
 def spread(seeds: Sequence[int], slots: int, pack: int | str) -> list[tuple[int, ...]]:
