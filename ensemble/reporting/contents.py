@@ -124,7 +124,7 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
 
 
 def _meaning(run: Run, metric: str) -> str:
-    split, _, rest = metric.removeprefix("last/").partition("/")
+    split, _, rest = metric.removeprefix("last/").removeprefix("best_rollout/").partition("/")
     asked = _nested(run.experiment, "train", "rollout") or {}
     horizon = (asked.get("test_horizon") if split == "test" else None) or asked.get("horizon")
     steps = f"over {horizon} steps" if horizon else "over the horizon"

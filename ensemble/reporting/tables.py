@@ -235,7 +235,7 @@ def _baseline_rows(run: Run, rows: Sequence[Row], metric: str, labels: dict[str,
     """
     shared: dict[tuple[str, float], list[Baseline]] = {}
     for baseline in run.baselines:
-        if baseline.metric == metric and baseline.config_hash in labels:
+        if baseline.metric == metric.removeprefix("best_rollout/") and baseline.config_hash in labels:
             shared.setdefault((baseline.name, baseline.value), []).append(baseline)
     names = [name for name, _ in shared]
     made = []

@@ -41,11 +41,17 @@ def finish(
     data_fingerprint: str,
     context: Context,
 ) -> None:
-    """Measure each member's best-by-validation weights on the test split and write its files, the row last."""
+    """Measure each member's best weights on the test split and write its files, the row last.
+
+    The test metrics are those of the weights with the best validation loss; `best_rollout/test/..` are those of the
+    weights with the best validation rollout.
+    """
     pack = trainer.pack
     last = pack.arena.values.detach().clone()
+    pack.arena.values.data.copy_(trainer.best["best_rollout"])
+    tested = [{f"best_rollout/{name}": value for name, value in member.items()} for member in setup.test(pack)]
     pack.arena.values.data.copy_(trainer.best["best_loss"])
-    tested = setup.test(pack)
+    tested = [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, setup.test(pack), strict=True)]
     if context.rank == 0:
         rollouts = _rollouts(pack, setup, experiment)
         for index, (member, output) in enumerate(zip(pack.members, trainer.outputs, strict=True)):
@@ -84,7 +90,7 @@ def _metrics(member: Member, output: Outputs, tested: Mapping[str, float]) -> di
     best = output.curve.at(member.best_loss.step)
     metrics = {name: value for name, value in best.items() if not name.startswith("train/")}
     metrics |= {f"last/{name}": member.last[name] for name in (VALIDATION_LOSS, VALIDATION_ROLLOUT)}
-    metrics[f"best/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
+    metrics[f"best_rollout/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
     return {**metrics, **tested}
 
 
