@@ -128,11 +128,13 @@ def sha256_file(path: Path) -> str:
 def config_hash(experiment: Experiment) -> str:
     """Return the 12 hexadecimal digits that name a configuration without its seed.
 
-    Hashed are the parts that define a result: data (not where it lies), model, train, threads. Not the experiment's
-    name, seeds, packs, workers or logging.
+    Hashed are the parts that define a result: data (not where it lies nor how it is read), model, train, threads. Not
+    the experiment's name, seeds, packs, workers, checkpoints or logging.
     """
     parts = experiment.model_dump(mode="json", include={"data", "model", "train"})
-    parts["data"].pop("path")
+    parts["train"].pop("checkpoint_every")
+    for name in ("path", "layout", "follow_links"):
+        parts["data"].pop(name)
     parts["data"]["validation"] = sorted(parts["data"]["validation"])
     parts["resources"] = {"threads": experiment.resources.threads}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)

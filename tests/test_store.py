@@ -195,6 +195,8 @@ def test_a_configuration_is_named_the_same_in_every_process():
         {"storage": "/elsewhere"},
         {"data": {"source": "double_pendulum", "path": "shards/a"}},
         {"train": {"steps": 2000}},
+        {"train": {"checkpoint_every": 50}},
+        {"data": {"source": "double_pendulum", "layout": "nerd", "follow_links": True}},
     ],
 )
 def test_what_does_not_define_a_result_does_not_change_its_name(parts):

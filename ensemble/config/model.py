@@ -6,7 +6,7 @@ and one entry in `ModelConfig`.
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ Activation = Literal["tanh", "relu", "elu", "identity", "silu"]
 class MLPConfig(Section):
     """A stack of linear layers, each followed by the activation and, if asked, a layer norm."""
 
-    layer_sizes: list[int] = Field([], description="widths; [] is the identity")
+    layer_sizes: list[Annotated[int, Field(ge=1)]] = Field([], description="widths; [] is the identity")
     activation: Activation = Field("relu", description="after each linear layer")
     layernorm: bool = Field(False, description="after each activation")
 

@@ -6,13 +6,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ensemble.config.base import Section
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class AdamConfig(Section):
     """torch.optim.Adam."""
 
     name: Literal["adam"] = Field("adam", description="optimizer")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments", strict=False)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay of the two moments", strict=False)
     weight_decay: float = Field(0.0, ge=0, description="L2 term in the gradient")
 
 
@@ -21,7 +23,7 @@ class AdamWConfig(Section):
 
     name: Literal["adamw"] = Field("adamw", description="optimizer")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments", strict=False)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay of the two moments", strict=False)
     weight_decay: float = Field(0.01, ge=0, description="decoupled decay")
 
 

@@ -119,8 +119,8 @@ def options_hash(data: DataConfig) -> str:
 
 
 def fingerprint(features: Sequence[Feature], hashes: Iterable[UInt64]) -> str:
-    """Return the identity of a data set: names, widths and roles of features, then the episodes' hashes in order."""
-    digest = hashlib.sha256(repr([(f.name, f.width, f.role) for f in features]).encode())
+    """Return the identity of a data set: names, widths, roles and angles of features, then the episodes' hashes."""
+    digest = hashlib.sha256(repr([(f.name, f.width, f.role, tuple(f.angles)) for f in features]).encode())
     for part in hashes:
         digest.update(part.astype("<u8").tobytes())
     return digest.hexdigest()

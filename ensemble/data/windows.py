@@ -39,8 +39,9 @@ class Windows:
         self.length = length
         counts = np.maximum(segments.points - length, 0)
         self.count = int(counts.sum())
-        self._first = next(segments.row_chunks(self.count, trim=length))  # (count,) row of each window's first point
         self._counts = counts  # (m,) windows of each piece
+        self._ends = np.cumsum(counts)
+        self._shift = segments.first - (self._ends - counts)  # (m,) first row of a window minus its number
         self._hashes = segments.hashes
         episode = np.searchsorted(data.episodes.first, segments.first, side="right") - 1
         self._origin = data.episodes.first[episode]  # (m,) first row of the episode that a piece belongs to
@@ -53,7 +54,8 @@ class Windows:
         two windows keep their relative order whatever the length of windows and whichever other episodes there are.
         """
         episodes = streams.mix(self._hashes + np.uint64(streams.key(seed, "order", epoch)))
-        keys = np.repeat(episodes - self._origin.astype(np.uint64), self._counts) + self._first.astype(np.uint64)
+        shift = self._shift - self._origin  # start of a window within its episode minus its number
+        keys = np.repeat(episodes + shift.astype(np.uint64), self._counts) + np.arange(self.count, dtype=np.uint64)
         return stable_argsort(streams.mix(keys))
 
     def fixed(self, n: int) -> Int64:
@@ -67,7 +69,10 @@ class Windows:
         On a CPU each window is one copy of adjacent memory. On another device rows are gathered there, from a copy of
         the data set that stays on it.
         """
-        first = np.asarray(self._first[index])
+        index = np.asarray(index)
+        if index.size and not 0 <= index.min() <= index.max() < self.count:
+            raise IndexError(f"no window {index.min()} to {index.max()} among {self.count}")
+        first = index + self._shift[np.searchsorted(self._ends, index, side="right")]
         shape = (*first.shape, self.length + 1, self.data.rows.shape[1])
         if torch.device(device).type == "cpu":
             return torch.from_numpy(self._view[first.reshape(-1)].view(np.float32).reshape(shape))

@@ -93,7 +93,8 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     plan.run.mkdir(parents=True, exist_ok=True)
     run = RunDirectory(plan.run)
     text = plan.file.path.read_text(encoding="utf-8")
-    write_text(plan.run / "space.yaml", text)
+    if not (plan.run / "space.yaml").is_file():  # a resumed run keeps the file as it was given
+        write_text(plan.run / "space.yaml", text)
     write_json(plan.run / NOTES, dict(notes))
     hashes = [config_hash(experiment) for experiment in plan.configurations]
     pairs = [(identity, seed) for identity in hashes for seed in plan.seeds]
@@ -110,7 +111,10 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
 def clear(plan: Plan) -> None:
     """Remove a run directory that --overwrite gives up."""
     if (plan.run / "experiment.yaml").is_file():
-        shutil.rmtree(plan.run)
+        gone = plan.run.with_name(f".{plan.run.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        plan.run.rename(gone)  # at once: half a run must not pass for one
+        shutil.rmtree(gone)
 
 
 def forget_failures(plan: Plan) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from ensemble import schema
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
+from ensemble.config.model import input_features
 from ensemble.config.train import RolloutConfig
 from ensemble.data.splits import require_windows, split_episodes
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
@@ -27,6 +28,7 @@ from ensemble.evaluation.rollout import named_steps
 Say = Callable[[str], None]
 
 # What `data:` says about using the data rather than about what lies in the shards.
+_CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 
 
@@ -70,6 +72,17 @@ def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories
     return whole
 
 
+def find_origin(init_from: str | None, beside: Path) -> str | None:
+    """Return `train.init_from` as an absolute path; UsageError when nothing trained lies there."""
+    if init_from is None:
+        return None
+    for place in (Path(init_from).expanduser(), beside / init_from):
+        inside = place.parent / "members" / place.name
+        if any((path / "model.json").is_file() for path in (place, inside)) or any(place.glob("members/*/model.json")):
+            return str(place.absolute())
+    raise UsageError(f"train.init_from: {init_from}: no trained member there (a run directory or its members/<id>)")
+
+
 def metric_names(data: Trajectories, rollout: RolloutConfig, named: Iterable[str] = ()) -> list[str]:
     """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
     labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
@@ -102,6 +115,7 @@ def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: 
     found = [_find(path, beside) for path in ([paths] if isinstance(paths, str) else paths)]
     if len(found) == 1 and found[0].is_dir():
         read_manifest(found[0])  # refuses what is no data set
+        _refuse_conversion(config, found[0])
         return found[0]
     stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
     target = cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
@@ -109,6 +123,17 @@ def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: 
         return target
     with _locked(target):
         return _convert(config, found, target, say)
+
+
+def _refuse_conversion(config: DataConfig, shards: Path) -> None:
+    """Raise UsageError for options that only a conversion can follow: these shards are converted already."""
+    plain = DataConfig(path=str(shards))
+    for name in sorted(_CONVERSION):
+        if getattr(config, name) != getattr(plain, name):
+            raise UsageError(
+                f"data.{name} is given, but {shards} is converted already: give the original files as data.path, "
+                f"or leave data.{name} out"
+            )
 
 
 def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
@@ -163,12 +188,10 @@ def _description(directory: Path) -> Trajectories:
 
 def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
     problems = []
-    known = [feature.name for feature in data.features]
-    for name, entry in experiment.model.inputs.items():
-        for feature in entry.features:
-            if feature not in known:
-                where = f"model.inputs.{name}.features"
-                problems.append(f"{where}: no feature '{feature}' in the data; {_nearest(feature, known)}")
+    try:
+        input_features(experiment.model, data.features)
+    except UsageError as error:
+        problems += str(error).splitlines()
     metrics = metric_names(data, experiment.train.rollout, experiment.data.validation)
     if experiment.search.metric not in metrics:
         hint = _nearest(experiment.search.metric, metrics)
@@ -189,6 +212,6 @@ def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[st
     for split, horizon in horizons.items():
         require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
     for name, other in named.items():
-        if [feature.name for feature in other.features] != [feature.name for feature in data.features]:
+        if other.features != data.features:
             raise DataError(f"data.validation.{name}: other features than the data")
         require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")

@@ -15,10 +15,11 @@ from typing import Any
 from ensemble.config import Experiment
 from ensemble.data.splits import describe_split, split_episodes
 from ensemble.data.trajectories import Trajectories, read_manifest
+from ensemble.errors import UsageError
 from ensemble.search.cluster import Needs, Node, connected, cpu_count, in_job, needs, quieten, slots
 from ensemble.search.plan import Plan, planned_text, titles, write_plan
-from ensemble.search.prepare import PreparedData, check, prepare, shown
-from ensemble.store import RunDirectory
+from ensemble.search.prepare import PreparedData, check, find_origin, prepare, shown
+from ensemble.store import RunDirectory, read_table
 
 Say = Callable[[str], None]
 _log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     else:
         data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
     description = check(plan.configurations, data)
+    for experiment in plan.configurations:
+        find_origin(experiment.train.init_from, plan.file.path.absolute().parent)
+    _refuse_other_data(plan, data)
     with connected(options.address, workers=first.resources.workers > 1) as nodes:
         request = needs(first.resources, nodes, options.device)
         count = slots(request, nodes)
@@ -73,6 +77,19 @@ def spread(seeds: Sequence[int], slots: int, pack: int | str) -> list[tuple[int,
     """
     size = max(pack if isinstance(pack, int) else 1, ceil(len(seeds) / slots))
     return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+
+
+def _refuse_other_data(plan: Plan, data: PreparedData) -> None:
+    """Raise UsageError when a member of this run was trained on data that are no longer these."""
+    fingerprint = read_manifest(data.main)["fingerprint"]
+    for identity in plan.members:
+        file = RunDirectory(plan.run).member(identity).row_file
+        known = read_table(file)["data_fingerprint"][0].as_py() if file.is_file() else fingerprint
+        if known != fingerprint:
+            raise UsageError(
+                f"{plan.run}: member {identity} was trained on data_fingerprint {known}, the data now have "
+                f"{fingerprint}; start again with --overwrite"
+            )
 
 
 def _refuse_early(experiment: Experiment, options: Options) -> None:
@@ -97,8 +114,11 @@ def train_members(plan: Plan, data: PreparedData, request: Needs, count: int, sa
     main = load_resident(data.main, _log.info)
     named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
     groups = [plan.seeds] if plan.role == "search" else spread(plan.seeds, count, plan.file.first.resources.pack)
+    beside = plan.file.path.absolute().parent
     trials = tuple(
-        Trial(experiment, tuple(seeds), plan.role, plan.run) for experiment in plan.configurations for seeds in groups
+        Trial(experiment, tuple(seeds), plan.role, plan.run, find_origin(experiment.train.init_from, beside))
+        for experiment in plan.configurations
+        for seeds in groups
     )
     fingerprint = read_manifest(data.main)["fingerprint"]
     shared = Shared(trials, main, named, fingerprint, request, plan.run / "ray")

@@ -6,9 +6,10 @@ each takes its slice of the same global batch.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from ensemble.data.windows import Windows
+from ensemble.data.windows import WindowSource
 from ensemble.models.base import Batch
 from ensemble.models.dropout import dropout_keys
 from ensemble.schema import Int64
@@ -25,7 +26,9 @@ class Batches:
         sites: the model's dropout sites; 0 when it has no dropout.
     """
 
-    def __init__(self, windows: Windows, seeds: tuple[int, ...], batch_size: int, sites: int, context: Context) -> None:
+    def __init__(
+        self, windows: WindowSource, seeds: tuple[int, ...], batch_size: int, sites: int, context: Context
+    ) -> None:
         self._windows = windows
         self._seeds = seeds
         self._batch_size = batch_size
@@ -34,7 +37,7 @@ class Batches:
         share = batch_size // context.world_size
         self._mine = slice(context.rank * share, (context.rank + 1) * share)
         self._position = torch.arange(batch_size, dtype=torch.int32, device=self._device)[self._mine]
-        self._orders: dict[int, list[Int64]] = {}
+        self._orders: dict[int, list[npt.NDArray[np.unsignedinteger]]] = {}
 
     @property
     def epoch_steps(self) -> int:
@@ -55,13 +58,14 @@ class Batches:
         place = np.arange(step * self._batch_size, (step + 1) * self._batch_size)[self._mine]
         epoch, position = np.divmod(place, self._windows.count)
         if epoch[0] == epoch[-1]:
-            return self._order(int(epoch[0]))[member][position]
+            return self._order(int(epoch[0]))[member][position].astype(np.int64)
         parts = [self._order(int(e))[member][position[epoch == e]] for e in np.unique(epoch)]
-        return np.concatenate(parts)
+        return np.concatenate(parts).astype(np.int64)
 
-    def _order(self, epoch: int) -> list[Int64]:
+    def _order(self, epoch: int) -> list[npt.NDArray[np.unsignedinteger]]:
         """Return every member's order of an epoch; the newest two epochs are kept."""
         if epoch not in self._orders:
             self._orders = {old: order for old, order in self._orders.items() if old == epoch - 1}
-            self._orders[epoch] = [self._windows.order(seed, epoch) for seed in self._seeds]
+            kind = np.min_scalar_type(self._windows.count)  # 4 bytes a window rather than 8
+            self._orders[epoch] = [self._windows.order(seed, epoch).astype(kind) for seed in self._seeds]
         return self._orders[epoch]

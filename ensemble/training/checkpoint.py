@@ -71,6 +71,11 @@ def save(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     return target
 
 
+def is_whole(directory: Path, step: int) -> bool:
+    """Say whether the checkpoint of a step is there."""
+    return (directory / f"step-{step:08d}" / "MANIFEST.json").is_file()
+
+
 def load_newest(directory: Path, layout: tuple[Slot, ...], device: torch.device | str = "cpu") -> Checkpoint | None:
     """Read the newest whole checkpoint under `directory`, or None; a damaged one is passed over with a warning.
 

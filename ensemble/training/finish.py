@@ -24,7 +24,6 @@ from ensemble.training.weights import save_model, save_row, weights_sha256
 _STATUS: Mapping[str, Status] = {
     "running": "completed",
     "stopped": "completed",
-    "done": "completed",
     "pruned": "pruned",
     "diverged": "diverged",
 }
@@ -49,7 +48,10 @@ def finish(
     pack = trainer.pack
     last = pack.arena.values.detach().clone()
     pack.arena.values.data.copy_(trainer.best["best_rollout"])
-    tested = [{f"best_rollout/{name}": value for name, value in member.items()} for member in setup.test(pack)]
+    tested = [
+        {f"best_rollout/{name}": value for name, value in metrics.items() if member.has_rolled_out}
+        for member, metrics in zip(pack.members, setup.test(pack), strict=True)
+    ]
     pack.arena.values.data.copy_(trainer.best["best_loss"])
     tested = [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, setup.test(pack), strict=True)]
     if context.rank == 0:
@@ -90,14 +92,16 @@ def _metrics(member: Member, output: Outputs, tested: Mapping[str, float]) -> di
     best = output.curve.at(member.best_loss.step)
     metrics = {name: value for name, value in best.items() if not name.startswith("train/")}
     metrics |= {f"last/{name}": member.last[name] for name in (VALIDATION_LOSS, VALIDATION_ROLLOUT)}
-    metrics[f"best_rollout/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
+    if member.has_rolled_out:
+        metrics[f"best_rollout/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
     return {**metrics, **tested}
 
 
 def _save(experiment: Experiment, trainer: Trainer, index: int, setup: Setup, row: Mapping[str, Any]) -> None:
     directory, layout = trainer.outputs[index].directory, trainer.pack.arena.layout
     save_row(directory.weights, trainer.best["best_loss"][index], layout)
-    save_row(directory.path / "best_rollout.safetensors", trainer.best["best_rollout"][index], layout)
+    if trainer.pack.members[index].has_rolled_out:
+        save_row(directory.path / "best_rollout.safetensors", trainer.best["best_rollout"][index], layout)
     identity = {name: row[name] for name in ("experiment", "config_hash", "seed", "weights_sha256", "data_fingerprint")}
     save_model(directory, experiment, setup.features, setup.normalization, layout, identity)
 

@@ -16,7 +16,7 @@ from ensemble.config.model import input_features
 from ensemble.errors import StorageError, UsageError
 from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import build
-from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT, Feature, Float32
+from ensemble.schema import VALIDATION_ROLLOUT, Feature, Float32
 from ensemble.store import RunDirectory
 from ensemble.training.arena import Arena
 from ensemble.training.weights import load_model_record, load_row, read_features, read_normalization
@@ -48,7 +48,9 @@ class Ensemble:
         self._module = self._build(config, records[0])
 
     def _build(self, config: ModelConfig, record: Mapping[str, Any]) -> Any:
-        module = build(config, self.features, len(self.seeds), read_normalization(record))
+        module = build(
+            config, self.features, len(self.seeds), read_normalization(record), precision=record["precision"]
+        )
         arena = Arena(module)
         for row, directory in zip(arena.values.data, self._directories.values(), strict=True):
             row.copy_(load_row(directory / "best.safetensors", arena.layout))
@@ -128,20 +130,21 @@ def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
     run = RunDirectory(path)
     if not run.members_file.is_file():
         raise StorageError(f"{path}: no finished run there (no {run.members_file.name})")
-    rows = [row for row in pq.read_table(run.members_file).to_pylist() if row["status"] == "completed"]
     by_hash: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in pq.read_table(run.members_file).to_pylist():
         by_hash.setdefault(row["config_hash"], []).append(row)
+    by_hash = {name: rows for name, rows in by_hash.items() if any(row["status"] == "completed" for row in rows)}
     if not by_hash:
         raise StorageError(f"{path}: no member finished")
     chosen = config_hash or min(by_hash, key=lambda name: _score(by_hash[name]))
     if chosen not in by_hash:
         raise UsageError(f"no configuration {chosen} in {path}; there are {', '.join(by_hash)}")
-    members = sorted(by_hash[chosen], key=lambda row: int(row["seed"]))
+    completed = [row for row in by_hash[chosen] if row["status"] == "completed"]
+    members = sorted(completed, key=lambda row: int(row["seed"]))
     return Ensemble({row["seed"]: run.member(f"{chosen}-s{row['seed']}").path for row in members})
 
 
-def _score(rows: list[dict[str, Any]]) -> float:
-    """Return the mean validation error that configurations are ranked by; never a test number."""
-    metric = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in rows[0] else VALIDATION_LOSS
-    return float(np.mean([row[metric] for row in rows]))
+def _score(rows: list[dict[str, Any]]) -> tuple[bool, bool, float]:
+    """Return what configurations are ranked by: whole first, then the mean validation error; never a test number."""
+    mean = float(np.mean([row[VALIDATION_ROLLOUT] for row in rows if row["status"] == "completed"]))
+    return any(row["status"] != "completed" for row in rows), not np.isfinite(mean), mean

@@ -18,7 +18,7 @@ from ensemble.schema import (
 )
 from ensemble.store import MemberDirectory
 from ensemble.training.batches import Batches
-from ensemble.training.checkpoint import Checkpoint, layout_json, save
+from ensemble.training.checkpoint import Checkpoint, is_whole, layout_json, save
 from ensemble.training.context import Context
 from ensemble.training.loggers import MetricLogger
 from ensemble.training.measure import Measure
@@ -127,7 +127,7 @@ class Trainer:
         """Measure every member, keep the best weights, stop who has waited too long, write the curves."""
         measured = [measure(self.pack) for measure in self._measures]
         now = time.perf_counter()
-        share = (now - self._clock) / len(self.pack.members)
+        share = (now - self._clock) / max(1, sum(member.active for member in self.pack.members))
         self._clock = now
         for index, member in enumerate(self.pack.members):
             trained = self._trained(index, step)
@@ -176,8 +176,8 @@ class Trainer:
             return
         tensors = {"arena": self.pack.arena.values.detach(), **self._best, **self.pack.optimizer.moments()}
         for index, (member, output) in enumerate(zip(self.pack.members, self.outputs, strict=True)):
-            if member.state == "diverged":
-                continue
+            if member.state == "diverged" or is_whole(output.directory.checkpoints, member.step):
+                continue  # a member that stopped early was saved when it stopped
             state = {**self._identity, "layout": layout_json(self.pack.arena.layout), "member": member.to_json()}
             rows = {name: tensor[index : index + 1].cpu() for name, tensor in tensors.items()}
             save(output.directory.checkpoints, member.step, Checkpoint(rows, state, output.curve.table()))

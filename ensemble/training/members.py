@@ -1,14 +1,14 @@
 """The running record of each member of a pack: what it reached, how it stands, and its curve so far."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from ensemble.schema import CURVE_COLUMNS, MemberRole
 
-State = Literal["running", "stopped", "diverged", "pruned", "done"]
+State = Literal["running", "stopped", "diverged", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Member:
         """Whether its weights still move."""
         return self.state == "running"
 
+    @property
+    def has_rolled_out(self) -> bool:
+        """Whether any validation rollout was a number."""
+        return self.best_rollout.value < float("inf")
+
     def diverge(self, step: int, what: str) -> None:
         """Freeze the member for good: its loss or gradient is no longer a number."""
         self.state = "diverged"
@@ -64,10 +69,6 @@ class Member:
             value = values[name]["value"]
             values[name] = Best(float("inf") if value is None else value, values[name]["step"])
         return cls(**values)
-
-    def copy(self) -> "Member":
-        """Return an independent record of the same standing."""
-        return replace(self, last=dict(self.last))
 
 
 class Curve:

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from ensemble.config import Experiment
+from ensemble.models.base import build, parameter_count
 from ensemble.training.batches import Batches
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup
 
 _STEPS = 3  # timed, after one to warm up; the fastest counts
+_SMALL_ON_A_CPU = (
+    500_000  # parameters; above, arithmetic is all, and a pack of ten would only hold ten times the memory
+)
 
 
 def choose_pack(experiment: Experiment, setup: Setup, members: int, context: Context) -> int:
@@ -30,9 +34,19 @@ def choose_pack(experiment: Experiment, setup: Setup, members: int, context: Con
 
 def measure_pack(experiment: Experiment, setup: Setup, members: int, context: Context) -> int:
     """Time a step of one member and of `members` together; return the size that costs less per member."""
+    if context.device.type == "cpu" and _parameters(experiment, setup) > _SMALL_ON_A_CPU:
+        return 1
     alone = _step_seconds(experiment, setup, range(1), context)
-    together = _step_seconds(experiment, setup, range(members), context) / members
+    try:
+        together = _step_seconds(experiment, setup, range(members), context) / members
+    except torch.OutOfMemoryError:
+        return 1
     return members if together < alone else 1
+
+
+def _parameters(experiment: Experiment, setup: Setup) -> int:
+    """Count the parameters of one member, without allocating them."""
+    return parameter_count(build(experiment.model, setup.features, 1, setup.normalization))
 
 
 def _step_seconds(experiment: Experiment, setup: Setup, seeds: Sequence[int], context: Context) -> float:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from ensemble.config import Experiment
 from ensemble.errors import StorageError
 from ensemble.models.base import Normalization
 from ensemble.models.memory import keep_freed_memory
-from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT, MemberRole
+from ensemble.schema import TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
 from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, load_newest
@@ -31,7 +33,13 @@ from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
 from ensemble.training.rows import member_row, write_member
 from ensemble.training.setup import Setup, TrialData, set_up
-from ensemble.training.weights import InitialWeights, load_model_record, load_row, read_normalization
+from ensemble.training.weights import (
+    InitialWeights,
+    check_same_question,
+    load_model_record,
+    load_row,
+    read_normalization,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Trial:
     seeds: tuple[int, ...]
     role: MemberRole
     run: Path
+    origin: str | None = None  # where `train.init_from` points, made absolute: workers have other directories
 
     @property
     def config_hash(self) -> str:
@@ -83,12 +92,28 @@ def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
             trainer.advance(rung)
         if not behind:
             continue
-        progress = _progress(trainers, rung, steps)
-        context.report(progress)
-        value = progress.get(trial.experiment.search.metric, float("nan"))
-        if rung < steps and not context.may_continue(rung, float(value)):
+        context.report(_progress(trainers, rung, steps))
+        if rung < steps and not context.may_continue(rung, _objective(trial.experiment.search.metric, trainers)):
             _prune(trainers)
             return
+
+
+def _objective(metric: str, trainers: Sequence[Trainer]) -> float:
+    """Return the mean over the trial's seeds that a judge compares.
+
+    A member that stopped early carries its best value on; a diverged one makes it NaN, which ranks last.
+    """
+    members = [member for trainer in trainers for member in trainer.pack.members]
+    if any(member.state == "diverged" for member in members):
+        return float("nan")
+    return float(np.mean([_standing(member, metric) for member in members]))
+
+
+def _standing(member: Member, metric: str) -> float:
+    best = {VALIDATION_LOSS: member.best_loss.value, VALIDATION_ROLLOUT: member.best_rollout.value}
+    if member.state == "stopped" and metric in best:
+        return best[metric]
+    return member.last.get(metric, float("nan"))
 
 
 def _prune(trainers: Sequence[Trainer]) -> None:
@@ -123,7 +148,7 @@ def _trainers(
 ) -> list[Trainer]:
     """Compose packs from members at the same step."""
     layout = _probe(trial, setup, context).arena.layout
-    checkpoints = {seed: load_newest(trial.directory(seed).checkpoints, layout) for seed in pending}
+    checkpoints = {seed: load_newest(trial.directory(seed).checkpoints, layout, context.device) for seed in pending}
     for seed, checkpoint in checkpoints.items():
         _check_identity(trial, seed, checkpoint, data.main.fingerprint)
     size = choose_pack(trial.experiment, setup, len(pending), context)
@@ -170,7 +195,8 @@ def _trainer(
 ) -> Trainer:
     experiment = trial.experiment
     pack = Pack(experiment, setup.features, setup.normalization, seeds, context)
-    _start_from(trial, pack)
+    if not any(checkpoints):
+        _start_from(trial, pack, setup)
     sites = pack.sites if experiment.model.dropout > 0 else 0
     batches = Batches(setup.train, tuple(seeds), experiment.train.batch_size, sites, context)
     whole = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
@@ -203,15 +229,17 @@ def _kept_statistics(trial: Trial) -> Normalization | None:
     train = trial.experiment.train
     if train.init_from is None or train.statistics == "recompute":
         return None
-    origin = InitialWeights.find(train.init_from).of(trial.seeds[0])
-    return read_normalization(load_model_record(origin))
+    record = load_model_record(InitialWeights.find(trial.origin or train.init_from).of(trial.seeds[0]))
+    return read_normalization(record)
 
 
-def _start_from(trial: Trial, pack: Pack) -> None:
+def _start_from(trial: Trial, pack: Pack, setup: Setup) -> None:
     """Replace the initial weights by those that `train.init_from` names."""
     if trial.experiment.train.init_from is None:
         return
-    origin = InitialWeights.find(trial.experiment.train.init_from)
+    origin = InitialWeights.find(trial.origin or trial.experiment.train.init_from)
+    for member in pack.members:
+        check_same_question(origin.of(member.seed), setup.features, trial.experiment.model.prediction)
     for index, member in enumerate(pack.members):
         row = load_row(origin.of(member.seed) / "best.safetensors", pack.arena.layout)
         pack.arena.values.data[index].copy_(row)
@@ -224,16 +252,17 @@ def record_failure(trial: Trial, error: BaseException, data_fingerprint: str) ->
         directory.path.mkdir(parents=True, exist_ok=True)
         with directory.log_file.open("a", encoding="utf-8") as log:
             traceback.print_exception(error, file=log)
-        newest = load_member(directory)
-        member = newest or Member(seed)
+        member, curves = load_progress(directory)
+        member = member or Member(seed)
         member.error = f"{type(error).__name__}: {error}".splitlines()[0]
         facts = {"data_fingerprint": data_fingerprint, "parameters": None, "device": "", "world_size": None}
         row = member_row(trial.experiment, trial.config_hash, trial.role, member, "failed", facts, {})
-        write_member(directory, row, Curve(trial.config_hash, seed, trial.role))
+        write_member(directory, row, Curve(trial.config_hash, seed, trial.role, curves))
 
 
-def load_member(directory: MemberDirectory) -> Member | None:
-    """Return the record of the newest checkpoint, whatever its layout; None when there is none."""
-    for path in sorted(directory.checkpoints.glob("step-????????/state.json"), reverse=True):
-        return Member.from_json(json.loads(path.read_text(encoding="utf-8"))["member"])
-    return None
+def load_progress(directory: MemberDirectory) -> tuple[Member | None, pa.Table | None]:
+    """Return the record and the curve of the newest checkpoint, whatever its layout; None where there is none."""
+    for path in sorted(directory.checkpoints.glob("step-????????/MANIFEST.json"), reverse=True):
+        state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
+        return Member.from_json(state["member"]), pq.read_table(path.parent / "curves.parquet")
+    return None, None

@@ -70,6 +70,7 @@ def save_model(
     record = {
         **identity,
         "model": experiment.model.model_dump(mode="json"),
+        "precision": experiment.train.precision,
         "rollout_context": experiment.train.rollout.context or experiment.model.history,
         "features": [asdict(feature) for feature in features],
         "normalization": statistics,
@@ -116,10 +117,16 @@ class InitialWeights:
         for candidate in (path, path.parent / "members" / path.name):
             if (candidate / "model.json").is_file():
                 return cls({None: candidate})
-        found = {load_model_record(p.parent)["seed"]: p.parent for p in sorted(path.glob("members/*/model.json"))}
-        if not found:
+        records = {p.parent: load_model_record(p.parent) for p in sorted(path.glob("members/*/model.json"))}
+        if not records:
             raise UsageError(f"train.init_from: {text}: no trained member there (a run directory or its members/<id>)")
-        return cls(found)
+        hashes = sorted({record["config_hash"] for record in records.values()})
+        if len(hashes) > 1:
+            raise UsageError(
+                f"train.init_from: {text} holds {len(hashes)} configurations ({', '.join(hashes)}); "
+                "name one member, members/<id>"
+            )
+        return cls({record["seed"]: member for member, record in records.items()})
 
     def of(self, seed: int) -> Path:
         """Return the member directory that `seed` starts from."""
@@ -128,3 +135,13 @@ class InitialWeights:
             seeds = ", ".join(str(s) for s in self.members)
             raise UsageError(f"train.init_from: no member of seed {seed}; it has seeds {seeds}")
         return path
+
+
+def check_same_question(origin: Path, features: tuple[Feature, ...], prediction: str) -> None:
+    """Raise UsageError unless the member at `origin` reads these features and predicts in the same way."""
+    record = load_model_record(origin)
+    if read_features(record) != features:
+        names = ", ".join(f"{feature.name} ({feature.width})" for feature in read_features(record))
+        raise UsageError(f"train.init_from: {origin} was trained on other features: {names}")
+    if record["model"]["prediction"] != prediction:
+        raise UsageError(f"train.init_from: {origin} predicts {record['model']['prediction']}, this model {prediction}")

@@ -162,8 +162,9 @@ def test_a_missing_file_a_folder_and_a_huge_file_are_refused(tmp_path: Path):
 
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"]), max_size=12)
+keys = text.filter(lambda key: key != "<<")  # YAML 1.1's merge key, which is refused
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
-values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(text, v, max_size=4), max_leaves=12)
+values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(keys, v, max_size=4), max_leaves=12)
 
 
 def float_text(dumper: yaml.Dumper, value: float) -> yaml.Node:
@@ -178,7 +179,7 @@ Dumper.add_representer(float, float_text)
 Dumper.add_representer(str, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"'))
 
 
-@given(st.dictionaries(text.filter(lambda key: key != "<<"), values, max_size=4))
+@given(st.dictionaries(keys, values, max_size=4))
 def test_what_is_written_is_read_back(value):
     assert plain(yaml.dump(value, Dumper=Dumper, allow_unicode=True)) == value
 

@@ -63,7 +63,7 @@ def test_unknown_features_and_metrics_are_refused_together_with_the_nearest_name
     file = load(path, ["search.metric=validation/rolout_rmse"])
     with pytest.raises(UsageError) as caught:
         check(file.configurations(), data)
-    assert "model.inputs.all.features: no feature 'state' in the data; did you mean 'states'?" in str(caught.value)
+    assert "model.inputs.all.features: no feature 'state'; the nearest is 'states'" in str(caught.value)
     assert "search.metric: no metric 'validation/rolout_rmse'; did you mean 'validation/rollout_rmse'?" in str(
         caught.value
     )

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,8 +17,9 @@ from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.store import RunDirectory
 from ensemble.training.context import InlineContext
+from ensemble.training.members import Best, Member
 from ensemble.training.setup import TrialData
-from ensemble.training.trial import Trial, record_failure, run_trial
+from ensemble.training.trial import Trial, _objective, record_failure, run_trial
 
 DATA = TrialData(trajectories(), {})
 IDENTITY = {"pack", "seconds", "samples_per_second"}  # how a row came about, not what it says
@@ -174,6 +176,44 @@ def test_training_can_start_from_anothers_weights(tmp_path: Path) -> None:
     assert {row["weights_sha256"] for row in from_one.values()} == {first[1]["weights_sha256"]}
     with pytest.raises(UsageError, match="no member of seed 7; it has seeds 0, 1, 2"):
         train(tmp_path / "missing", run, seeds=(7,))
+
+
+def test_weights_of_another_question_are_refused_as_a_start(tmp_path: Path) -> None:
+    train(tmp_path / "first", experiment())
+    train(tmp_path / "first", experiment(train={"batch_size": 4}))
+    run = experiment(train={"init_from": str(tmp_path / "first")})
+    with pytest.raises(UsageError, match="holds 2 configurations"):
+        train(tmp_path / "two", run)
+    member = str(next((tmp_path / "first").glob("members/*-s1")))
+    absolute = experiment(model={"prediction": "absolute"}, train={"init_from": member})
+    with pytest.raises(UsageError, match="predicts relative, this model absolute"):
+        train(tmp_path / "other", absolute)
+
+
+def test_a_member_whose_rollouts_run_off_has_no_best_rollout(tmp_path: Path, monkeypatch) -> None:
+    def endless(self, history, known, horizon):
+        return torch.full((*history.shape[:2], horizon, 2), torch.inf)
+
+    monkeypatch.setattr("ensemble.models.gpt_dynamics.GPTDynamics.rollout", endless)
+    row = train(tmp_path, experiment(), seeds=(0,))[0]
+    assert row["status"] == "completed"
+    assert not any(name.startswith("best_rollout/") for name in row)
+    assert not list(tmp_path.glob("members/*/best_rollout.safetensors"))
+
+
+def test_a_judge_hears_nan_of_a_diverged_seed_and_the_best_of_one_that_stopped() -> None:
+    class Pack:
+        members: ClassVar = [
+            Member(0, state="stopped", best_loss=Best(1.0, 4), last={"validation/loss": 9.0}),
+            Member(1, last={"validation/loss": 3.0}),
+        ]
+
+    class Standing:
+        pack = Pack()
+
+    assert _objective("validation/loss", [Standing()]) == 2.0
+    Pack.members[1].diverge(5, "the training loss")
+    assert np.isnan(_objective("validation/loss", [Standing()]))
 
 
 def test_a_failure_leaves_a_row_and_a_traceback_for_each_unfinished_member(tmp_path: Path) -> None:
