@@ -12,12 +12,11 @@ import click
 from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
+from ensemble.cli.options import INTERRUPTED, TERMINATED
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
 from ensemble.errors import EnsembleError
-
-INTERRUPTED, TERMINATED = 130, 143
 
 EPILOG = """\b
 First steps:

@@ -1,5 +1,6 @@
 """`ensemble simulate`, `inspect` and `convert`: trajectories into files, files into words, files into shards."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,8 +89,11 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     for line in inspection.lines():
         say(line)
     if write is None:
-        say(f"next: ensemble inspect {file} --write mine.yaml")
+        hint = " --map state=NAME --map control=NAME" if inspection.recording is None else ""
+        say(f"next: ensemble inspect {shlex.quote(str(file))}{hint} --write mine.yaml")
         return
+    if write.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--write {write}: an experiment file ends in .yaml")
     if write.exists() and not overwrite:
         raise UsageError(f"{write} exists; choose another name, or replace it with --overwrite")
     write_experiment(inspection, write)
@@ -148,11 +152,13 @@ def _data_config(
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise UsageError(f"{option} {text}: needs NAME=VALUE")
+        if name in pairs:
+            raise UsageError(f"{option} {text}: {name} is given twice, as {pairs[name]} too")
         pairs[name] = value
     return pairs
 

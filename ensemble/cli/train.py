@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ensemble.cli.options import FOLDER, results_option, run_options, say, set_option
+from ensemble.cli.options import FOLDER, TERMINATED, results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.errors import UsageError
 
@@ -66,20 +66,25 @@ def resume(run: Path, address: str, device: str | None) -> None:
     \b
     ensemble resume results/quickstart
     """
-    from ensemble.search.plan import forget_failures, left_plan, noted_data
+    from ensemble.search.plan import forget_failures, is_complete, left_plan, noted_data
 
     plan = left_plan(run)
     if count := forget_failures(plan):
         say(f"{count} failed member(s) are trained again")
+    if is_complete(plan):
+        say(f"{plan.run} is finished")
+        _show(plan)
+        return
     _run(plan, address, device, shards=noted_data(plan))
 
 
 def _begin(file: ExperimentFile, results: Path, overwrite: bool, address: str, device: str | None) -> None:
-    from ensemble.search.plan import clear, is_finished, make_plan
+    from ensemble.search.plan import clear, is_finished, make_plan, refuse_foreign
 
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
     if overwrite:
+        refuse_foreign(plan)
         _run(plan, address, device, before=lambda: clear(plan))
     elif is_finished(plan):
         say(f"{plan.run} is finished; --overwrite trains it again")
@@ -114,9 +119,9 @@ def _run(
     except KeyboardInterrupt:
         say(f"interrupted; continue with: ensemble resume {plan.run}")
         raise
-    except SystemExit:
+    except SystemExit as error:  # Ray may have put another code in the place of ours
         say(f"terminated; continue with: ensemble resume {plan.run}")
-        raise
+        raise SystemExit(TERMINATED) from error
     _show(plan)
 
 

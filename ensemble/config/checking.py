@@ -69,7 +69,8 @@ def _problem(place: Place, error: Any, tree: Node) -> Problem:
         return _unknown(place, tree)
     if kind == "missing":
         name = str(path[-1])
-        assert place.owner is not None
+        if place.owner is None:  # an entry of a tuple that is too short
+            return Problem(_find(tree, path[:-1])[1], path[:-1], "needs one more entry")
         meaning = place.owner.model_fields[name].description or ""
         return Problem(_find(tree, path[:-1])[1], path, f"missing key {name!r} ({meaning})")
     if kind == "value_error":

@@ -8,7 +8,7 @@ from ensemble.config.base import Name, Section, Words
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
 SplitShare = Annotated[
-    Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | list[str],
+    Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
     Words("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
 ]
 
@@ -60,7 +60,9 @@ class DataConfig(Section):
     """The data of an experiment."""
 
     source: Literal["double_pendulum"] | None = Field(None, description="environment to simulate when no path is given")
-    path: str | list[str] | None = Field(None, description="HDF5 or npz files, or one directory of converted shards")
+    path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="HDF5 or npz files, or one directory of converted shards"
+    )
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
     map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")

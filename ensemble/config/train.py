@@ -113,4 +113,7 @@ class TrainConfig(Section):
     def _lengths_fit(self) -> Self:
         if self.schedule.warmup_steps > self.steps:
             raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than steps {self.steps}")
+        every = self.validate_every or max(1, self.steps // 20)
+        if self.checkpoint_every is not None and self.checkpoint_every % every:
+            raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of validate_every {every}")
         return self

@@ -6,6 +6,7 @@ over what is good, naming what was left out). It reads layouts and writes Parque
 """
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ from ensemble.store import sha256_file, write_table
 
 Progress = Callable[[int, int], None]
 
+_OURS = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
 _MOST_THREADS = 8
 _NAMED_TWINS = 4  # duplicate episodes that a notice names
 
@@ -80,6 +82,7 @@ def convert(
     if not paths:
         raise UsageError("no files to convert")
     options = options_hash(data)
+    _refuse_foreign(out)
     if (out / FILE).is_file():
         known = _known(out, paths, options)
         if known is not None:
@@ -96,6 +99,15 @@ def convert(
     (out / FILE).unlink(missing_ok=True)  # from here on, what an older manifest says may not hold
     _number(outcome, out)
     return _finish(outcome, out, options)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise UsageError when `out` holds a file that no conversion made: it might be replaced or removed."""
+    if not out.is_dir():
+        return
+    foreign = sorted(path.name for path in out.iterdir() if not _OURS.fullmatch(path.name))
+    if foreign:
+        raise UsageError(f"{out} holds other files ({', '.join(foreign[:3])}); choose a directory of its own")
 
 
 def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
@@ -271,6 +283,6 @@ def _twins(records: Sequence[SourceRecord]) -> list[str]:
 def _remove_leftovers(out: Path, manifest: Manifest) -> None:
     """Remove what stopped runs left: shards of no source here, and temporary files."""
     known = {file.name for file in manifest.files}
-    for path in [*out.glob("shard-*.parquet"), *out.glob(".shard-*.tmp"), *out.glob(".source-*.tmp")]:
+    for path in [*out.glob("shard-?????-?????.parquet"), *out.glob(".shard-*.tmp"), *out.glob(".source-*.tmp")]:
         if path.name not in known:
             path.unlink()

@@ -133,7 +133,7 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
         raise DataError(f"{inspection.path}: of no known layout, so no experiment can be proposed; map it first")
     if not any(feature.role == "state" for feature in recording.features):
         raise DataError(f"{inspection.path}: no feature has the role state; data.roles gives roles")
-    tree = _experiment(inspection, recording)
+    tree = {"experiment": _name(path), **_experiment(inspection, recording)}
     Experiment.model_validate(tree)
     opening = (
         f"# Question: how well does a small model predict {inspection.path.name}?\n"
@@ -144,15 +144,18 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
     write_text(path, opening + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
+def _name(path: Path) -> str:
+    return safe_name(path.stem).lstrip("_-.") or "experiment"
+
+
 def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
     longest = int(recording.points.max()) // inspection.data.decimate
     history = max(1, min(10, longest // 4))
-    data = {"path": str(inspection.path), **_data_options(inspection.data, recording)}
+    data = {"path": str(inspection.path.absolute()), **_data_options(inspection.data, recording)}
     groups = [name for name in ("train", "validation", "test") if name in recording.given]
     if "train" in groups and len(groups) > 1:
         data["split"] = {name: [name] for name in groups}
     return {
-        "experiment": safe_name(inspection.path.stem).lstrip("_-.") or "experiment",
         "data": data,
         "model": {"history": history, "block_size": max(16, history), "n_layer": 2, "n_head": 4, "n_embd": 64},
         "train": {"steps": 1000, "batch_size": 64, "rollout": {"horizon": history}},

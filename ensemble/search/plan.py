@@ -74,18 +74,37 @@ def is_finished(plan: Plan) -> bool:
     Raises UsageError when the run directory holds another experiment, or this one unfinished.
     """
     run = RunDirectory(plan.run)
+    refuse_foreign(plan)
     if not run.experiment_file.is_file():
-        if plan.run.is_dir() and any(plan.run.iterdir()):
-            raise UsageError(f"{plan.run} exists and is no run directory; choose another --results or `experiment:`")
         return False
     ways = f"continue it with `ensemble resume {plan.run}`, or start again with --overwrite"
     difference = first_difference(_read(run.experiment_file), plan.resolved)
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {ways}")
-    missing = [identity for identity in plan.members if not run.member(identity).row_file.is_file()]
+    missing = unfinished(plan)
     if missing:
         raise UsageError(f"{plan.run} is unfinished, {len(missing)} of {len(plan.members)} members to go; {ways}")
     return True
+
+
+def unfinished(plan: Plan) -> list[str]:
+    """Return the members without a row."""
+    run = RunDirectory(plan.run)
+    return [identity for identity in plan.members if not run.member(identity).row_file.is_file()]
+
+
+def is_complete(plan: Plan) -> bool:
+    """Say whether every planned member has ended and its row is collected."""
+    return not unfinished(plan) and RunDirectory(plan.run).members_file.is_file()
+
+
+def refuse_foreign(plan: Plan) -> None:
+    """Raise UsageError when the run directory is something else of the user's, StorageError when it cannot be one."""
+    for place in (plan.run, *plan.run.parents):
+        if place.exists() and not place.is_dir():
+            raise StorageError(f"{place} is a file; results need a directory")
+    if plan.run.is_dir() and any(plan.run.iterdir()) and not RunDirectory(plan.run).experiment_file.is_file():
+        raise UsageError(f"{plan.run} exists and is no run directory; choose another --results or `experiment:`")
 
 
 def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
@@ -212,7 +231,15 @@ def left_plan(run: Path) -> Plan:
     if not (run / "experiment.yaml").is_file():
         raise UsageError(f"{run} is no run directory: it has no experiment.yaml")
     file = load(run / "experiment.yaml")
-    return replace(make_plan(file, run.parent), run=run.absolute())
+    plan = replace(make_plan(file, run.parent), run=run.absolute())
+    if (run / PLANNED).is_file():
+        known = {member_id(row["config_hash"], row["seed"]) for row in read_table(run / PLANNED).to_pylist()}
+        if known != set(plan.members):
+            raise UsageError(
+                f"{run} was made by another version of ensemble, which names its members differently; "
+                "train it again with --overwrite"
+            )
+    return plan
 
 
 def noted_data(plan: Plan) -> dict[str, Path] | None:

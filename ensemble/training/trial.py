@@ -139,7 +139,7 @@ def _progress(trainers: Sequence[Trainer], rung: int, steps: int) -> dict[str, f
         values = [member.last[name] for member in alive if name in member.last]
         progress[name] = float(np.mean(values))
         if name in (TRAIN_LOSS, VALIDATION_ROLLOUT) or name.endswith("/loss"):
-            progress[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            progress[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return progress
 
 

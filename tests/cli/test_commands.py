@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ensemble import __version__
@@ -118,3 +119,62 @@ def test_the_doctor_closes_an_open_token_file(run: Run, tmp_path: Path) -> None:
     assert "secret-canary" not in result.stdout + result.stderr
     for word in ("python", "torch", "cores", "bf16", "disk"):
         assert word in result.stdout
+
+
+def rollouts(path: Path) -> Path:
+    """Write two short episodes as flat npz rollouts."""
+    starts = np.zeros(40, bool)
+    starts[[0, 20]] = True
+    obs = np.linspace(0, 1, 120).reshape(40, 3)
+    np.savez(path, obs=obs, actions=obs[:, :1], rewards=obs[:, 0], episode_starts=starts)
+    return path
+
+
+def test_no_command_writes_over_files_that_are_not_its_own(run: Run, tmp_path: Path) -> None:
+    data = rollouts(tmp_path / "data.npz")
+    before = data.read_bytes()
+    written = run("inspect", "data.npz", "--write", "data.npz", "--overwrite")
+    assert (written.returncode, data.read_bytes()) == (2, before)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "shard-thesis.parquet").write_text("precious")
+    converted = run("convert", "data.npz", "--out", "mine")
+    assert converted.returncode == 2
+    assert "mine holds other files (shard-thesis.parquet)" in converted.stderr
+    (tmp_path / "space.yaml").write_text("data: {source: double_pendulum}\n")
+    trained = run("train", "--config", "space.yaml", "--results", ".", "--set", "experiment=mine", "--overwrite")
+    assert trained.returncode == 2
+    assert "exists and is no run directory" in trained.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["shard-thesis.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.path=[]", "data.path"),
+        ("data.split.train=[]", "data.split.train"),
+        ("train.optimizer.betas=[0.9]", "train.optimizer.betas"),
+        ("train.checkpoint_every=7", "checkpoint_every 7 is no multiple of validate_every 100"),
+    ],
+)
+def test_values_of_the_wrong_length_are_refused_in_words(run: Run, tmp_path: Path, override: str, said: str) -> None:
+    (tmp_path / "space.yaml").write_text("data: {source: double_pendulum}\n")
+    result = run("train", "--config", "space.yaml", "--set", override)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_feature_mapped_twice_is_refused(run: Run, tmp_path: Path) -> None:
+    rollouts(tmp_path / "data.npz")
+    result = run("convert", "data.npz", "--out", "s", "--map", "state=obs", "--map", "state=actions")
+    assert result.returncode == 2
+    assert "state is given twice" in result.stderr
+
+
+def test_results_in_the_place_of_a_file_are_refused_before_data_are_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("data: {source: double_pendulum}\n")
+    (tmp_path / "taken").write_text("")
+    result = run("train", "--config", "space.yaml", "--results", "taken/results")
+    assert result.returncode == 5
+    assert "is a file; results need a directory" in result.stderr
+    assert not (tmp_path / "shards").exists()
