@@ -77,8 +77,19 @@ class PlainGPT(nn.Module):
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width, bias=False)
         self.lm_head = nn.Linear(width, width, bias=False)
+        self.apply(self._initialize)
+        for block in self.h:
+            for layer in (block.attn.c_proj, block.mlp["c_proj"]):
+                nn.init.normal_(layer.weight, std=0.02 / (2 * layers) ** 0.5)
         self.feature_net = nn.Linear(width, head)
         self.output_net = nn.Linear(head, outputs)
+
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.wte(x) + self.wpe(torch.arange(x.shape[1], device=x.device))
