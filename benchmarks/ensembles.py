@@ -47,14 +47,14 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     return shards, archive
 
 
-def ours(folder: Path, shards: Path, model: dict, seeds: int, steps: int, batch: int) -> float:
+def ours(folder: Path, shards: Path, model: dict, seeds: int, steps: int, batch: int, every: int) -> float:
     """Run `ensemble train`; return its seconds."""
     file = folder / "ours.yaml"
     tree = {
         "experiment": "ours",
         "data": {"path": str(shards)},
         "model": model,
-        "train": {"steps": steps, "batch_size": batch},
+        "train": {"steps": steps, "batch_size": batch, "validate_every": every},
         "ensemble": {"seeds": seeds},
         "logging": {"tensorboard": False},
     }
@@ -71,11 +71,11 @@ def ours(folder: Path, shards: Path, model: dict, seeds: int, steps: int, batch:
     return seconds
 
 
-def plain(archive: Path, model: dict, seeds: int, steps: int, batch: int) -> float:
+def plain(archive: Path, model: dict, seeds: int, steps: int, batch: int, every: int) -> float:
     """Run the plain script once per seed, as many at a time as there are cores, one thread each; return the seconds."""
     options = {
         "data": archive, "steps": steps, "batch-size": batch, "width": model["n_embd"], "layers": model["n_layer"],
-        "heads": model["n_head"], "head": model["head"]["layer_sizes"][0],
+        "validate-every": every, "heads": model["n_head"], "head": model["head"]["layer_sizes"][0],
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
@@ -107,8 +107,8 @@ def small(folder: Path, shards: Path, archive: Path, arguments: argparse.Namespa
     print(f"50 k parameters, 10 seeds, {arguments.steps} steps of batch 128, {arguments.rounds} rounds")
     ratios, nested_ratios = [], []
     for _ in range(arguments.rounds):
-        theirs = plain(archive, SMALL, 10, arguments.steps, 128)
-        mine = ours(folder, shards, SMALL, 10, arguments.steps, 128)
+        theirs = plain(archive, SMALL, 10, arguments.steps, 128, arguments.steps // 20)
+        mine = ours(folder, shards, SMALL, 10, arguments.steps, 128, arguments.steps // 20)
         ratios.append(theirs / mine)
         if arguments.nested:
             nested_ratios.append(nested(archive, SMALL, 10, arguments.steps, 128) / mine)
@@ -121,8 +121,8 @@ def large(folder: Path, shards: Path, archive: Path, arguments: argparse.Namespa
     print("2.7 M parameters, 2 seeds of 10 and of 50 steps of batch 512, one thread each")
     seconds = {}
     for steps in (10, 50):
-        seconds["plain", steps] = plain(archive, LARGE, 2, steps, 512)
-        seconds["ours", steps] = ours(folder, shards, LARGE, 2, steps, 512)
+        seconds["plain", steps] = plain(archive, LARGE, 2, steps, 512, steps)
+        seconds["ours", steps] = ours(folder, shards, LARGE, 2, steps, 512, steps)
     per_step = {who: (seconds[who, 50] - seconds[who, 10]) / 40 for who in ("plain", "ours")}
     ratio = seconds["plain", 50] / seconds["ours", 50]
     print(f"  measured, 50 steps with start-up: plain / ours {ratio:.2f}x")
@@ -136,12 +136,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--nested", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--small", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards, archive = prepare(folder)
-        small(folder, shards, archive, arguments)
+        if arguments.small:
+            small(folder, shards, archive, arguments)
         if arguments.large:
             large(folder, shards, archive, arguments)
 

@@ -160,7 +160,7 @@ def train(arguments: argparse.Namespace) -> None:
     trainer = PlainTrainer(model, statistics_of(states, inputs, angles), torch.from_numpy(angles), arguments.lr)
     validation = next(iter(DataLoader(dataset, 2048)))
     started, step, iterator = time.perf_counter(), 0, iter(loader)
-    every = max(1, arguments.steps // 20)
+    every = arguments.validate_every or max(1, arguments.steps // 20)
     while step < arguments.steps:
         try:
             batch = next(iterator)
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="npz with states (N, T, S), inputs (N, T, D), angles")
     for name, default in {
         "seed": 0, "steps": 100, "batch-size": 512, "history": 10, "width": 192, "layers": 6, "heads": 12, "head": 64,
-        "threads": 1, "loader-workers": 0,
+        "threads": 1, "loader-workers": 0, "validate-every": 0,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lr", type=float, default=1e-3)
