@@ -112,15 +112,23 @@ def test_how_members_are_packed_and_spread_changes_no_bit(
     assert spread.items() <= found.items()
 
 
+def damaged_member(directory: Path) -> Path:
+    """Leave what passes for a trained member until its files are read."""
+    directory.mkdir()
+    (directory / "model.json").write_text("{torn")
+    return directory
+
+
 def test_a_trial_that_fails_leaves_the_others_alone(place: Path, run_in: Run) -> None:
-    override = "train.init_from={choice: [null, /nowhere]}"
+    torn = damaged_member(place / "torn")
+    override = f"train.init_from={{choice: [null, {torn}]}}"
     rate = "train.optimizer.lr=1e-3"
     result = run_in(place, "tune", "--space", "tiny.yaml", "--results", "one", "--set", override, "--set", rate)
     assert result.returncode == 0, result.stderr
     assert "1 failed" in result.stdout
     rows = members(place / "one" / "tiny")
     assert sorted(str(row["status"]) for row in rows) == ["completed", "completed", "failed", "failed"]
-    assert all("/nowhere" in str(row["error"]) for row in rows if row["status"] == "failed")
+    assert all(str(torn) in str(row["error"]) for row in rows if row["status"] == "failed")
     log = next(line for line in result.stdout.splitlines() if line.strip().startswith("log: "))
     assert "Traceback" in (place / log.strip().removeprefix("log: ")).read_text()
 
@@ -128,7 +136,7 @@ def test_a_trial_that_fails_leaves_the_others_alone(place: Path, run_in: Run) ->
 def test_a_bug_in_every_trial_stops_after_a_few_and_nothing_finished_has_its_exit_code(
     place: Path, run_in: Run
 ) -> None:
-    paths = ", ".join(f"/nowhere/{number}" for number in range(12))
+    paths = ", ".join(str(damaged_member(place / f"torn-{number}")) for number in range(12))
     result = run_in(
         place, "tune", "--space", "tiny.yaml", "--results", "all",
         "--set", f"train.init_from={{choice: [{paths}]}}", "--set", "train.optimizer.lr=1e-3",
