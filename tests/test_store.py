@@ -195,7 +195,7 @@ def test_a_configuration_is_named_the_same_in_every_process():
         {"storage": "/elsewhere"},
         {"data": {"source": "double_pendulum", "path": "shards/a"}},
         {"train": {"steps": 2000}},
-        {"train": {"checkpoint_every": 50}},
+        {"train": {"checkpoint_every": 500}},
         {"data": {"source": "double_pendulum", "layout": "nerd", "follow_links": True}},
     ],
 )
