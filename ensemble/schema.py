@@ -129,3 +129,39 @@ SUMMARY_COLUMNS = pa.schema(
         ("best_seed", pa.int64()),
     ]
 )
+
+TRIAL_COLUMNS = pa.schema(
+    [
+        ("number", pa.int64()),  # in the order of suggestion
+        ("config_hash", pa.string()),
+        ("state", pa.string()),  # completed | pruned | diverged | failed | running
+        ("value", pa.float64()),  # mean over the seeds of the search metric; null where there is none
+        ("steps", pa.int64()),  # member-steps spent on it
+        ("seeds", pa.int64()),  # seeds it was given
+        ("parameters", pa.string()),  # json: name of each searched value as suggested: its value
+        ("objectives", pa.string()),  # json: metric: mean over the seeds, of every objective
+    ]
+)
+"""`trials.parquet` of a search: one row per suggested configuration."""
+
+RUNG_COLUMNS = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("config_hash", pa.string()),
+        ("step", pa.int64()),
+        ("seed", pa.int64()),
+        ("value", pa.float64()),  # of the search metric
+        ("kept", pa.bool_()),  # whether the trial was allowed to go on
+    ]
+)
+"""`rungs.parquet` of a search: what the judge was told, and what it said."""
+
+IMPORTANCE_COLUMNS = pa.schema(
+    [
+        ("parameter", pa.string()),
+        ("importance", pa.float64()),  # shares of 1
+        ("method", pa.string()),
+        ("trials", pa.int64()),  # completed trials it was computed from
+    ]
+)
+"""`importances.parquet` of a search."""

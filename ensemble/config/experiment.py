@@ -1,6 +1,6 @@
 """The experiment: every section of the file in one tree."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,20 +22,65 @@ def _distinct(seeds: int | list[int]) -> int | list[int]:
 
 
 class SearchConfig(Section):
-    """How configurations are chosen and compared while searching."""
+    """How configurations are suggested, stopped early and compared while searching."""
 
-    sampler: Literal["grid"] = Field("grid", description="grid: every combination of the choices")
+    sampler: Literal["tpe", "random", "gp", "cma", "qmc", "nsga2", "grid"] = Field(
+        "tpe", description="who suggests configurations; grid: every combination, in the order of the file"
+    )
+    trials: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="configurations to try; default: 32, with a grid all of them"
+    )
     seeds: Seeds = Field(3, description="seeds of each configuration: a number (0, 1, ..) or a list")
-    metric: str = Field("validation/rollout_rmse", description="what is compared")
+    metric: str = Field("validation/rollout_rmse", description="what is compared: its mean over the seeds")
     mode: Literal["min", "max"] = Field("min", description="which end is better")
+    also: dict[str, Literal["min", "max"]] = Field(
+        {}, description="further objectives, as in {parameters: min}; then the best are a Pareto front"
+    )
+    pruner: Literal["asha", "hyperband", "median", "wilcoxon", "i_epoch", "none"] = Field(
+        "asha", description="who stops configurations early"
+    )
+    grace: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="steps before the first decision; default: train.steps / eta^2, at a validation"
+    )
+    eta: int = Field(3, ge=2, description="asha, hyperband: one in eta goes on from rung to rung")
+    keep: int = Field(3, ge=1, description="i_epoch: how many go on after the one rung at `grace`")
+    order: Literal["async", "sync"] = Field(
+        "async", description="sync: suggestions and decisions do not depend on which trial happened to end first"
+    )
+    lag: int = Field(4, ge=1, description="sync: suggestion n knows trials 0 .. n - lag; so many run at once at most")
+    seed: int = Field(0, ge=0, description="of the sampler")
+    startup: int = Field(10, ge=1, description="random suggestions before the sampler learns")
+    points: list[dict[str, Any]] = Field([], description="configurations to begin with: nested or dotted keys")
+    constraints: list[str] = Field([], description='what must hold, as in "model.n_embd >= 16 * model.n_head"')
+    warm_start: list[str] = Field([], description="run directories of earlier searches of this space and objective")
+    race: bool = Field(False, description="begin with `race_start` seeds and add seeds only where the best may be")
+    race_start: int = Field(2, ge=2, description="race: seeds that every configuration gets")
+    budget: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="member-steps of the whole search: no trial is begun once they are spent"
+    )
 
     _seeds_differ = field_validator("seeds")(_distinct)
 
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> Self:
+        if self.metric in self.also:
+            raise ValueError(f"also: {self.metric} is the metric already")
+        if self.also and self.pruner != "none":
+            raise ValueError(f"also: several objectives need `pruner: none`, found {self.pruner}")
+        if self.also and self.sampler in ("cma", "grid"):
+            raise ValueError(f"also: the sampler {self.sampler} knows one objective; use tpe, nsga2, gp, random or qmc")
+        return self
+
 
 class EnsembleConfig(Section):
-    """The seed ensemble, trained when nothing is searched."""
+    """The seed ensemble: of the one configuration there is, or of the finalists of a search."""
 
-    seeds: Seeds = Field(10, description="seeds: a number (0, 1, ..) or a list")
+    seeds: Seeds = Field(
+        10, description="seeds: a number (0, 1, ..; for finalists: the first that the search never used) or a list"
+    )
+    finalists: int = Field(
+        3, ge=0, description="the best of a search, trained again from scratch on fresh seeds; 0: none"
+    )
 
     _seeds_differ = field_validator("seeds")(_distinct)
 
@@ -80,3 +125,17 @@ class Experiment(Section):
                 f"train.batch_size {self.train.batch_size} is not divisible by resources.workers {workers}"
             )
         return self
+
+
+def seed_numbers(seeds: int | list[int]) -> tuple[int, ...]:
+    """Return the seeds that a number or a list stands for."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+
+
+def fresh_seeds(experiment: Experiment) -> tuple[int, ...]:
+    """Return the seeds of finalists: those listed, or the smallest numbers that the search does not use."""
+    wanted = experiment.ensemble.seeds
+    if isinstance(wanted, list):
+        return tuple(wanted)
+    used = set(seed_numbers(experiment.search.seeds))
+    return tuple(seed for seed in range(wanted + len(used)) if seed not in used)[:wanted]
