@@ -100,7 +100,7 @@ def drain(batches: Iterable[object]) -> None:
 def compare(rows: int, widths: dict[str, int], rounds: int) -> None:
     data = make_data(rows, widths)
     windows = Windows(data, data.episodes, LENGTH)
-    batches = windows.order(0, 0)[: BATCHES * BATCH].reshape(BATCHES, BATCH)
+    batches = windows.order(0, 0)[np.arange(BATCHES * BATCH)].reshape(BATCHES, BATCH)
     gathers, samples = candidates(data, windows), Samples(data)
     given = Given(batches.tolist())
     loaders = {

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ensemble import streams
+from ensemble.data.order import Order
 from ensemble.data.splits import require_windows
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.schema import Float32, Int64, UInt64
@@ -23,8 +24,8 @@ class WindowSource(Protocol):
 
     count: int
 
-    def order(self, seed: int, epoch: int) -> Int64:
-        """Return the numbers of all windows (count,) in the order of this epoch."""
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return the shuffle of this epoch: positions in, numbers of windows out."""
 
     def gather(self, index: Int64, device: str | torch.device = "cpu") -> torch.Tensor:
         """Return a copy of these windows (.., length + 1, D) float32 on the device."""
@@ -54,16 +55,23 @@ class Windows:
             return index // self._even
         return np.searchsorted(self._ends, index, side="right")
 
-    def order(self, seed: int, epoch: int) -> Int64:
-        """Return the numbers of all windows (count,), shuffled.
+    def order(self, seed: int, epoch: int) -> Order:
+        """Return the shuffle of this epoch.
 
         A window's place follows from a key of its episode's content, its start within the episode, seed and epoch. So
         two windows keep their relative order whatever the length of windows and whichever other episodes there are.
         """
-        episodes = streams.mix(self._hashes + np.uint64(streams.key(seed, "order", epoch)))
+        salt = np.uint64(streams.key(seed, "order", epoch))
         shift = self._shift - self._origin  # start of a window within its episode minus its number
-        keys = np.repeat(episodes + shift.astype(np.uint64), self._counts) + np.arange(self.count, dtype=np.uint64)
-        return stable_argsort(streams.mix(keys))
+        offset = streams.mix(self._hashes + salt) + shift.astype(np.uint64)  # (m,)
+
+        def keys(start: int, stop: int) -> UInt64:
+            first, last = np.searchsorted(self._ends, (start, stop - 1), side="right")
+            ends = np.minimum(self._ends[first : last + 1], stop)
+            pieces = np.repeat(offset[first : last + 1], np.diff(ends, prepend=start))
+            return streams.mix(pieces + np.arange(start, stop, dtype=np.uint64))
+
+        return Order(keys, self.count)
 
     def fixed(self, n: int) -> Int64:
         """Return at most n windows spread evenly over the split: the same for every member."""
@@ -87,23 +95,6 @@ class Windows:
         steps = torch.arange(self.length + 1, device=rows.device)
         wanted = torch.from_numpy(first).to(rows.device)[..., None] + steps
         return rows.index_select(0, wanted.reshape(-1)).reshape(shape)
-
-
-def stable_argsort(keys: UInt64) -> Int64:
-    """Return `np.argsort(keys, kind="stable")`, about eight times faster.
-
-    The leading bits of a key and its position are sorted as one number, which vectorizes; the few keys that agree in
-    their leading bits are then put right.
-    """
-    bits = np.uint64(max(1, int(len(keys) - 1).bit_length()))
-    packed = (keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64)
-    packed.sort()
-    order = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    leading = packed >> bits
-    same = leading[1:] == leading[:-1]
-    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    order[tied] = order[tied][np.lexsort((order[tied], keys[order[tied]]))]
-    return order
 
 
 def _overlapping(rows: Float32, points: int) -> npt.NDArray[np.void]:

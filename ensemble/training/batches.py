@@ -6,9 +6,9 @@ each takes its slice of the same global batch.
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from ensemble.data.order import Order
 from ensemble.data.windows import WindowSource
 from ensemble.models.base import Batch
 from ensemble.models.dropout import dropout_keys
@@ -37,7 +37,7 @@ class Batches:
         share = batch_size // context.world_size
         self._mine = slice(context.rank * share, (context.rank + 1) * share)
         self._position = torch.arange(batch_size, dtype=torch.int32, device=self._device)[self._mine]
-        self._orders: dict[int, list[npt.NDArray[np.unsignedinteger]]] = {}
+        self._orders: dict[int, list[Order]] = {}
 
     @property
     def epoch_steps(self) -> int:
@@ -46,6 +46,8 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """Return the batch of the 0-based `step`: points (E, B / workers, T + 1, D)."""
+        epoch = step * self._batch_size // self._windows.count
+        self._orders = {later: orders for later, orders in self._orders.items() if later >= epoch}
         index = np.stack([self._index(member, step) for member in range(len(self._seeds))])
         return Batch(
             points=self._windows.gather(index, self._device),
@@ -57,15 +59,11 @@ class Batches:
         """Return this worker's window numbers (B / workers,) for one member."""
         place = np.arange(step * self._batch_size, (step + 1) * self._batch_size)[self._mine]
         epoch, position = np.divmod(place, self._windows.count)
-        if epoch[0] == epoch[-1]:
-            return self._order(int(epoch[0]))[member][position].astype(np.int64)
         parts = [self._order(int(e))[member][position[epoch == e]] for e in np.unique(epoch)]
-        return np.concatenate(parts).astype(np.int64)
+        return np.concatenate(parts)
 
-    def _order(self, epoch: int) -> list[npt.NDArray[np.unsignedinteger]]:
-        """Return every member's order of an epoch; the newest two epochs are kept."""
+    def _order(self, epoch: int) -> list[Order]:
+        """Return every member's order of an epoch."""
         if epoch not in self._orders:
-            self._orders = {old: order for old, order in self._orders.items() if old == epoch - 1}
-            kind = np.min_scalar_type(self._windows.count)  # 4 bytes a window rather than 8
-            self._orders[epoch] = [self._windows.order(seed, epoch).astype(kind) for seed in self._seeds]
+            self._orders[epoch] = [self._windows.order(seed, epoch) for seed in self._seeds]
         return self._orders[epoch]

@@ -2,15 +2,21 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.data.order import Order, stable_argsort
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.data.windows import Windows, stable_argsort
+from ensemble.data.windows import Windows
 from ensemble.errors import DataError
+from ensemble.schema import Int64, UInt64
+
+
+def whole(windows: Windows, seed: int, epoch: int) -> Int64:
+    return windows.order(seed, epoch)[np.arange(windows.count)]
 
 
 def starts_in_order(windows: Windows, seed: int, epoch: int) -> list[tuple[int, int]]:
     """Return (episode hash, start within the episode) of every window in order, found by its first point."""
     data = windows.data
-    first = windows.gather(windows.order(seed, epoch))[:, 0].numpy()
+    first = windows.gather(whole(windows, seed, epoch))[:, 0].numpy()
     row = {point.tobytes(): number for number, point in enumerate(data.rows)}
     found = []
     for point in first:
@@ -66,17 +72,17 @@ def test_a_window_that_is_not_there_is_an_index_error(make_data) -> None:
 def test_an_order_is_a_shuffle_of_all_windows_that_seed_and_epoch_change(make_data) -> None:
     data = make_data([50, 60])
     windows = Windows(data, data.episodes, length=4)
-    orders = [windows.order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [whole(windows, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(windows.count))
     assert len({order.tobytes() for order in orders}) == 4
-    np.testing.assert_array_equal(windows.order(1, 0), orders[2])
+    np.testing.assert_array_equal(whole(windows, 1, 0), orders[2])
 
 
 def test_an_order_mixes_episodes_and_times_evenly(make_data) -> None:
     data = make_data([1000] * 20)
     windows = Windows(data, data.episodes, length=10)
-    order = windows.order(0, 0)
+    order = whole(windows, 0, 0)
     half = order[: windows.count // 2]
     by_episode = np.bincount(half // 990, minlength=20)
     assert np.abs(by_episode - 495).max() < 6 * np.sqrt(990 / 4)
@@ -135,10 +141,27 @@ def test_the_fast_argsort_is_the_stable_one(count: int, distinct: int) -> None:
     np.testing.assert_array_equal(stable_argsort(keys), np.argsort(keys, kind="stable"))
 
 
+@pytest.mark.parametrize("distinct", [1, 5, 2**63])
+@pytest.mark.parametrize("count", [1, 100, 2**14 - 1, 150_000])
+def test_an_order_worked_out_in_stretches_is_the_stable_sort_of_all_keys(count: int, distinct: int) -> None:
+    random = np.random.default_rng(count)
+    keys = random.integers(0, distinct, count, dtype=np.uint64) << np.uint64(1)
+
+    def some(start: int, stop: int) -> UInt64:
+        return keys[start:stop]
+
+    order, expected = Order(some, count), np.argsort(keys, kind="stable")
+    np.testing.assert_array_equal(order[np.arange(count)], expected)
+    for position in (random.integers(0, count, (3, 7)), np.arange(count)[::-1][:1000]):
+        np.testing.assert_array_equal(order[position], expected[position])
+    with pytest.raises(IndexError):
+        order[np.array([count])]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_windows_gathered_on_a_gpu_are_those_of_the_cpu(make_data) -> None:
     data = make_data([40, 30])
     windows = Windows(data, data.episodes, length=5)
-    index = windows.order(0, 0).reshape(1, -1)
+    index = whole(windows, 0, 0).reshape(1, -1)
     torch.testing.assert_close(windows.gather(index, "cuda").cpu(), windows.gather(index), rtol=0, atol=0)
