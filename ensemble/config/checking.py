@@ -1,6 +1,7 @@
 """From a tree of nodes to an `Experiment`, or to problems in the file's own words, each with its place."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -74,7 +75,8 @@ def _problem(place: Place, error: Any, tree: Node) -> Problem:
         meaning = place.owner.model_fields[name].description or ""
         return Problem(_find(tree, path[:-1])[1], path, f"missing key {name!r} ({meaning})")
     if kind == "value_error":
-        return Problem(_find(tree, path)[1], path, str(error["ctx"]["error"]))
+        message = str(error["ctx"]["error"])
+        return Problem(_overridden(tree, path, message) or position_of(tree, path), path, message)
     if kind in ("union_tag_invalid", "union_tag_not_found") and place.kind.tag:
         return _unknown_tag(place, tree)
     if error["loc"][-1:] == ("[key]",):
@@ -119,6 +121,31 @@ def _unknown_tag(place: Place, tree: Node) -> Problem:
         return Problem(position, place.path, f"missing key {tag!r}, one of {', '.join(names)}")
     hint = nearest(value, names) if isinstance(value, str) else ""
     return Problem(position, (*place.path, tag), f"needs one of {', '.join(names)}, found {found(value)}{hint}")
+
+
+def position_of(tree: Node, path: Keys) -> Position:
+    """Return the position of the value at a path, or of the nearest one above where the file is silent."""
+    return _find(tree, path)[1]
+
+
+def _overridden(tree: Node, path: Keys, message: str) -> Position | None:
+    """Return the command-line option that set one of the values below a section that a message speaks of."""
+    node = tree
+    for part in path:
+        node = dict(node.children()).get(part, Node(None, node.position))
+    words = set(re.findall(r"[\w.]+", message))
+    for names, value in _values(node):
+        spellings = {dotted(names[start:]) for start in range(len(names))}
+        if not value.position.line and spellings & words:
+            return value.position
+    return None
+
+
+def _values(node: Node, path: Keys = ()) -> Iterator[tuple[Keys, Node]]:
+    for key, child in node.children():
+        yield from _values(child, (*path, key))
+    if not any(True for _ in node.children()):
+        yield path, node
 
 
 def _find(tree: Node, path: Keys) -> tuple[Any, Position]:

@@ -7,12 +7,14 @@ each fork that is reached, in the order of the file.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import exp, inf, log
+from random import Random
+from typing import Any
 
 from pydantic import ValidationError
 
 from ensemble.config.document import Keys, Node, Problem, dotted
-from ensemble.config.space import KINDS, Choice, Distribution, Int
+from ensemble.config.space import KINDS, Choice, Distribution, Int, IntLog, LogUniform
 
 SEARCHED = ("model", "train")
 
@@ -177,6 +179,32 @@ def grid(root: Node) -> Iterator[Node]:
         if not trail:
             return
         trail[-1] += 1
+
+
+def draw(distribution: Distribution, random: Random) -> Any:
+    """Draw a value: the index of a choice's option, or a number of a range, as `ExperimentFile.resolve` asks for it."""
+    if isinstance(distribution, Choice):
+        return random.randrange(len(distribution.options))
+    if isinstance(distribution, Int):
+        return random.randrange(distribution.low, distribution.high + 1, distribution.step)
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, IntLog):  # every whole number owns the logarithms around it
+        return min(high, max(low, round(exp(random.uniform(log(low - 0.5), log(high + 0.5))))))
+    value = (
+        exp(random.uniform(log(low), log(high))) if isinstance(distribution, LogUniform) else random.uniform(low, high)
+    )
+    return min(high, max(low, value))  # rounding may leave a range by a hair
+
+
+def drawn(root: Node, count: int, random: Random) -> Iterator[Node]:
+    """Yield combinations drawn at random."""
+
+    def ask(fork: Fork) -> Node:
+        value = draw(fork.distribution, random)
+        return fork.candidates[value] if isinstance(fork.distribution, Choice) else Node(value, fork.position)
+
+    for _ in range(count):
+        yield resolve(root, ask)
 
 
 def grid_size(node: Node) -> float:

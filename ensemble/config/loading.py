@@ -8,21 +8,24 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from pydantic import ValidationError
 
-from ensemble.config.checking import build, check, reason
+from ensemble.config.checking import build, check, position_of, reason
+from ensemble.config.constraints import ConstraintError, check_constraints, violated
 from ensemble.config.document import Node, Position, Problem, dotted, parse, read_text, refuse
 from ensemble.config.experiment import Experiment
-from ensemble.config.forks import Fork, forks, grid, grid_size, plant, resolve, searched_paths
+from ensemble.config.forks import Fork, drawn, forks, grid, grid_size, plant, resolve, searched_paths
 from ensemble.config.space import Choice, Distribution
 from ensemble.config.tree import flatten
 from ensemble.errors import UsageError
 
 MAX_GRID = 10_000  # configurations; also how many combinations are tried in search of a possible one
+MAX_DRAWS = 1_000  # tried beyond the grid, where a space has more than it
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ExperimentFile:
                 kind = next(iter(distribution.model_dump(by_alias=True)))
                 raise UsageError(
                     f"{fork.position}: {name}: a grid needs a choice or an int with a step, found {kind};"
-                    " sampling arrives with the search part"
+                    " list its values, or let another `search.sampler` (tpe, random, ..) draw from it"
                 )
         if (size := grid_size(self.tree)) > MAX_GRID:
             raise UsageError(f"{self.path}: a grid of {size:,.0f} configurations; at most {MAX_GRID:,} are trained")
@@ -71,9 +74,9 @@ class ExperimentFile:
         left_out: list[tuple[dict[str, Any], str]] = []
         for tree in grid(self.tree):
             try:
-                experiment = build(tree)
-            except ValidationError as error:
-                left_out.append((_pick(flatten(tree.plain()), self._searched), reason(error, tree)))
+                experiment = _possible(tree)
+            except _ImpossibleError as error:
+                left_out.append((_pick(flatten(tree.plain()), self._searched), str(error)))
             else:
                 possible.setdefault(experiment.model_dump_json(), experiment)
         return list(possible.values()), left_out
@@ -82,18 +85,14 @@ class ExperimentFile:
         """Build one configuration, define-by-run: `ask(name, distribution)` answers each distribution that is reached.
 
         The answer to a `Choice` is the index of its option, to a range a number. UsageError when the values do not
-        fit together (for a sampler: an infeasible point).
+        fit together or break a constraint (for a sampler: an infeasible point).
         """
 
         def answer(fork: Fork) -> Node:
             value = ask(fork.name, fork.distribution)
             return fork.candidates[value] if isinstance(fork.distribution, Choice) else Node(value, fork.position)
 
-        tree = resolve(self.tree, answer)
-        try:
-            return build(tree)
-        except ValidationError as error:
-            raise UsageError(reason(error, tree)) from error
+        return _possible(resolve(self.tree, answer))
 
     def varied(self, experiment: Experiment) -> dict[str, Any]:
         """Return dotted path: value of what is searched, as it stands in one configuration."""
@@ -119,7 +118,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ExperimentFile:
         root = _override(root, text, problems)
     root = _with_name(root, path)
     tree, ill_formed = plant(root)
-    problems += ill_formed
+    problems += [*ill_formed, *check_constraints(root)]
     searched = any(True for _ in forks(tree))
     told = {problem.path for problem in problems if problem.path}
     problems += [p for p in check(tree, searched) if not any(p.path[:n] in told for n in range(1, len(p.path) + 1))]
@@ -128,16 +127,38 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ExperimentFile:
     return ExperimentFile(path, tree, _first_possible(tree, path))
 
 
+class _ImpossibleError(UsageError):
+    """Values that are fine alone and do not fit together, or that break a constraint."""
+
+
+def _possible(tree: Node) -> Experiment:
+    """Build one configuration of a checked file; _ImpossibleError with the reason where there is none."""
+    try:
+        experiment = build(tree)
+    except ValidationError as error:
+        raise _ImpossibleError(reason(error, tree)) from error
+    if broken := violated(experiment, experiment.search.constraints):
+        raise _ImpossibleError(broken)
+    return experiment
+
+
 def _first_possible(tree: Node, path: Path) -> Experiment:
+    """Return the first combination of the grid that is possible, or one drawn at random where there are more."""
     first, tried = "", 0
-    for candidate in islice(grid(tree), MAX_GRID):
+    draws = MAX_DRAWS if grid_size(tree) > MAX_GRID else 0
+    for candidate in chain(islice(grid(tree), MAX_GRID), drawn(tree, draws, Random(0))):
         tried += 1
         try:
-            return build(candidate)
-        except ValidationError as error:
+            return _possible(candidate)
+        except _ImpossibleError as error:
             values = _pick(flatten(candidate.plain()), searched_paths(tree))
             shown = ", ".join(f"{name} = {value}" for name, value in values.items())
-            first = first or f"the first, {shown}: {reason(error, candidate)}"
+            first = first or (f"the first, {shown}: {error}" if shown else str(error))
+        except ConstraintError as error:
+            place = ("search", "constraints", error.index)
+            raise refuse([Problem(position_of(candidate, place), place, error.message)]) from error
+    if tried == 1:
+        raise UsageError(f"{path}: {first}")
     raise UsageError(f"{path}: none of {tried} combinations is possible; {first}")
 
 

@@ -1,0 +1,301 @@
+"""Constraints of a search: expressions over the values of an experiment, as `model.n_embd >= 16 * model.n_head`.
+
+Python's grammar is read and a small part of it is understood: comparisons (chained too), and, or, not, arithmetic on
+numbers, text, lists, min, max and abs. A name is the dotted path of a value. Nothing is ever evaluated by Python, and
+numbers stay small enough to be written down.
+"""
+
+import ast
+import operator
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from ensemble.config.document import Node, Problem
+from ensemble.config.experiment import Experiment
+from ensemble.config.fields import keys_of
+from ensemble.errors import UsageError
+
+LONGEST, DEEPEST = 500, 40  # characters and levels of an expression
+LARGEST_EXPONENT, LARGEST_BITS = 64, 1024  # of powers, and of whole numbers
+
+_EXAMPLE = "model.n_embd >= 16 * model.n_head"
+_KNOWN = "comparisons, and, or, not, + - * / // % **, numbers, text, lists, min, max and abs"
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}  # as YAML writes them
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda value, among: value in among,
+    ast.NotIn: lambda value, among: value not in among,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
+
+
+class ConstraintError(UsageError):
+    """A constraint that cannot be decided for some configuration, as `train.patience > 3` without a patience."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(f"search.constraints.{index}: {message}")
+        self.index, self.message = index, message
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One expression, read and found to name only what an experiment has."""
+
+    text: str
+    tree: ast.expr
+    paths: tuple[str, ...]  # dotted, in the order of the text
+
+
+def violated(experiment: Experiment, constraints: Sequence[str]) -> str | None:
+    """Return the first constraint that does not hold, in words with its values, or None.
+
+    One that names a path which this configuration does not have (an option not taken) does not apply. Raises
+    ConstraintError where values are of the wrong kind, ValueError for an expression that `parse_constraint` refuses.
+    """
+    values = experiment.model_dump(mode="json") if constraints else {}
+    for index, text in enumerate(constraints):
+        constraint = parse_constraint(text)
+        named = {path: found for path in constraint.paths if (found := _lookup(values, path)) is not _ABSENT}
+        if len(named) < len(constraint.paths):
+            continue
+        shown = ", ".join(f"{path} = {_shown(value)}" for path, value in named.items())
+        try:
+            holds = _truth(_value(constraint.tree, named))
+        except (TypeError, ArithmeticError, ValueError) as error:
+            raise ConstraintError(index, f"{text}: {error} ({shown})") from error
+        if not holds:
+            return f"{text} does not hold ({shown})"
+    return None
+
+
+def check_constraints(root: Node) -> list[Problem]:
+    """Return what is wrong with the expressions of a file, each with its place; lists of other things are not ours."""
+    problems = []
+    node = root
+    for key in ("search", "constraints"):
+        node = node.value[key] if isinstance(node.value, Mapping) and key in node.value else Node((), root.position)
+    for index, child in node.children():
+        if isinstance(child.value, str) and isinstance(index, int):
+            try:
+                parse_constraint(child.value)
+            except ValueError as error:
+                problems.append(Problem(child.position, ("search", "constraints", index), str(error)))
+    return problems
+
+
+@lru_cache(maxsize=256)
+def parse_constraint(text: str) -> Constraint:
+    """Read an expression; ValueError, in the file's words, for syntax, unknown names and all that is not understood."""
+    if len(text) > LONGEST:
+        raise ValueError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
+    try:
+        with warnings.catch_warnings():  # of odd escapes: Python's taste is nothing to the reader of a YAML file
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        near = text.strip()[max(0, (error.offset or 1) - 1) :][:20]
+        raise ValueError(f"no expression such as {_EXAMPLE}: {error.msg}" + (f" at {near!r}" if near else "")) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ValueError(f"no expression such as {_EXAMPLE}") from None
+    if _depth(tree) > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    paths = tuple(dict.fromkeys(_paths(tree)))
+    if not paths:
+        raise ValueError(f"names no value of the experiment, as {_EXAMPLE} does")
+    for path in paths:
+        _check_path(path)
+    if not _decides(tree):
+        raise ValueError(f"is a value and no condition; compare it, as in {text.strip()} == 0")
+    return Constraint(text, tree, paths)
+
+
+def _depth(tree: ast.AST) -> int:
+    deepest, todo = 0, [(tree, 1)]
+    while todo and deepest <= DEEPEST:
+        node, depth = todo.pop()
+        deepest = max(deepest, depth)
+        todo += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
+    return deepest
+
+
+def _paths(node: ast.expr) -> Iterator[str]:
+    """Yield the dotted paths below a node, and refuse every kind of node that is not understood."""
+    if isinstance(node, ast.Name | ast.Attribute):
+        if (path := _dotted(node)) not in _WORDS:
+            yield path
+        return
+    for child in _operands(node):
+        yield from _paths(child)
+
+
+def _operands(node: ast.expr) -> list[ast.expr]:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() | None):
+            return []
+        case ast.BoolOp(values=values):
+            return values
+        case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
+            return [left, *rest]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return [left, right]
+        case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=operand):
+            return [operand]
+        case ast.List(elts=elements) | ast.Tuple(elts=elements):
+            return elements
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS and arguments:
+            return arguments
+    raise ValueError(f"{ast.unparse(node)!r} is not understood; there are {_KNOWN}")
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    raise ValueError(f"{ast.unparse(node)!r} is not understood; a name is a path such as model.n_embd")
+
+
+def _decides(node: ast.expr) -> bool:
+    """Say whether a node can be true or false: `model.n_embd % model.n_head` alone would mean its opposite."""
+    if isinstance(node, ast.BoolOp):
+        return all(_decides(value) for value in node.values)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return _decides(node.operand)
+    flag = isinstance(node, ast.Constant) and isinstance(node.value, bool)
+    return flag or isinstance(node, ast.Compare | ast.Name | ast.Attribute)
+
+
+@lru_cache(maxsize=1)
+def _known_paths() -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return every path that has a value, `<name>` for the file's own names, and every path of a section."""
+    values: dict[str, None] = {}
+    sections = set()
+    for key in keys_of(Experiment):
+        path = re.sub(r"\[\w+\]", "", key.path)
+        if key.kind.section is not None or key.kind.tag is not None:
+            sections.add(path)
+        else:
+            values[path] = None
+    return tuple(values), frozenset(sections)
+
+
+def _check_path(path: str) -> None:
+    values, sections = _known_paths()
+    if path in values or any("<" in known and _fits(path, known) for known in values):
+        return
+    if path in sections:
+        below = [known for known in values if known.startswith(path + ".")][:3]
+        raise ValueError(f"{path} is a section; name one of its values, such as {', '.join(below)}")
+    last = path.rpartition(".")[2]
+    homes = [known for known in values if known.rpartition(".")[2] == last]
+    near = homes[:1] or get_close_matches(path, values, 1, 0.6)
+    raise ValueError(f"unknown name {path!r}" + (f"; did you mean {near[0]!r}?" if near else f"; as in {_EXAMPLE}"))
+
+
+def _fits(path: str, known: str) -> bool:
+    pairs = list(zip(path.split("."), known.split("."), strict=False))
+    return path.count(".") == known.count(".") and all(theirs in (mine, "<name>") for mine, theirs in pairs)
+
+
+_ABSENT: Any = object()
+
+
+def _lookup(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _value(node: ast.expr, named: Mapping[str, Any]) -> Any:
+    """Return what a node says of these values; TypeError, ArithmeticError or ValueError where it says nothing."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name() | ast.Attribute():
+            path = _dotted(node)
+            return _WORDS[path] if path in _WORDS else named[path]
+        case ast.BoolOp(op=op, values=values):
+            decide = all if isinstance(op, ast.And) else any
+            return decide(_truth(_value(value, named)) for value in values)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not _truth(_value(operand, named))
+        case ast.UnaryOp(op=op, operand=operand):
+            return _SIGNS[type(op)](_number(_value(operand, named)))
+        case ast.Compare():
+            return _compare(node, named)
+        case ast.BinOp(left=left, op=op, right=right):
+            return _combine(op, _number(_value(left, named)), _number(_value(right, named)))
+        case ast.List(elts=elements) | ast.Tuple(elts=elements):
+            return [_value(element, named) for element in elements]
+        case ast.Call(func=ast.Name(id=name), args=arguments):
+            found = [_value(argument, named) for argument in arguments]
+            return _FUNCTIONS[name](*map(_number_or_numbers, found))
+    raise AssertionError(ast.dump(node))  # _operands lets nothing else through
+
+
+def _compare(node: ast.Compare, named: Mapping[str, Any]) -> bool:
+    left = _value(node.left, named)
+    for op, right_node in zip(node.ops, node.comparators, strict=True):
+        right = _value(right_node, named)
+        try:
+            holds = _COMPARISONS[type(op)](left, right)
+        except TypeError:
+            raise TypeError(f"{_shown(left)} and {_shown(right)} cannot be compared so") from None
+        if not holds:
+            return False
+        left = right
+    return True
+
+
+def _combine(op: ast.operator, left: float, right: float) -> Any:
+    if isinstance(op, ast.Pow):
+        whole = isinstance(left, int) and isinstance(right, int)
+        if abs(right) > LARGEST_EXPONENT or (whole and int(left).bit_length() * right > LARGEST_BITS):
+            raise ValueError(f"{left} ** {right} is too large")
+    result = _ARITHMETIC[type(op)](left, right)
+    if isinstance(result, complex) or (isinstance(result, int) and result.bit_length() > LARGEST_BITS):
+        raise ValueError("a number is too large, or the root of a negative one")
+    return result
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"needs a number, found {_shown(value)}")
+    return value
+
+
+def _number_or_numbers(value: Any) -> Any:
+    return [_number(item) for item in value] if isinstance(value, list) else _number(value)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"needs true or false, found {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
