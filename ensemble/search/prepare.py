@@ -55,6 +55,21 @@ def prepare(config: DataConfig, beside: Path, results: Path, say: Say) -> Prepar
     return PreparedData(main, named)
 
 
+def planned_shards(config: DataConfig, beside: Path, results: Path) -> Path:
+    """Return where `prepare` finds or will make the shards; nothing is made. DataError for missing files."""
+    cache = results.absolute().parent / "shards"
+    if config.path is None:
+        return _simulated_target(config, cache)
+    found = sources(config, beside)
+    return found[0] if len(found) == 1 and found[0].is_dir() else _converted_target(config, found, cache)
+
+
+def sources(config: DataConfig, beside: Path) -> list[Path]:
+    """Return the files, or the one directory, that `data.path` names; DataError where one is missing."""
+    paths = [config.path] if isinstance(config.path, str) else config.path or []
+    return [_find(path, beside) for path in paths]
+
+
 def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
     """Refuse experiments that these data cannot serve; return the data set's description (no rows).
 
@@ -97,10 +112,10 @@ def metric_names(data: Trajectories, rollout: RolloutConfig, named: Iterable[str
 
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
     assert config.source is not None  # DataConfig holds it: a source or a path
-    amount = config.simulate.model_dump(mode="json")
-    target = cache / f"{config.source}-{_digest([config.source, amount, _conversion(config)])}"
+    target = _simulated_target(config, cache)
     if (target / MANIFEST).is_file():
         return target
+    amount = config.simulate.model_dump(mode="json")
     raw = cache / f"{config.source}-{_digest([config.source, amount])}.h5"
     with _locked(target):
         if not raw.is_file():
@@ -117,12 +132,21 @@ def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: 
         read_manifest(found[0])  # refuses what is no data set
         _refuse_conversion(config, found[0])
         return found[0]
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    target = cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
+    target = _converted_target(config, found, cache)
     if (target / MANIFEST).is_file():
         return target
     with _locked(target):
         return _convert(config, found, target, say)
+
+
+def _simulated_target(config: DataConfig, cache: Path) -> Path:
+    amount = config.simulate.model_dump(mode="json")
+    return cache / f"{config.source}-{_digest([config.source, amount, _conversion(config)])}"
+
+
+def _converted_target(config: DataConfig, found: list[Path], cache: Path) -> Path:
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    return cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
 
 
 def _refuse_conversion(config: DataConfig, shards: Path) -> None:
