@@ -1,0 +1,91 @@
+"""Who stops a configuration early: Optuna's pruners, on our clock, and the simplest rule of all.
+
+Values reach a pruner as the mean over the seeds at a step; `wilcoxon` alone gets each seed's own, to pair them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from ensemble.config.experiment import SearchConfig
+
+_SEEDS_APART = 1000  # wilcoxon: its "step" is step * 1000 + the seed's place
+
+
+class IEpochPruner(BasePruner):
+    """Train every configuration for a short while, then go on with the best few (i-Epoch).
+
+    One rung at `grace` steps: a trial passes when its value there is among the `keep` best of all that have reached it.
+    The first `keep` always pass, so about keep * (1 + log(n / keep)) of n trials are trained to the end. The simple
+    baseline that is hard to beat: Egele et al., "The unreasonable effectiveness of early discarding after one epoch in
+    neural network hyperparameter optimization", Neurocomputing 2024.
+    """
+
+    def __init__(self, grace: int, keep: int) -> None:
+        self._grace = grace
+        self._keep = keep
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Say whether `trial` ends at the rung; before and after it none does."""
+        step = _rung(trial, self._grace)
+        if step is None or step != trial.last_step:
+            return False
+        value = trial.intermediate_values[step]
+        if math.isnan(value):
+            return True
+        sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+        others = [
+            other.intermediate_values[reached]
+            for other in study.get_trials(deepcopy=False)
+            if other.number != trial.number and (reached := _rung(other, self._grace)) is not None
+        ]
+        better = sum(sign * other < sign * value for other in others if not math.isnan(other))
+        return better >= self._keep
+
+
+def _rung(trial: FrozenTrial, grace: int) -> int | None:
+    """Return the first reported step at or after `grace`."""
+    return min((step for step in trial.intermediate_values if step >= grace), default=None)
+
+
+def grace_of(search: SearchConfig, steps: int) -> int:
+    """Return the steps before the first decision: as given, or the last but one rung of a ladder of eta."""
+    return search.grace or max(1, steps // search.eta**2)
+
+
+PRUNERS: dict[str, Callable[[SearchConfig, int], BasePruner]] = {
+    "asha": lambda search, steps: SuccessiveHalvingPruner(
+        min_resource=grace_of(search, steps), reduction_factor=search.eta
+    ),
+    "hyperband": lambda search, steps: HyperbandPruner(
+        min_resource=grace_of(search, steps), max_resource=steps, reduction_factor=search.eta
+    ),
+    "median": lambda search, steps: MedianPruner(n_startup_trials=5, n_warmup_steps=grace_of(search, steps) - 1),
+    "wilcoxon": lambda search, steps: WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
+    "i_epoch": lambda search, steps: IEpochPruner(grace_of(search, steps), search.keep),
+    "none": lambda search, steps: NopPruner(),
+}
+
+
+def make_pruner(search: SearchConfig, steps: int) -> BasePruner:
+    """Return the pruner; `steps` is how long the longest configuration trains."""
+    return PRUNERS[search.pruner](search, steps)
+
+
+def reports(search: SearchConfig, step: int, values: Mapping[int, float], mean: float) -> dict[int, float]:
+    """Return what a pruner is told at a rung, by its own clock."""
+    if search.pruner != "wilcoxon":
+        return {step: mean}
+    if step < (search.grace or 0):
+        return {}
+    return {step * _SEEDS_APART + place: values[seed] for place, seed in enumerate(sorted(values))}
