@@ -20,6 +20,7 @@ FLOORS = {
     "schema": 0,
     "streams": 0,
     "errors": 0,
+    "versions": 0,
     "config": 1,
     "store": 1,
     "data": 2,

@@ -1,7 +1,7 @@
 """The training loop's only window on the outside: which worker this is, on which device, and whom to tell.
 
 The loop knows no Ray. It runs inline in a Tune trial or a script (`InlineContext`), or in a Ray Train worker
-(`training/worker.py`); both stop the same way, by a `no` from `may_continue`.
+(`training/worker.py`); both stop the same way, by a `no` from `may_continue`, and are interrupted by `Paused`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 Progress = Mapping[str, float | int | str]
+Question = Callable[[int, Mapping[int, float]], bool]  # step, value by seed: may the trial go on?
+
+
+class Paused(Exception):  # noqa: N818  # no error: the run was asked to stop where it is, and to be continued later
+    """Raised by `may_continue` when the run ends before the trial does; what is trained is saved and no row written."""
 
 
 class Context(Protocol):
@@ -32,8 +37,11 @@ class Context(Protocol):
         """Tell the driver how far the trial is; only rank 0's word counts."""
         ...
 
-    def may_continue(self, step: int, value: float) -> bool:
-        """Ask at a rung whether the trial goes on; every worker gets the same answer."""
+    def may_continue(self, step: int, values: Mapping[int, float]) -> bool:
+        """Ask at a rung whether the trial goes on, given its objective by seed; every worker gets the same answer.
+
+        Raises Paused when the run is interrupted.
+        """
         ...
 
 
@@ -44,10 +52,14 @@ class InlineContext:
     world_size = 1
 
     def __init__(
-        self, device: torch.device | str = "cpu", report: Callable[[Progress], None] = lambda progress: None
+        self,
+        device: torch.device | str = "cpu",
+        report: Callable[[Progress], None] = lambda progress: None,
+        ask: Question = lambda step, values: True,
     ) -> None:
         self.device = torch.device(device)
         self._report = report
+        self._ask = ask
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Return the module itself."""
@@ -61,7 +73,6 @@ class InlineContext:
         """Pass the progress on."""
         self._report(progress)
 
-    def may_continue(self, step: int, value: float) -> bool:
-        """Say yes: there is no judge of trials yet."""
-        del step, value
-        return True
+    def may_continue(self, step: int, values: Mapping[int, float]) -> bool:
+        """Pass the question on."""
+        return self._ask(step, values)

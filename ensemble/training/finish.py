@@ -43,25 +43,21 @@ def finish(
     """Measure each member's best weights on the test split and write its files, the row last.
 
     The test metrics are those of the weights with the best validation loss; `best_rollout/test/..` are those of the
-    weights with the best validation rollout.
+    weights with the best validation rollout. A member that was pruned has none.
     """
     pack = trainer.pack
+    whole = [_STATUS[member.state] == "completed" for member in pack.members]
     last = pack.arena.values.detach().clone()
-    pack.arena.values.data.copy_(trainer.best["best_rollout"])
-    tested = [
-        {f"best_rollout/{name}": value for name, value in metrics.items() if member.has_rolled_out}
-        for member, metrics in zip(pack.members, setup.test(pack), strict=True)
-    ]
-    pack.arena.values.data.copy_(trainer.best["best_loss"])
-    tested = [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, setup.test(pack), strict=True)]
+    tested = _test(trainer, setup) if any(whole) else [{} for _ in whole]
     if context.rank == 0:
-        rollouts = _rollouts(pack, setup, experiment)
+        rollouts = _rollouts(pack, setup, experiment) if any(whole) else []
         for index, (member, output) in enumerate(zip(pack.members, trainer.outputs, strict=True)):
-            facts = _facts(pack, index, context, data_fingerprint)
-            metrics = _metrics(member, output, tested[index])
+            facts = _facts(trainer, index, context, data_fingerprint)
+            metrics = _metrics(member, output, tested[index] if whole[index] else {})
             row = member_row(experiment, config_hash, role, member, _STATUS[member.state], facts, metrics)
             if member.state != "diverged":
                 _save(experiment, trainer, index, setup, row)
+            if whole[index]:
                 write_table(output.directory.rollouts_file, rollouts[index])
             for logger in output.loggers:
                 logger.log(member.seed, member.step, {k: v for k, v in metrics.items() if k.startswith("test/")})
@@ -69,13 +65,26 @@ def finish(
     pack.arena.values.data.copy_(last)
 
 
-def _facts(pack: Pack, index: int, context: Context, data_fingerprint: str) -> dict[str, Any]:
+def _test(trainer: Trainer, setup: Setup) -> list[dict[str, float]]:
+    """Measure both kinds of best weights of each member on the test split; leaves those of the best loss in place."""
+    pack = trainer.pack
+    pack.arena.values.data.copy_(trainer.best["best_rollout"])
+    tested = [
+        {f"best_rollout/{name}": value for name, value in metrics.items() if member.has_rolled_out}
+        for member, metrics in zip(pack.members, setup.test(pack), strict=True)
+    ]
+    pack.arena.values.data.copy_(trainer.best["best_loss"])
+    return [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, setup.test(pack), strict=True)]
+
+
+def _facts(trainer: Trainer, index: int, context: Context, data_fingerprint: str) -> dict[str, Any]:
+    pack = trainer.pack
     return {
         "parameters": parameter_count(pack.module),
         "device": device_name(context.device),
         "world_size": context.world_size,
         "pack": len(pack.members),
-        "weights_sha256": weights_sha256(pack.arena.values[index]),
+        "weights_sha256": weights_sha256(trainer.best["best_loss"][index]),
         "data_fingerprint": data_fingerprint,
     }
 

@@ -1,24 +1,17 @@
 """The row of `members.parquet` that a member leaves, and its curve: written once, when it has ended."""
 
 import json
-import platform
-import subprocess
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from ensemble import __version__
 from ensemble.config import Experiment
 from ensemble.schema import MEMBER_COLUMNS, MemberRole, Status
 from ensemble.store import MemberDirectory, flatten, write_table
 from ensemble.training.members import Curve, Member
-
-_PACKAGES = ("torch", "ray", "numpy", "optuna")
+from ensemble.versions import git_commit, versions
 
 
 def member_row(
@@ -79,25 +72,3 @@ def _column(value: Any) -> pa.Array:
     if isinstance(value, int):
         return pa.array([value], pa.int64())
     return pa.array([float(value)], pa.float64())
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    found = {name: version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "ensemble": __version__, **found}
-
-
-@lru_cache(maxsize=1)
-def git_commit() -> str:
-    """Return the commit of the code, with `+` when files differ from it; empty outside a repository."""
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=True).stdout.strip()

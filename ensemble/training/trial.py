@@ -24,7 +24,7 @@ from ensemble.schema import TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT, Mem
 from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, load_newest
-from ensemble.training.context import Context
+from ensemble.training.context import Context, Paused
 from ensemble.training.finish import finish
 from ensemble.training.loggers import open_loggers
 from ensemble.training.loop import Outputs, Trainer
@@ -50,6 +50,7 @@ class Trial:
     seeds: tuple[int, ...]
     role: MemberRole
     run: Path
+    number: int = 0  # what the judge of a search calls it
     origin: str | None = None  # where `train.init_from` points, made absolute: workers have other directories
 
     @property
@@ -68,7 +69,10 @@ class Trial:
 
 
 def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
-    """Train every member of the trial that has not finished, and write what each leaves (rank 0)."""
+    """Train every member of the trial that has not finished, and write what each leaves (rank 0).
+
+    Raises Paused, with every member saved, when the run is interrupted.
+    """
     torch.set_num_threads(trial.experiment.resources.threads)
     keep_freed_memory()
     pending = trial.pending
@@ -77,7 +81,12 @@ def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
     setup = set_up(trial.experiment, data, context, _kept_statistics(trial))
     with ExitStack() as loggers:
         trainers = _trainers(trial, pending, data, setup, context, loggers)
-        _climb(trial, trainers, context)
+        try:
+            _climb(trial, trainers, context)
+        except Paused:
+            for trainer in trainers:
+                trainer.save()
+            raise
         for trainer in trainers:
             finish(trial.experiment, trial.config_hash, trial.role, trainer, setup, data.main.fingerprint, context)
 
@@ -93,23 +102,19 @@ def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
         if not behind:
             continue
         context.report(_progress(trainers, rung, steps))
-        if rung < steps and not context.may_continue(rung, _objective(trial.experiment.search.metric, trainers)):
+        if rung < steps and not context.may_continue(rung, _objectives(trial.experiment.search.metric, trainers)):
             _prune(trainers)
             return
 
 
-def _objective(metric: str, trainers: Sequence[Trainer]) -> float:
-    """Return the mean over the trial's seeds that a judge compares.
-
-    A member that stopped early carries its best value on; a diverged one makes it NaN, which ranks last.
-    """
-    members = [member for trainer in trainers for member in trainer.pack.members]
-    if any(member.state == "diverged" for member in members):
-        return float("nan")
-    return float(np.mean([_standing(member, metric) for member in members]))
+def _objectives(metric: str, trainers: Sequence[Trainer]) -> dict[int, float]:
+    """Return what a judge compares, by seed: NaN for a diverged member, the best value for one that stopped early."""
+    return {m.seed: _standing(m, metric) for trainer in trainers for m in trainer.pack.members}
 
 
 def _standing(member: Member, metric: str) -> float:
+    if member.state == "diverged":
+        return float("nan")
     best = {VALIDATION_LOSS: member.best_loss.value, VALIDATION_ROLLOUT: member.best_rollout.value}
     if member.state == "stopped" and metric in best:
         return best[metric]

@@ -7,6 +7,7 @@ loop sees in each worker. Nothing here decides anything about training.
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ensemble.data.loading import resident
-from ensemble.training.context import Progress
+from ensemble.training.context import Paused, Progress, Question
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial
 
 # `ray.train.report` waits for the controller, which polls the workers that often; more frequent reports would wait.
 _SECONDS_BETWEEN_REPORTS = 2.0
+_STOP, _GO, _PAUSE = 0, 1, 2
 _CONTROLLER_FAILURES = 2  # Ray's default is to try again for ever, which shows as RUNNING
 
 
 class WorkerContext:
     """One worker of a group, in the words of `training.context.Context`."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Question) -> None:
         context = ray.train.get_context()
+        self._ask = ask
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
@@ -62,19 +65,32 @@ class WorkerContext:
             self._reported = now
             ray.train.report(dict(progress))
 
-    def may_continue(self, step: int, value: float) -> bool:
-        """Say what rank 0 is told: yes, since there is no judge of trials yet."""
-        del step, value
-        return self._agreed(True)
+    def may_continue(self, step: int, values: Mapping[int, float]) -> bool:
+        """Say what rank 0 is told; all workers are paused together."""
+        answer = _GO
+        if self.rank == 0:
+            try:
+                answer = _GO if self._ask(step, values) else _STOP
+            except Paused:
+                answer = _PAUSE
+        answer = self._of_rank_0(answer)
+        if answer == _PAUSE:
+            raise Paused
+        return answer == _GO
 
     def _agreed(self, answer: bool) -> bool:
+        return bool(self._of_rank_0(int(answer)))
+
+    def _of_rank_0(self, answer: int) -> int:
         """Return rank 0's answer on every worker."""
         flag = torch.tensor([answer], dtype=torch.uint8, device=self.device)
         torch.distributed.broadcast(flag, src=0)
-        return bool(flag.item())
+        return int(flag.item())
 
 
-def train_with_workers(trial: Trial, references: Mapping[str, Any], bundle: Mapping[str, float], storage: Path) -> None:
+def train_with_workers(
+    trial: Trial, references: Mapping[str, Any], bundle: Mapping[str, float], storage: Path, ask: Question
+) -> None:
     """Run a trial in a group of `resources.workers` Ray Train workers, each holding `bundle`.
 
     `references` are `main` and `named` data sets in the object store; they travel inside a dict, so nothing is copied.
@@ -83,7 +99,7 @@ def train_with_workers(trial: Trial, references: Mapping[str, Any], bundle: Mapp
     gpu = bool(bundle.get("GPU"))
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"trial": trial, "references": references},
+        train_loop_config={"trial": trial, "references": references, "ask": ask},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=trial.experiment.resources.workers, use_gpu=gpu, resources_per_worker=dict(bundle)
@@ -104,4 +120,5 @@ def _work(config: Mapping[str, Any]) -> None:
     """Be one worker of the group."""
     references = config["references"]
     named = {name: resident(ref) for name, ref in references["named"].items()}
-    run_trial(config["trial"], TrialData(resident(references["main"]), named), WorkerContext())
+    with suppress(Paused):  # the driver knows: it is the one that asked
+        run_trial(config["trial"], TrialData(resident(references["main"]), named), WorkerContext(config["ask"]))

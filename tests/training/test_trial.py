@@ -16,10 +16,10 @@ import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.store import RunDirectory
-from ensemble.training.context import InlineContext
+from ensemble.training.context import InlineContext, Paused
 from ensemble.training.members import Best, Member
 from ensemble.training.setup import TrialData
-from ensemble.training.trial import Trial, _objective, record_failure, run_trial
+from ensemble.training.trial import Trial, _objectives, record_failure, run_trial
 
 DATA = TrialData(trajectories(), {})
 IDENTITY = {"pack", "seconds", "samples_per_second"}  # how a row came about, not what it says
@@ -211,9 +211,51 @@ def test_a_judge_hears_nan_of_a_diverged_seed_and_the_best_of_one_that_stopped()
     class Standing:
         pack = Pack()
 
-    assert _objective("validation/loss", [Standing()]) == 2.0
     Pack.members[1].diverge(5, "the training loss")
-    assert np.isnan(_objective("validation/loss", [Standing()]))
+    found = _objectives("validation/loss", [Standing()])
+    assert found[0] == 1.0
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("pack", [1, 3])
+def test_a_trial_told_to_stop_leaves_pruned_rows_without_a_test(tmp_path: Path, pack: int) -> None:
+    config = experiment(resources={"pack": pack})
+    asked: list[tuple[int, set[int]]] = []
+
+    def ask(step: int, values: Mapping[int, float]) -> bool:
+        asked.append((step, set(values)))
+        return len(asked) < 2
+
+    trial = Trial(config, (0, 1, 2), "search", tmp_path)
+    run_trial(trial, DATA, InlineContext(ask=ask))
+    found = rows(tmp_path, trial)
+    assert {row["status"] for row in found.values()} == {"pruned"}
+    assert {row["steps"] for row in found.values()} == {asked[1][0]}
+    assert all(seeds == {0, 1, 2} for _, seeds in asked)
+    assert not any(name.startswith(("test/", "best_rollout/test")) for row in found.values() for name in row)
+    assert all(row["weights_sha256"] for row in found.values())
+
+
+def test_a_paused_trial_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", experiment())
+    trial = Trial(experiment(), (0, 1, 2), "ensemble", tmp_path / "paused")
+    first: list[int] = []
+
+    def pause(step: int, values: Mapping[int, float]) -> bool:
+        first.append(step)
+        raise Paused
+
+    with pytest.raises(Paused):
+        run_trial(trial, DATA, InlineContext(ask=pause))
+    assert trial.pending == (0, 1, 2)
+    after: list[int] = []
+    run_trial(trial, DATA, InlineContext(ask=lambda step, values: not after.append(step)))
+    assert len(first) == 1
+    assert first[0] not in after
+    found = rows(tmp_path / "paused", trial)
+    assert {s: row["weights_sha256"] for s, row in found.items()} == {
+        s: row["weights_sha256"] for s, row in whole.items()
+    }
 
 
 def test_a_failure_leaves_a_row_and_a_traceback_for_each_unfinished_member(tmp_path: Path) -> None:
