@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.reporting.digits import setting
+from ensemble.reporting.findings import Findings, find
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.reporting.summary import Group, group_members
 from ensemble.reporting.tables import Table, build_table
@@ -35,6 +36,7 @@ class Picture:
     file: Path  # relative to the run directory
     title: str
     caption: str
+    half: bool = False  # stands beside another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Report:
     reading: tuple[str, ...]  # how to read the table
     provenance: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
+    findings: Findings | None = None  # of a search
 
     @property
     def finished(self) -> bool:
@@ -70,6 +73,7 @@ def compose(run: Run, metric: str | None) -> Report:
         missing=tuple(_missing(group, labels) for group in groups if group.missing),
         reading=_reading(run, chosen, table),
         provenance=_provenance(run),
+        findings=find(run, run.search, table) if run.search else None,
     )
 
 
@@ -115,7 +119,8 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
     if any(row["statistics"].n == 1 for row in rows):
         lines.append("A single seed has no spread: the difference to another configuration may be luck.")
     if any(row["status"] != "completed" for row in rows):
-        lines.append("n ok/planned: seeds that did not complete are in no mean.")
+        counts = "ok, planned" if run.search else "n ok/planned"
+        lines.append(f"{counts}: seeds that did not complete are in no mean.")
     if any(row["diverged"] for row in rows) and len(rows) > 1:
         lines.append("Configurations with a diverged seed stand behind those without, whatever their mean.")
     if any(row["kind"] == "baseline" for row in table.rows):

@@ -30,7 +30,8 @@ from ensemble.reporting.drawing import (
     save,
 )
 from ensemble.reporting.predictions import draw_rollouts
-from ensemble.reporting.summary import Group, group_members, is_finite, rank
+from ensemble.reporting.ranking import rank_run
+from ensemble.reporting.summary import Group, is_finite
 from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT
 
 PANELS = (
@@ -60,10 +61,12 @@ def draw_figures(report: Report) -> tuple[Picture, ...]:
 
 
 def choose(report: Report) -> list[Drawn]:
-    """Choose what is drawn, best first: the groups of one role that have a completed member."""
-    ranked = rank(group_members(report.run), report.metric, report.run.mode(report.metric))
+    """Choose what is drawn, in the order of the table: the groups of its first role that have a completed member."""
+    ranked = rank_run(report.run, report.metric)
     groups = [group for group in ranked if group.completed and group.role == ranked[0].role]
     labels = {row["config_hash"]: row["label"] for row in report.table.rows if row["kind"] == "configuration"}
+    if report.run.search is not None:
+        labels = {group.config_hash: report.run.search.mark(group.config_hash) for group in groups}
     colors = [*PALETTE, *[REST] * len(groups)]
     return [Drawn(g, labels[g.config_hash], colors[i], i < len(PALETTE)) for i, g in enumerate(groups)]
 

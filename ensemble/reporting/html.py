@@ -1,91 +1,101 @@
 """The report as one page: `report.html` opens by double click and loads nothing from anywhere."""
 
 import base64
+import re
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 from ensemble.errors import StorageError
 from ensemble.reporting.contents import Failure, Picture, Report
 from ensemble.reporting.digits import plus_minus
+from ensemble.reporting.findings import Findings
+from ensemble.reporting.page_style import SEARCH_STYLE, SORT, STYLE
+from ensemble.reporting.sheets import Sheet, sort_value
 from ensemble.reporting.statistics import Statistics
 from ensemble.reporting.tables import Column, Row
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5d6b7c; --line: #dfe4ea; --paper: #fff; --accent: #0072b2;
-  --wash: #f4f7fa; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b6; --line: #323b46; --paper: #14181d;
-  --accent: #56b4e9; --wash: #1d232a; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink);
-  background: var(--paper); max-width: 1240px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; }
-.question { color: var(--soft); white-space: pre-line; max-width: 75ch; margin: 0; }
-.lead { font-size: 1.15rem; margin: 1.4rem 0 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .5rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-th { color: var(--soft); font-weight: 600; }
-th button { all: unset; cursor: pointer; }
-th button:hover, th button:focus-visible { color: var(--accent); }
-th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
-tbody tr:hover { background: var(--wash); }
-tr.best td { font-weight: 600; }
-tr.best td:first-child { box-shadow: inset 3px 0 var(--accent); }
-tr.baseline td { color: var(--soft); font-style: italic; }
-.bad { color: var(--bad); }
-ul { padding-left: 1.2rem; max-width: 85ch; } li { margin: .25rem 0; }
-.reading { color: var(--soft); font-size: .93rem; }
-figure { margin: 2.2rem 0; }
-figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
-figcaption { color: var(--soft); font-size: .93rem; margin-top: .5rem; max-width: 85ch; }
-figcaption b { color: var(--ink); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; font-size: .93rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; }
-"""
-
-_SORT = """
-for (const button of document.querySelectorAll("th button")) button.onclick = () => {
-  const head = button.parentElement, body = head.closest("table").tBodies[0], i = head.cellIndex;
-  const up = head.getAttribute("aria-sort") !== "ascending";
-  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const value = row => row.cells[i].dataset.sort;
-  const order = (a, b) => {
-    const x = value(a), y = value(b);
-    if (x === "" || y === "") return (x === "") - (y === "");
-    const d = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
-    return up ? d : -d;
-  };
-  body.append(...[...body.rows].sort(order));
-};
-"""
+_FEW = 10  # lost members that are listed at once
 
 
 def render_html(report: Report) -> str:
     """Return `report.html`; StorageError where a figure cannot be read back."""
+    found = report.findings
     body = [
         f"<h1>{escape(report.run.name)}</h1>",
         f'<p class="question">{escape(report.run.question)}</p>' if report.run.question else "",
-        f'<p class="lead">{_lead(report)}</p>',
-        f"<h2>Result by <code>{escape(report.metric)}</code></h2>",
-        _table(report),
-        _list([*map(_failure, report.failures), *map(escape, report.missing)], ""),
+        *(_result(report) if found is None else _answer(found)),
+        *_lost(report),
         _list([escape(line) for line in report.reading], "reading"),
         "<h2>Figures</h2>" if report.pictures else "",
-        *(_figure(report.run.path, picture) for picture in report.pictures),
+        *_figures(report),
+        *(_sheet(sheet) for sheet in (found.accounts if found else ())),
+        *(("<h2>How the search went</h2>", _facts(found.facts)) if found else ()),
         "<h2>Where the numbers come from</h2>",
-        "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.provenance) + "</dl>",
+        _facts(report.provenance),
     ]
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.run.name)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(report.run.name)}</title>\n"
+        f"<style>{STYLE}{SEARCH_STYLE if found else ''}</style></head>\n<body>\n"
     )
-    return head + "\n".join(part for part in body if part) + f"\n<script>{_SORT}</script>\n</body></html>\n"
+    return head + "\n".join(part for part in body if part) + f"\n<script>{SORT}</script>\n</body></html>\n"
+
+
+def _result(report: Report) -> tuple[str, ...]:
+    return (
+        f'<p class="lead">{_lead(report)}</p>',
+        f"<h2>Result by <code>{escape(report.metric)}</code></h2>",
+        _table(report),
+    )
+
+
+def _answer(found: Findings) -> tuple[str, ...]:
+    """Say what a search found, then the sheets that say it in numbers."""
+    first, *others = (re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(line)) for line in found.answer)
+    sheets = (_sheet(sheet) for sheet in (found.board, *found.sheets))
+    return f'<p class="lead">{first}</p>', *(f'<p class="answer">{line}</p>' for line in others), *sheets
+
+
+def _sheet(sheet: Sheet) -> str:
+    rest = {id(row) for row in sheet.rest}
+    head = "".join(f'<th scope="col"><button type="button">{escape(c.header)}</button></th>' for c in sheet.columns)
+    lines = []
+    for row, cells in zip(sheet.rows, sheet.texts(sheet.rows), strict=True):
+        kind = "more" if id(row) in rest else row.get("kind", "configuration")
+        inner = "".join(
+            f'<td data-sort="{escape(sort_value(row.get(column.key)))}">{escape(cell)}</td>'
+            for column, cell in zip(sheet.columns, cells, strict=True)
+        )
+        lines.append(f'<tr class="{kind}">{inner}</tr>')
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table>"
+    fold = f'<label class="fold"><input type="checkbox">show {len(rest)} more</label>' if rest else ""
+    notes = "".join(f'<p class="reading">{escape(note)}</p>' for note in sheet.notes)
+    body = f'{fold}<div class="scroll sheet">{table}</div>{notes}'
+    title = escape(sheet.title)
+    return f"<details><summary>{title}</summary>{body}</details>" if sheet.folded else f"<h2>{title}</h2>{body}"
+
+
+def _lost(report: Report) -> tuple[str, ...]:
+    """List the members that did not finish; those of a search, which may be many, are folded."""
+    items = [*map(_failure, report.failures), *map(escape, report.missing)]
+    if report.findings is None or len(items) <= _FEW:
+        return (_list(items, ""),)
+    return (
+        f"<details><summary>{len(items)} members or seeds that did not finish</summary>{_list(items, '')}</details>",
+    )
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
+
+
+def _figures(report: Report) -> tuple[str, ...]:
+    """Lay out the pictures, narrow ones side by side."""
+    wide = [_figure(report.run.path, picture) for picture in report.pictures if not picture.half]
+    narrow = [_figure(report.run.path, picture) for picture in report.pictures if picture.half]
+    return (*wide, f'<div class="halves">{"".join(narrow)}</div>') if narrow else tuple(wide)
 
 
 def _lead(report: Report) -> str:

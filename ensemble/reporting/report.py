@@ -14,17 +14,22 @@ from ensemble.errors import NothingFinishedError, UsageError
 from ensemble.reporting.contents import Picture, Report, compose, plural, smallest_rate
 from ensemble.reporting.digits import setting
 from ensemble.reporting.html import render_html
+from ensemble.reporting.latex import render_latex
 from ensemble.reporting.markdown import render_markdown
 from ensemble.reporting.run import read_run
 from ensemble.reporting.summary import summary_table
-from ensemble.reporting.tables import Table, join_tables, to_csv, to_rich
+from ensemble.reporting.table_text import to_csv, to_rich
+from ensemble.reporting.tables import Table, join_tables
+from ensemble.reporting.terminal import render_findings
 from ensemble.store import write_table, write_text
 
 _FAILURES = 10  # printed to a terminal
 
 
 def write_report(run: Path, metric: str | None = None, figures: bool = True) -> Report:
-    """Write `summary.parquet`, `report.md`, `report.html`, `report.csv` and `figures/` of a run directory.
+    """Write `summary.parquet`, `report.md`, `.html`, `.csv`, `.tex` and `figures/` of a run directory.
+
+    After a search `comparisons.csv` as well.
 
     `metric` is any metric column, by default test/rollout_rmse, else test/loss. UsageError for a metric or directory
     that does not exist, StorageError for a damaged file. A run where nothing completed is written as well: see
@@ -37,12 +42,18 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
     write_text(run / "report.csv", to_csv(report.table))
     write_text(run / "report.md", render_markdown(report))
     write_text(run / "report.html", render_html(report))
+    write_text(run / "report.tex", render_latex(report))
+    if report.findings is not None:
+        write_text(run / "comparisons.csv", report.findings.comparisons)
     return report
 
 
 def render_terminal(report: Report, console: Console) -> None:
     """Print the table of a run, and beneath it who failed, where their logs lie and which seeds are missing."""
-    console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}", console.width))
+    if report.findings is None:
+        console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}", console.width))
+    else:
+        render_findings(report.findings, report.run.name, console)
     for failure in report.failures[:_FAILURES]:
         console.print(
             Text(f"{failure.label}, seed {failure.seed} {failure.status}: {failure.error.splitlines()[0]}", "red")
@@ -53,7 +64,8 @@ def render_terminal(report: Report, console: Console) -> None:
     for line in report.missing:
         console.print(Text(line, "yellow"))
     page = report.run.path / "report.html"
-    extra = f" (and report.md, report.csv, {plural(len(report.pictures), 'figure')})"
+    files = "report.md, report.csv" if report.findings is None else "report.md, .csv, .tex, comparisons.csv"
+    extra = f" (and {files}, {plural(len(report.pictures), 'figure')})"
     console.print(Text(f"report: {page}{extra}"), soft_wrap=True)
 
 

@@ -13,9 +13,11 @@ import pyarrow as pa
 import yaml
 
 from ensemble.errors import StorageError, UsageError
+from ensemble.reporting.files import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.statistics import Mode, natural_mode
+from ensemble.reporting.trials import Search, read_search
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_LOSS, TEST_ROLLOUT
-from ensemble.store import RunDirectory, member_id, read_json, read_table
+from ensemble.store import RunDirectory, member_id, read_json
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
@@ -59,6 +61,7 @@ class Run:
     metrics: tuple[str, ...]
     hyperparameters: tuple[str, ...]
     notes: dict[str, Any]  # data.json: split, notices
+    search: Search | None = None  # what the search left, where there was one
 
     @property
     def path(self) -> Path:
@@ -69,6 +72,8 @@ class Run:
         """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""
         search = self.experiment.get("search") or {}
         searched = str(search.get("metric", ""))
+        if self.search and metric in self.search.objectives:
+            return self.search.objectives[metric]
         if searched.partition("/")[2] == metric.partition("/")[2] and search.get("mode") in ("min", "max"):
             return "max" if search["mode"] == "max" else "min"
         return natural_mode(metric)
@@ -76,7 +81,9 @@ class Run:
     def check_metric(self, metric: str | None) -> str:
         """Return the metric to compare, by default the test error; UsageError names the nearest one there is."""
         if metric is None:
-            return next((m for m in (TEST_ROLLOUT, TEST_LOSS, *self.metrics) if self._measured(m)), TEST_ROLLOUT)
+            searched = (self.search.metric,) if self.search else ()
+            wanted = (TEST_ROLLOUT, TEST_LOSS, *searched, *self.metrics)
+            return next((m for m in wanted if self._measured(m)), TEST_ROLLOUT)
         if metric in self.metrics:
             return metric
         near = difflib.get_close_matches(metric, self.metrics, n=1, cutoff=0)
@@ -89,12 +96,12 @@ class Run:
 
     def curves(self) -> pa.Table | None:
         """Read the curves; None where the run has none."""
-        return _optional(self.directory.curves_file, CURVE_COLUMNS)
+        return optional_table(self.directory.curves_file, CURVE_COLUMNS)
 
     def rollouts(self, member: MemberRow) -> pa.Table | None:
         """Read a member's predicted rollouts; None where it has none."""
         identity = member_id(member["config_hash"], member["seed"])
-        return _optional(self.directory.member(identity).rollouts_file, ROLLOUT_COLUMNS)
+        return optional_table(self.directory.member(identity).rollouts_file, ROLLOUT_COLUMNS)
 
     def log_file(self, member: MemberRow) -> Path:
         """Return where a member's log lies."""
@@ -112,8 +119,8 @@ def read_run(path: Path) -> Run:
     text = _read_text(directory.experiment_file)
     experiment = _parse_experiment(directory.experiment_file, text)
     table = _members_table(directory)
-    planned = _optional(path / "planned.parquet", PLANNED_COLUMNS)
-    baselines = _optional(path / "baselines.parquet", BASELINE_COLUMNS)
+    planned = optional_table(path / "planned.parquet", PLANNED_COLUMNS)
+    baselines = optional_table(path / "baselines.parquet", BASELINE_COLUMNS)
     members = _unique(directory.members_file, table.to_pylist())
     return Run(
         directory=directory,
@@ -121,42 +128,13 @@ def read_run(path: Path) -> Run:
         question=_leading_comment(text),
         experiment=experiment,
         members=members,
-        planned=tuple(sorted({(r["config_hash"], r["role"], r["seed"]) for r in _rows(planned)})),
-        baselines=_baselines(_rows(baselines)),
+        planned=tuple(sorted({(r["config_hash"], r["role"], r["seed"]) for r in rows_of(planned)})),
+        baselines=_baselines(rows_of(baselines)),
         metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
         hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
         notes=_notes(path / "data.json"),
+        search=read_search(path, experiment),
     )
-
-
-def is_metric(column: str) -> bool:
-    """Tell whether a column of `members.parquet` holds a metric: `split/name`, the slash before any dot."""
-    return "/" in column.partition(".")[0] and column not in MEMBER_COLUMNS.names
-
-
-def is_hyperparameter(column: str) -> bool:
-    """Tell whether a column of `members.parquet` holds a hyperparameter: a dotted path of the experiment file."""
-    return "." in column and not is_metric(column)
-
-
-def _checked_table(file: Path, required: pa.Schema) -> pa.Table:
-    """Read a Parquet file and cast the `required` columns; StorageError names the file and what is wrong with it."""
-    table = read_table(file)
-    lacking = [name for name in required.names if name not in table.column_names]
-    if lacking:
-        raise StorageError(f"{file} lacks the column '{lacking[0]}' (it has {', '.join(table.column_names[:8])}, ..)")
-    return pa.table({name: _cast(file, table, name, required) for name in table.column_names})
-
-
-def _cast(file: Path, table: pa.Table, name: str, required: pa.Schema) -> pa.ChunkedArray:
-    column = table[name]
-    if name not in required.names and not is_metric(name):
-        return column
-    kind = required.field(name).type if name in required.names else pa.float64()
-    try:
-        return column.cast(kind)
-    except pa.ArrowException as error:
-        raise StorageError(f"{file}: column '{name}' is {column.type}, not {kind}: {error}") from error
 
 
 def _members_table(directory: RunDirectory) -> pa.Table:
@@ -166,15 +144,7 @@ def _members_table(directory: RunDirectory) -> pa.Table:
         directory.collect()
     if not file.exists():
         raise UsageError(f"{file} is missing: no member of this run has ended yet")
-    return _checked_table(file, MEMBER_COLUMNS)
-
-
-def _optional(file: Path, required: pa.Schema) -> pa.Table | None:
-    return _checked_table(file, required) if file.exists() else None
-
-
-def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
-    return [] if table is None else list(table.to_pylist())
+    return checked_table(file, MEMBER_COLUMNS)
 
 
 def _unique(file: Path, rows: list[MemberRow]) -> tuple[MemberRow, ...]:

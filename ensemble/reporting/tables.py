@@ -4,21 +4,18 @@ A row is a dictionary: the keys made here, and every column of `members.parquet`
 members. So a further column is one tuple, e.g. `("batch", "train.batch_size", setting)`.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from ensemble.reporting.digits import count, duration, interval, plus_minus, setting, times
+from ensemble.reporting.labels import short_names
+from ensemble.reporting.ranking import SEARCH_KEYS, rank_run, search_facts
 from ensemble.reporting.run import Baseline, MemberRow, Run
 from ensemble.reporting.statistics import NOTHING, Mode, Statistics
-from ensemble.reporting.summary import Group, group_members, rank, role_rank
+from ensemble.reporting.summary import Group, role_rank
 
 Row = dict[str, Any]
 
@@ -55,11 +52,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("status", "status", _plain),
 )
 ROLE = Column("role", "role", _plain)
-DISPENSABLE = ("parameters", "best_seed", "seconds", "x_better")  # the first to go where a terminal is narrow
-
-_STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
-_CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
-_CSV_TAIL = ("best_seed", "parameters", "seconds", "x_better", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +61,7 @@ class Table:
     metric: str
     rows: tuple[Row, ...]
     searched: tuple[str, ...]  # hyperparameters that differ between the rows
+    extra: tuple[str, ...] = ()  # further keys of the rows, for the CSV alone
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -89,11 +82,12 @@ class Table:
 
 def build_table(run: Run, metric: str) -> Table:
     """Lay out the table of one run by `metric`."""
-    ranked = rank(group_members(run), metric, run.mode(metric))
+    ranked = rank_run(run, metric)
     searched = differing_keys([group.members[0] for group in ranked if group.members], run.hyperparameters)
     labels = label_groups(run, ranked, searched)
     rows = [_configuration_row(run, group, metric, labels[group.config_hash]) for group in ranked]
-    return Table(metric, (*rows, *_baseline_rows(run, rows, metric, labels)), searched)
+    extra = SEARCH_KEYS if run.search else ()
+    return Table(metric, (*rows, *_baseline_rows(run, rows, metric, labels)), searched, extra)
 
 
 def join_tables(tables: Sequence[Table], mode: Mode) -> Table:
@@ -118,22 +112,12 @@ def differing_keys(members: Sequence[MemberRow], keys: Iterable[str]) -> tuple[s
     return tuple(key for key in keys if len({repr(member.get(key)) for member in members}) > 1)
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten dotted keys as far as they differ: `train.optimizer.lr` is `lr`, `train.optimizer.name` `optimizer`."""
-    trimmed = {key: key.removesuffix(".name").removesuffix(".family").split(".") for key in keys}
-    names = {}
-    for key, parts in trimmed.items():
-        others = [other for k, other in trimmed.items() if k != key]
-        lengths = range(1, len(parts) + 1)
-        size = next((n for n in lengths if not any(other[-n:] == parts[-n:] for other in others)), None)
-        names[key] = key if size is None else ".".join(parts[-size:])
-    return names
-
-
 def label_groups(run: Run, groups: Sequence[Group], searched: Sequence[str]) -> dict[str, str]:
     """Name each configuration by its searched hyperparameters, or by the experiment where there is only one."""
     names = short_names(searched)
     hashes = list(dict.fromkeys(group.config_hash for group in groups))
+    if run.search is not None:
+        return {h: run.search.label(h) for h in hashes}
     if len(hashes) == 1:
         return {hashes[0]: run.name}
     first = {group.config_hash: group.members[0] for group in reversed(groups) if group.members}
@@ -144,72 +128,12 @@ def label_groups(run: Run, groups: Sequence[Group], searched: Sequence[str]) -> 
     }
 
 
-def to_markdown(table: Table) -> str:
-    """Render as a Markdown table; the columns after the first are aligned to the right."""
-    headers = [column.header for column in table.columns]
-    rule = [":--", *("--:" for _ in headers[1:-1]), ":--"]
-    lines = [headers, rule, *([_escape(cell) for cell in cells] for cells in table.cells())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """Render as CSV: one number a column in full precision, every searched hyperparameter a column, empty for none."""
-    keys = (*_CSV_KEYS, *(key for key in table.searched if key not in _CSV_TAIL), *_CSV_TAIL)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(keys)
-    for row in table.rows:
-        numbers = {name: getattr(row["statistics"], name) for name in _STATISTICS}
-        cells = {**row, **numbers, "configuration": row["label"]}
-        writer.writerow([_csv_cell(cells.get(key)) for key in keys])
-    return out.getvalue()
-
-
-def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichTable:
-    """Render for a terminal of `width` characters; what had no room, columns or rows, is named in the caption."""
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    columns = fit_columns(table, width)
-    last = len(columns) - 1
-    for i, column in enumerate(columns):
-        justify: Literal["left", "right"] = "left" if i in (0, last) else "right"
-        header = "\n".join(_header_lines(column.header))
-        shown.add_column(header, justify=justify, no_wrap=0 < i < last, overflow="fold", vertical="top")
-    kept = [i for i, row in enumerate(table.rows) if i < most or row["kind"] == "baseline"]
-    for row in (table.rows[i] for i in kept):
-        style = "dim" if row["kind"] == "baseline" else "bold" if row is table.best else ""
-        shown.add_row(*(Text(column.format(row.get(column.key))) for column in columns), style=style)
-    lacking = [column.header for column in table.columns if column not in columns]
-    if len(kept) < len(table.rows):
-        lacking.append(f"{len(table.rows) - len(kept)} more configurations")
-    if lacking:
-        shown.caption = f"in report.csv: {', '.join(lacking)}"
-    return shown
-
-
-def fit_columns(table: Table, width: int) -> tuple[Column, ...]:
-    """Return the columns that fit into `width` characters with the first column on at most three lines."""
-    columns = table.columns
-    text = {c: [*_header_lines(c.header), *(c.format(row.get(c.key)) for row in table.rows)] for c in columns}
-    needed = {c: max(map(len, text[c])) for c in columns}
-    needed[columns[0]] = max(min(needed[columns[0]], 16), -(-needed[columns[0]] // 3))
-    for key in DISPENSABLE:
-        if sum(needed[c] + 2 for c in columns) <= width:
-            break
-        columns = tuple(c for c in columns if c.key != key)
-    return columns
-
-
-def _header_lines(header: str) -> tuple[str, ...]:
-    """Break a header before its last word, so that it is no wider than the numbers below it."""
-    first, _, last = header.rpartition(" ")
-    return (first, last) if first and first != "mean ±" else (header,)
-
-
 def _configuration_row(run: Run, group: Group, metric: str, label: str) -> Row:
     seconds = [m["seconds"] for m in group.completed if m["seconds"] is not None]
     found = group.describe(metric)
     return {
         **_shared(group.members),
+        **(search_facts(group, run.search) if run.search else {}),
         "kind": "configuration",
         "experiment": run.name,
         "label": label,
@@ -280,13 +204,3 @@ def _settings(member: MemberRow, names: dict[str, str]) -> str:
 def _joint_label(row: Row, table: Table) -> str:
     alone = len({r["config_hash"] for r in table.rows if r["kind"] == "configuration"}) == 1
     return row["experiment"] if alone and row["kind"] == "configuration" else f"{row['experiment']}: {row['label']}"
-
-
-def _csv_cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,168 @@
+"""What a search found, before it has a format: the answer in sentences, the sheets, the ledger and its facts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ensemble.reporting.digits import interval, number, plus_minus
+from ensemble.reporting.leaderboard import finalists, leaderboard, pareto
+from ensemble.reporting.ledger import (
+    Promise,
+    importance_sheet,
+    ledger,
+    ledger_line,
+    optimism,
+    promise_line,
+    promises,
+    search_facts,
+)
+from ensemble.reporting.ranking import rank_run, state_of
+from ensemble.reporting.run import Run
+from ensemble.reporting.sheets import Sheet, improvement_text, p_text
+from ensemble.reporting.statistics import Mode
+from ensemble.reporting.summary import Group
+from ensemble.reporting.tables import Table
+from ensemble.reporting.trials import Search
+from ensemble.reporting.versus import Contest, Versus, baseline_words, compare, to_csv, versus_sheet
+
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that is said about a search beyond the report of any run."""
+
+    answer: tuple[str, ...]  # sentences; **bold** as in Markdown
+    board: Sheet  # the finalists, or where there are none all configurations
+    sheets: tuple[Sheet, ...]  # after the board, before the figures
+    accounts: tuple[Sheet, ...]  # after the figures
+    promises: tuple[str, ...]  # the optimism, one line a finalist
+    ledger: str  # in one line
+    comparisons: str  # csv
+    facts: tuple[tuple[str, str], ...]
+    best: str | None  # config_hash
+
+
+def find(run: Run, search: Search, table: Table) -> Findings:
+    """Put together what the search of a run found."""
+    ranked = rank_run(run, table.metric)
+    confirmed = [group for group in ranked if group.role == "finalist"]
+    searched = [group for group in ranked if group.role == "search"]
+    fresh = compare(confirmed, search, table.metric, run.mode(table.metric))
+    whole = [group for group in searched if state_of(group, search) in ("completed", "diverged", "failed")]
+    old = compare(whole, search, search.metric, search.mode)
+    promised = promises(search, confirmed, {group.config_hash: group for group in searched})
+    board, everyone, spent = finalists(table), leaderboard(search, table), ledger(run)
+    labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
+    sheets = (
+        *(versus_sheet(each, search, folded=False) for each in fresh),
+        optimism(search, promised),
+        everyone if board else None,
+        *(versus_sheet(each, search, folded=board is not None) for each in old),
+        pareto(search, searched, labels),
+    )
+    leading = [g for g in confirmed if g.counted(table.metric)]
+    metric = table.metric if leading else search.metric
+    leaders = leading or [g for g in whole if g.counted(metric)]
+    mode = run.mode(metric) if leading else search.mode
+    return Findings(
+        answer=_answer(search, leaders, metric, mode, fresh if leading else old, old, promised),
+        board=board or everyone,
+        sheets=tuple(sheet for sheet in sheets if sheet is not None),
+        accounts=tuple(sheet for sheet in (importance_sheet(search), spent) if sheet is not None),
+        promises=tuple(promise_line(search, each) for each in promised),
+        ledger=ledger_line(spent),
+        comparisons=to_csv([*fresh, *old], search),
+        facts=search_facts(search),
+        best=leaders[0].config_hash if leaders else None,
+    )
+
+
+def _answer(
+    search: Search,
+    leaders: Sequence[Group],
+    metric: str,
+    mode: Mode,
+    found: Sequence[Versus],
+    old: Sequence[Versus],
+    promised: Sequence[Promise],
+) -> tuple[str, ...]:
+    if not leaders:
+        return ("**No configuration finished.**",)
+    best = leaders[0]
+    d = best.describe(metric)
+    fresh = best.role == "finalist"
+    seeds = f"{d.n} {'fresh ' if fresh else ''}seed{'s' if d.n > 1 else ''}{'' if fresh else ' of the search'}"
+    span = "" if d.n < 2 else f", 95 % interval {interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}"
+    lines = [
+        f"Best: **{search.label(best.config_hash)}**, **{plus_minus(d.mean, d.std)}** {metric} over {seeds}{span}."
+    ]
+    if best.status(metric) != "completed":
+        lines.append(f"Of its {best.n_planned} seeds {best.status(metric)}.")
+    over = next((versus for versus in found if versus.kind == "best"), None)
+    if over is not None and over.contests:
+        lines.append(_runner_up(over, over.contests[0], search, mode))
+    lines.append(_baseline_sentence(best, found, old, search, mode))
+    of_best = [each for each in promised if each.fresh is best]
+    lines += [f"What the search promised, {promise_line(search, each)}." for each in of_best]
+    if not fresh:
+        lines.append("No finalist was trained on fresh seeds yet: the best of many by its own seeds is flattered.")
+    return tuple(line for line in lines if line)
+
+
+def _runner_up(versus: Versus, second: Contest, search: Search, mode: Mode) -> str:
+    """Say how far the second is behind, and how sure that is."""
+    name, best = search.mark(second.group.config_hash), search.mark(versus.reference.config_hash)
+    d = second.found.found
+    if d.n < 2:
+        return f"The second, {name}, shares {d.n} seed with {best}: too few to compare."
+    sure = second.p_holm < _LEVEL
+    needed = second.needed
+    count = "more than 1000" if needed is None else f"about {needed}"
+    verdict = "The two are separated" if sure else "**The two are not separated**"
+    seeds = f"{count} paired seeds are needed to tell them apart four times in five"
+    return f"{_behind(name, second, mode)} {verdict}: {seeds} (power 0.8, level 0.05), {d.n} were trained."
+
+
+def _behind(name: str, contest: Contest, mode: Mode) -> str:
+    d = contest.found.found
+    worse = (d.mean > 0) == (mode == "min")
+    return (
+        f"Against the second, {name}: {name} is {'worse' if worse else 'better'} by {number(abs(d.mean), 3)} "
+        f"(paired by {d.n} seeds, std {number(d.std, 2)}, 95 % interval "
+        f"{interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, p {p_text(contest.found.p)}, after Holm "
+        f"{p_text(contest.p_holm)}); a run of it is better with probability {improvement_text(contest.improvement)}."
+    )
+
+
+def _baseline_sentence(best: Group, found: Sequence[Versus], old: Sequence[Versus], search: Search, mode: Mode) -> str:
+    """Say how far the best is ahead of the baseline configuration: on fresh seeds, or on those of the search."""
+    for versus in (*found, *old):
+        if versus.kind != "baseline":
+            continue
+        contest = next((c for c in versus.contests if c.group.config_hash == best.config_hash), None)
+        if contest is None or contest.found.found.n < 2:
+            continue
+        d = contest.found.found
+        ahead = (d.mean < 0) == (versus.mode == "min")
+        where = "fresh seeds" if versus.role == "finalist" else "seeds of the search, which chose it"
+        name = search.mark(versus.reference.config_hash)
+        return (
+            f"Against the baseline configuration, {name} ({baseline_words(search)}): "
+            f"{'better' if ahead else 'worse'} by {number(abs(d.mean), 3)} {versus.metric} (paired by {d.n} {where}; "
+            f"std {number(d.std, 2)}, 95 % interval {interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, "
+            f"p after Holm {p_text(contest.p_holm)}); a run of it is better with probability "
+            f"{improvement_text(contest.improvement)}."
+        )
+    if search.trials_of(best.config_hash) and search.trials_of(best.config_hash)[0].number == 0:
+        return f"The best is the baseline configuration itself ({baseline_words(search)})."
+    return f"The baseline configuration, #0 ({baseline_words(search)}), {_fate(search)}: there is nothing to compare."
+
+
+def _fate(search: Search) -> str:
+    """Say how trial 0 ended."""
+    first = next((trial for trial in search.trials if trial.number == 0), None)
+    if first is None:
+        return "has no row in trials.parquet"
+    stopped = f"was stopped at step {search.stops[0]}" if 0 in search.stops else "was stopped early"
+    fates = {"pruned": stopped, "running": "has not ended", "diverged": "diverged", "failed": "failed"}
+    return fates.get(first.state, "shares fewer than two seeds with the best")

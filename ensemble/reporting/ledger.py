@@ -1,0 +1,203 @@
+"""What a search cost and what it promised: the compute ledger, the optimism of its finalists, and its facts."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemble.reporting.comparison import unpaired
+from ensemble.reporting.digits import count, duration, number
+from ensemble.reporting.run import MemberRow, Run
+from ensemble.reporting.sheets import Sheet, number_text, plain_text, spread_text
+from ensemble.reporting.summary import Group
+from ensemble.reporting.tables import Column, Row
+from ensemble.reporting.trials import Search
+from ensemble.reporting.versus import by_seed
+
+_KINDS = {"completed": "useful", "pruned": "stopped early", "diverged": "failed", "failed": "failed"}
+_PHASES = {"search": "search", "finalist": "finalists", "ensemble": "ensemble"}
+
+
+def ledger(run: Run) -> Sheet:
+    """Lay out member-steps and hours by phase: useful, stopped early, failed; the last row is the sum."""
+    roles = [role for role in _PHASES if any(member["role"] == role for member in run.members)]
+    rows = [_ledger_row(_PHASES[role], [m for m in run.members if m["role"] == role]) for role in roles]
+    rows.append({**_ledger_row("all", run.members), "kind": "sum"})
+    kinds = tuple(dict.fromkeys(_KINDS.values()))
+    columns = (
+        Column("phase", "phase", str),
+        Column("members", "members", count),
+        *(Column(f"member-steps {kind}", f"{kind} steps", _share_text) for kind in kinds),
+        Column("member-steps", "steps", count),
+        *(Column(f"hours {kind}", f"{kind} hours", duration) for kind in kinds),
+        Column("hours", "hours", duration),
+    )
+    return Sheet("ledger", "Compute ledger", columns, tuple(rows), _ledger_notes(run))
+
+
+def _ledger_row(phase: str, members: Sequence[MemberRow]) -> Row:
+    steps, hours = Counter[str](), dict.fromkeys(_KINDS.values(), 0.0)
+    for member in members:
+        kind = _KINDS[member["status"]]
+        steps[kind] += int(member["steps"] or 0)
+        hours[kind] += float(member["seconds"] or 0.0) * int(member["world_size"] or 1)
+    total = sum(steps.values())
+    return {
+        "phase": phase,
+        "members": len(members),
+        **{f"{kind} steps": (steps[kind], total) for kind in hours},
+        "steps": total,
+        **{f"{kind} hours": spent for kind, spent in hours.items()},
+        "hours": sum(hours.values()),
+    }
+
+
+def _share_text(value: tuple[int, int]) -> str:
+    part, whole = value
+    return f"{count(part)} ({part / whole:.0%})" if whole else count(part)
+
+
+def _ledger_notes(run: Run) -> tuple[str, ...]:
+    notes = [
+        "Useful: members that completed. Stopped early: pruned. Failed: diverged or ended by an error. A member-step "
+        "is one optimizer step of one member; hours are those of the process, shared by the members of a pack, times "
+        "the processes of a member."
+    ]
+    saved = sum(max(0, int(m.get("train.steps") or 0) - int(m["steps"] or 0)) for m in run.members if _stopped(m))
+    if saved:
+        notes.append(f"Stopping early left {count(saved)} member-steps undone.")
+    budget = run.search.facts.get("budget") if run.search else None
+    if budget:
+        spent = sum(int(m["steps"] or 0) for m in run.members if m["role"] == "search")
+        notes.append(f"Budget of the search: {count(spent)} of {count(int(budget))} member-steps spent.")
+    return tuple(notes)
+
+
+def _stopped(member: MemberRow) -> bool:
+    return bool(member["status"] == "pruned")
+
+
+def ledger_line(sheet: Sheet) -> str:
+    """Say the ledger in one line."""
+    total = sheet.rows[-1]
+    kinds = dict.fromkeys(_KINDS.values())
+    parts = [f"{_share_text(total[f'{kind} steps'])} {kind}" for kind in kinds]
+    return f"{count(total['steps'])} member-steps in {duration(total['hours'])}: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A finalist's score on the seeds of the search against its score on fresh ones, by the search metric."""
+
+    search: Group
+    fresh: Group
+    difference: float  # search - fresh: the optimism
+    low: float
+    high: float
+
+
+def promises(search: Search, finalists: Sequence[Group], searched: Mapping[str, Group]) -> list[Promise]:
+    """Return the optimism of each finalist that has a score on both sides."""
+    found = []
+    for fresh in finalists:
+        before = searched.get(fresh.config_hash)
+        if before is None:
+            continue
+        a, b = (np.array([*by_seed(group, search.metric).values()], np.float64) for group in (before, fresh))
+        if a.size and b.size:
+            found.append(Promise(before, fresh, *unpaired(a, b)))
+    return found
+
+
+def optimism(search: Search, found: Sequence[Promise]) -> Sheet | None:
+    """Lay out both scores of each finalist and their difference."""
+    if not found:
+        return None
+    columns = (
+        Column("configuration", "label", str),
+        Column("seeds of the search", "n_search", plain_text),
+        Column("search score", "search", spread_text),
+        Column("fresh seeds", "n_fresh", plain_text),
+        Column("fresh score", "fresh", spread_text),
+        Column("optimism", "difference", number_text),
+        Column("95 % interval (Welch's t)", "interval", _pair_text),
+    )
+    worse = "Below" if search.mode == "min" else "Above"
+    note = (
+        f"Optimism: search score minus fresh score, both {search.metric}. {worse} zero, the search had flattered the "
+        "configuration. The fresh score is the one to quote."
+    )
+    rows = tuple(_promise_row(search, each) for each in found)
+    return Sheet("optimism", f"Optimism of the search, by {search.metric}", columns, rows, (note,), most=len(rows))
+
+
+def _promise_row(search: Search, each: Promise) -> Row:
+    before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
+    return {
+        "label": search.label(each.fresh.config_hash),
+        "n_search": f"{before.n}/{each.search.n_planned}",
+        "search": before,
+        "n_fresh": f"{fresh.n}/{each.fresh.n_planned}",
+        "fresh": fresh,
+        "difference": each.difference,
+        "interval": (each.low, each.high),
+    }
+
+
+def promise_line(search: Search, each: Promise) -> str:
+    """Say a finalist's optimism in one line."""
+    before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
+    span = "" if math.isnan(each.low) else f" {_pair_text((each.low, each.high))} Welch's t"
+    return (
+        f"{search.mark(each.fresh.config_hash)}: {search.metric} {spread_text(before)} on {before.n} seeds of the "
+        f"search, {spread_text(fresh)} on {fresh.n} fresh ones: optimism {number(each.difference, 2)}{span}"
+    )
+
+
+def _pair_text(value: tuple[float, float]) -> str:
+    low, high = value
+    return "-" if math.isnan(low) else f"[{number(low, 2)}, {number(high, 2)}]"
+
+
+def importance_sheet(search: Search) -> Sheet | None:
+    """Lay out the importances of the searched values; None where none were computed."""
+    if not search.importances:
+        return None
+    columns = (Column("parameter", "parameter", str), Column("importance", "share", _percent))
+    rows: list[Row] = [{"parameter": each.parameter, "share": each.share} for each in search.importances]
+    first = search.importances[0]
+    note = (
+        f"{first.method} over {first.trials} completed configurations: the share of each parameter in what tells good "
+        "configurations from the others, one at a time. With few of them it is a hint, no more."
+    )
+    return Sheet("importances", "Importance of the searched values", columns, tuple(rows), (note,), most=len(rows))
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def search_facts(search: Search) -> tuple[tuple[str, str], ...]:
+    """List how the search went: who suggested, who stopped, how many ended how."""
+    facts = search.facts
+    states = Counter(trial.state for trial in search.trials)
+    ended = ", ".join(f"{states[s]} {s}" for s in ("completed", "pruned", "diverged", "failed", "running") if states[s])
+    listed: list[tuple[str, Any]] = [
+        ("sampler", facts.get("sampler")),
+        ("pruner", facts.get("pruner")),
+        ("order", facts.get("order")),
+        ("objectives", ", ".join(f"{name} ({mode})" for name, mode in search.objectives.items())),
+        ("configurations", f"{len(search.trials)} of {facts.get('trials_planned', '?')} planned: {ended}"),
+        ("suggestions left out as impossible", _size(facts.get("infeasible"))),
+        ("suggestions repeated", _size(facts.get("repeated"))),
+        ("race", facts.get("race")),
+        ("optuna", facts.get("optuna")),
+    ]
+    return tuple((name, str(value)) for name, value in listed if value not in (None, False, "", 0))
+
+
+def _size(value: Any) -> Any:
+    return len(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,95 @@
+"""Tables as text: Markdown, CSV and a terminal's, of the same rows and columns."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ensemble.reporting.tables import Column, Table
+
+DISPENSABLE = ("parameters", "best_seed", "seconds", "x_better")  # the first to go where a terminal is narrow
+_STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
+_CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
+_CSV_TAIL = ("best_seed", "parameters", "seconds", "x_better", "status")
+
+
+def to_markdown(table: Table) -> str:
+    """Render as a Markdown table; the columns after the first are aligned to the right."""
+    return markdown_table([column.header for column in table.columns], table.cells())
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay cells out as Markdown; the columns after the first are aligned to the right, the last to the left."""
+    rule = [":--", *("--:" for _ in headers[1:-1]), ":--"]
+    lines = [headers, rule, *([escape_cell(cell) for cell in cells] for cells in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Render as CSV: one number a column in full precision, every searched hyperparameter a column, empty for none."""
+    keys = (*_CSV_KEYS, *table.extra, *(key for key in table.searched if key not in _CSV_TAIL), *_CSV_TAIL)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(keys)
+    for row in table.rows:
+        numbers = {name: getattr(row["statistics"], name) for name in _STATISTICS}
+        cells = {**row, **numbers, "configuration": row["label"]}
+        writer.writerow([csv_cell(cells.get(key)) for key in keys])
+    return out.getvalue()
+
+
+def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichTable:
+    """Render for a terminal of `width` characters; what had no room, columns or rows, is named in the caption."""
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    columns = fit_columns(table, width)
+    last = len(columns) - 1
+    for i, column in enumerate(columns):
+        justify: Literal["left", "right"] = "left" if i in (0, last) else "right"
+        header = "\n".join(_header_lines(column.header))
+        shown.add_column(header, justify=justify, no_wrap=0 < i < last, overflow="fold", vertical="top")
+    kept = [i for i, row in enumerate(table.rows) if i < most or row["kind"] == "baseline"]
+    for row in (table.rows[i] for i in kept):
+        style = "dim" if row["kind"] == "baseline" else "bold" if row is table.best else ""
+        shown.add_row(*(Text(column.format(row.get(column.key))) for column in columns), style=style)
+    lacking = [column.header for column in table.columns if column not in columns]
+    if len(kept) < len(table.rows):
+        lacking.append(f"{len(table.rows) - len(kept)} more configurations")
+    if lacking:
+        shown.caption = f"in report.csv: {', '.join(lacking)}"
+    return shown
+
+
+def fit_columns(table: Table, width: int) -> tuple[Column, ...]:
+    """Return the columns that fit into `width` characters with the first column on at most three lines."""
+    columns = table.columns
+    text = {c: [*_header_lines(c.header), *(c.format(row.get(c.key)) for row in table.rows)] for c in columns}
+    needed = {c: max(map(len, text[c])) for c in columns}
+    needed[columns[0]] = max(min(needed[columns[0]], 16), -(-needed[columns[0]] // 3))
+    for key in DISPENSABLE:
+        if sum(needed[c] + 2 for c in columns) <= width:
+            break
+        columns = tuple(c for c in columns if c.key != key)
+    return columns
+
+
+def _header_lines(header: str) -> tuple[str, ...]:
+    """Break a header before its last word, so that it is no wider than the numbers below it."""
+    first, _, last = header.rpartition(" ")
+    return (first, last) if first and first != "mean ±" else (header,)
+
+
+def csv_cell(value: object) -> str:
+    """Return a value in full precision, empty for none."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def escape_cell(cell: str) -> str:
+    """Return a text that cannot break out of a Markdown table."""
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""A search on a terminal: the leaderboard, the answer, the optimism and the ledger in a line each."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ensemble.reporting.digits import setting
+from ensemble.reporting.findings import Findings
+from ensemble.reporting.sheets import Sheet
+from ensemble.reporting.tables import Column, Row
+
+_ROWS = 10  # configurations where there are no finalists
+_SETTINGS = 24  # characters, at least, of the column that says what a configuration is
+_COUNTED = ("n_planned", "n_pruned", "n_diverged", "n_failed")  # in `ok/planned` and in the status
+# The first to go where a terminal is narrow.
+_DISPENSABLE = (
+    "parameters",
+    "member_steps",
+    "seconds",
+    "best_seed",
+    "x_better",
+    "statistics",
+    "stopped_value",
+    "search_statistics",
+)
+
+
+def render_findings(found: Findings, name: str, console: Console) -> None:
+    """Print the leaderboard of finalists, or of the best ten configurations, and the lines beneath it."""
+    console.print(_to_rich(found.board, f"{name}: {found.board.title}", console.width))
+    for line in found.answer:
+        console.print(Text(line.replace("**", "")))
+    for line in found.promises[1:]:
+        console.print(Text(line))
+    console.print(Text(f"ledger: {found.ledger}"))
+
+
+def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
+    columns = _fit(sheet, width)
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    shown.add_column("", no_wrap=True)
+    for column in columns:
+        shown.add_column(_header(column, sheet), justify="left" if column is columns[-1] else "right", no_wrap=True)
+    shown.add_column("configuration", overflow="fold", min_width=_SETTINGS)
+    beaten = any(column.key == "statistics" and "±" in column.header for column in columns)
+    whole = [row for row in sheet.rows if row.get("kind") != "baseline"]
+    rows = [*whole[:_ROWS], *(row for row in sheet.rows if row.get("kind") == "baseline" and beaten)]
+    for i, row in enumerate(rows):
+        style = "dim" if row.get("kind") == "baseline" else "bold" if i == 0 else ""
+        mark, settings = _name(row)
+        shown.add_row(Text(mark), *(Text(_cell(column, row)) for column in columns), Text(settings), style=style)
+    lacking = [c.header for c in sheet.columns[1:] if c not in columns and c.key not in _COUNTED]
+    if len(whole) > _ROWS:
+        lacking.append(f"{len(whole) - _ROWS} more configurations")
+    if lacking:
+        shown.caption = f"in report.html: {', '.join(lacking)}"
+    return shown
+
+
+def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
+    """Return the columns that fit beside the settings: all but the counts, and fewer the narrower it is."""
+    columns = tuple(column for column in sheet.columns[1:] if column.key not in _COUNTED)
+    of_search = any(column.key == "search_statistics" for column in columns)
+    for key in _DISPENSABLE:
+        widths = [max(len(_header(c, sheet)), *(len(_cell(c, r)) for r in sheet.rows)) + 3 for c in columns]
+        if sum(widths) + _SETTINGS + 8 <= width:
+            break
+        interval = key in ("statistics", "search_statistics") and (key == "search_statistics") == of_search
+        columns = tuple(c for c in columns if c.key != key or (interval and "interval" not in c.header))
+    return columns
+
+
+def _header(column: Column, sheet: Sheet) -> str:
+    if column.key == "n_ok":
+        return "ok/planned"
+    of_search = any(c.key == "search_statistics" for c in sheet.columns)
+    leading = "search_statistics" if of_search else "statistics"  # the title names its metric
+    return "mean ± std" if column.key == leading and column.header.endswith("± std") else column.header
+
+
+def _cell(column: Column, row: Row) -> str:
+    if column.key == "n_ok" and row.get("n_planned") is not None:
+        return f"{row['n_ok']}/{row['n_planned']}"
+    return column.format(row.get(column.key))
+
+
+def _name(row: Row) -> tuple[str, str]:
+    """Part a label into number and settings; a baseline has only a name."""
+    if row.get("number") is None:
+        return "", str(row["label"])
+    mark = f"#{setting(row['number'])}"
+    return mark, str(row["label"]).removeprefix(mark).strip()

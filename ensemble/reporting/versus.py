@@ -1,0 +1,184 @@
+"""Who is better than whom, by how much, and how sure that is: each configuration against the best and the baseline.
+
+Differences are paired by seed, p values corrected by Holm within one sheet. The baseline configuration is trial 0: the
+first of `search.points`, or else the first that was suggested.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ensemble.reporting.comparison import (
+    MANN_WHITNEY,
+    PAIRED_T,
+    Improvement,
+    Paired,
+    holm,
+    paired,
+    probability_of_improvement,
+    seeds_needed,
+)
+from ensemble.reporting.sheets import Sheet, improvement_text, interval_text, p_text, plain_text, spread_text
+from ensemble.reporting.statistics import Float64, Mode
+from ensemble.reporting.summary import Group
+from ensemble.reporting.table_text import csv_cell
+from ensemble.reporting.tables import Column, Row
+from ensemble.reporting.trials import Search
+
+COLUMNS: tuple[Column, ...] = (
+    Column("configuration", "label", str),
+    Column("pairs", "pairs", plain_text),
+    Column("difference, mean ± std", "difference", spread_text),
+    Column("95 % interval (paired t)", "difference", interval_text),
+    Column("p", "p", p_text),
+    Column("p after Holm", "p_holm", p_text),
+    Column("P(a run is better)", "improvement", improvement_text),
+    Column("seeds to separate", "needed", plain_text),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One configuration against the reference."""
+
+    group: Group
+    found: Paired  # configuration - reference
+    improvement: Improvement  # that a run of the configuration is better than one of the reference
+    p_holm: float = math.nan
+
+    @property
+    def needed(self) -> int | None:
+        """Pairs that would separate them; None beyond 1000, or where nothing is known."""
+        return seeds_needed(self.found.found.mean, self.found.found.std)
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Configurations of one role against one of them."""
+
+    role: str
+    metric: str
+    mode: Mode
+    reference: Group
+    kind: str  # best | baseline
+    contests: tuple[Contest, ...]
+
+
+def against(
+    reference: Group, groups: Sequence[Group], metric: str, mode: Mode, kind: str, level: float = 0.95
+) -> Versus:
+    """Compare every group that has a value with the reference; groups without one are left out."""
+    worst = math.inf if mode == "min" else -math.inf
+    others = [group for group in groups if group is not reference and group.counted(metric)]
+    contests = [
+        Contest(
+            group,
+            paired(by_seed(group, metric), by_seed(reference, metric)),
+            probability_of_improvement(runs(group, metric, worst), runs(reference, metric, worst), mode, level),
+        )
+        for group in others
+    ]
+    adjusted = holm([contest.found.p for contest in contests])
+    held = tuple(replace(contest, p_holm=p) for contest, p in zip(contests, adjusted, strict=True))
+    return Versus(reference.role, metric, mode, reference, kind, held)
+
+
+def by_seed(group: Group, metric: str) -> dict[int, float]:
+    """Return the values that count, by seed."""
+    return {int(member["seed"]): float(member[metric]) for member in group.counted(metric)}
+
+
+def runs(group: Group, metric: str, worst: float) -> Float64:
+    """Return the values that count, and `worst` for every diverged run."""
+    lost = sum(member["status"] == "diverged" for member in group.members)
+    return np.array([*by_seed(group, metric).values(), *[worst] * lost], np.float64)
+
+
+def compare(groups: Sequence[Group], search: Search, metric: str, mode: Mode) -> list[Versus]:
+    """Compare the ranked groups of one role with their best and, where it is among them, with the baseline."""
+    ranked = [group for group in groups if group.counted(metric)]
+    if len(ranked) < 2:
+        return []
+    found = [against(ranked[0], ranked, metric, mode, "best")]
+    baseline = next((group for group in ranked if is_baseline(group, search)), None)
+    if baseline is not None and baseline is not ranked[0]:
+        found.append(against(baseline, ranked, metric, mode, "baseline"))
+    return found
+
+
+def is_baseline(group: Group, search: Search) -> bool:
+    """Tell whether a configuration is the one that others have to beat: trial 0."""
+    return any(trial.number == 0 for trial in search.trials_of(group.config_hash))
+
+
+def baseline_words(search: Search) -> str:
+    """Say which configuration is the baseline and why."""
+    return "the first of search.points" if search.points else "the first that was suggested"
+
+
+def versus_sheet(versus: Versus, search: Search, folded: bool) -> Sheet:
+    """Lay out a comparison."""
+    name = search.mark(versus.reference.config_hash)
+    rows = tuple(_row(contest, search) for contest in versus.contests)
+    seeds = "fresh seeds" if versus.role == "finalist" else "seeds of the search"
+    who = "the best" if versus.kind == "best" else "the baseline configuration"
+    title = f"Against {who}, {name}, by {versus.metric} on {seeds}"
+    return Sheet(f"versus_{versus.kind}_{versus.role}", title, COLUMNS, rows, _notes(versus, search), folded=folded)
+
+
+def _row(contest: Contest, search: Search) -> Row:
+    found = contest.found.found
+    needed = contest.needed
+    return {
+        "label": search.label(contest.group.config_hash),
+        "pairs": found.n,
+        "difference": found,
+        "p": contest.found.p,
+        "p_holm": contest.p_holm,
+        "improvement": contest.improvement,
+        "needed": None if found.n < 2 else needed if needed is not None else "more than 1000",
+    }
+
+
+def _notes(versus: Versus, search: Search) -> tuple[str, ...]:
+    name, sign = search.mark(versus.reference.config_hash), "Above" if versus.mode == "min" else "Below"
+    notes = [
+        f"Difference: the row's value minus that of {name}, over members with equal seeds; {sign.lower()} zero the row "
+        f"is worse. p: {PAIRED_T}, two-sided; after Holm: for all {len(versus.contests)} rows together. P: that a run "
+        f"of the row is better than a run of {name} (Agarwal et al. 2021; {MANN_WHITNEY}), a diverged run losing. "
+        "Seeds to separate: pairs for a power of 0.8 at level 0.05, were difference and spread as estimated."
+    ]
+    if versus.kind == "best":
+        notes.append(f"{name} was picked as the best of these very numbers, so its lead is somewhat flattered.")
+    else:
+        notes.append(f"The baseline configuration {name} is {baseline_words(search)}.")
+    if versus.role == "search" and versus.kind == "best":
+        notes.append("These seeds chose the finalists; the comparison on fresh seeds is the one to trust.")
+    return tuple(notes)
+
+
+_CSV = (
+    "role", "metric", "reference", "reference_hash", "reference_is", "configuration", "config_hash", "pairs", "mean",
+    "std", "ci_low", "ci_high", "ci_method", "p", "p_method", "p_holm", "p_better", "p_better_low", "p_better_high",
+    "p_better_method", "seeds_to_separate",
+)  # fmt: skip
+
+
+def to_csv(found: Sequence[Versus], search: Search) -> str:
+    """Render every comparison in full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV)
+    for versus in found:
+        for contest in versus.contests:
+            d, better, reference = contest.found.found, contest.improvement, versus.reference.config_hash
+            who, whom = search.label(contest.group.config_hash), search.label(reference)
+            head = (versus.role, versus.metric, whom, reference, versus.kind, who, contest.group.config_hash)
+            numbers = (d.n, d.mean, d.std, d.ci_low, d.ci_high, d.ci_method, contest.found.p, PAIRED_T, contest.p_holm)
+            tail = (better.value, better.low, better.high, MANN_WHITNEY, contest.needed)
+            writer.writerow([csv_cell(value) for value in (*head, *numbers, *tail)])
+    return out.getvalue()
