@@ -13,6 +13,7 @@ from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
 from ensemble.cli.options import INTERRUPTED, TERMINATED
+from ensemble.cli.plan import plan
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
@@ -33,7 +34,7 @@ def cli() -> None:
     """Train ensembles of robot-learning models on trajectories and see which is really better."""
 
 
-for command in (simulate, inspect, convert, train, tune, resume, report, schema, doctor):
+for command in (simulate, inspect, convert, plan, train, tune, resume, report, schema, doctor):
     cli.add_command(command)
 
 

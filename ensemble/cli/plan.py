@@ -1,0 +1,88 @@
+"""`ensemble plan`: what an experiment file amounts to, before anything runs."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ensemble.cli.options import results_option, run_options, say, set_option
+from ensemble.config import ExperimentFile, find_space, load
+
+if TYPE_CHECKING:
+    from ensemble.search.estimate import Survey
+    from ensemble.search.speed import Speed, Timing
+
+CALIBRATION = 20.0  # seconds
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@results_option()
+@set_option()
+@click.option("--calibrate", is_flag=True, help="Train some steps on this machine for 20 seconds; makes missing data.")
+@run_options()
+def plan(
+    file: str, results: Path, overrides: tuple[str, ...], calibrate: bool, address: str, device: str | None
+) -> None:
+    """Say what FILE amounts to: space, members, models, memory, FLOPs and hours. Nothing is trained or written.
+
+    \b
+    ensemble plan gpt_quick
+    ensemble plan gpt_large --calibrate
+    ensemble plan mine.yaml --set train.steps=500 --address auto
+    """
+    found = load(find_space(file), overrides)
+    survey, speed, timings = _counted(found, results, calibrate, address, device)
+    from rich.console import Console
+
+    from ensemble.search.plan_text import plan_view
+
+    Console().print(plan_view(survey, speed, timings))
+    say(_next(file, overrides, survey, calibrate))
+
+
+def _counted(
+    file: ExperimentFile, results: Path, calibrate: bool, address: str, device: str | None
+) -> "tuple[Survey, Speed, list[Timing]]":
+    from ensemble.search.estimate import rough_speed, survey
+
+    if address == "local":
+        found = survey(file, results, device)
+    else:
+        from ensemble.search.cluster import connected
+
+        with connected(address, workers=False) as nodes:
+            found = survey(file, results, device, nodes)
+    return _calibrated(found, results) if calibrate else (found, rough_speed(found), [])
+
+
+def _calibrated(found: "Survey", results: Path) -> "tuple[Survey, Speed, list[Timing]]":
+    """Make the data where they are missing, which only a calibration does, and train a little."""
+    from ensemble.search.estimate import survey
+    from ensemble.search.prepare import prepare
+    from ensemble.search.speed import calibrate
+
+    file = found.file
+    if not found.data.ready:
+        say("--calibrate needs the data; they are made now and kept")
+    data = prepare(file.first.data, file.path.absolute().parent, results, say)
+    if not found.data.ready:
+        found = survey(file, results, found.place.device, None if found.place.here else found.place.nodes, found.sample)
+    by_step = sorted(found.cases, key=lambda case: case.cost.flops)
+    chosen = {id(case): case.experiment for case in (by_step[0], by_step[len(by_step) // 2], by_step[-1])}
+    speed, timings = calibrate(list(chosen.values()), data, file.searched, CALIBRATION, found.place.device)
+    return found, speed, timings
+
+
+def _next(file: str, overrides: tuple[str, ...], found: "Survey", calibrated: bool) -> str:
+    given = "".join(f" --set {shlex.quote(text)}" for text in overrides)
+    if found.too_large:
+        return f"next: leave out what does not fit (search.constraints), then ensemble plan {file}{given}"
+    if not calibrated and found.data.ready:
+        return f"next: ensemble plan {file}{given} --calibrate   or   {_command(found)} {file}{given}"
+    return f"next: {_command(found)} {file}{given}"
+
+
+def _command(found: "Survey") -> str:
+    return "ensemble tune --space" if found.file.searched else "ensemble train --config"
