@@ -177,10 +177,10 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return [min(max(y, 0.0), max(top, 0.0)) + i * gap for i, y in enumerate(level)]
 
 
-def new_figure(height: float) -> Figure:
-    """Return an empty figure of README width; `height` in inches. It belongs to no window and no global state."""
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure, by default of README width, in inches. It belongs to no window and no global state."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 

@@ -29,8 +29,10 @@ from ensemble.reporting.drawing import (
     new_figure,
     save,
 )
+from ensemble.reporting.parameter_figures import draw_parallel, draw_parameters, parameter_axes
 from ensemble.reporting.predictions import draw_rollouts
 from ensemble.reporting.ranking import rank_run
+from ensemble.reporting.search_figures import cast_of, draw_courses, draw_history, draw_importances, draw_pareto
 from ensemble.reporting.summary import Group, is_finite
 from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT
 
@@ -52,12 +54,29 @@ def draw_figures(report: Report) -> tuple[Picture, ...]:
     folder = report.run.directory.figures
     with matplotlib.rc_context(STYLE):
         made = (
+            *_draw_search(report, drawn),
             draw_members(report, drawn, folder / "members.png"),
             draw_curves(report, drawn, folder / "curves.png"),
             draw_horizon(report, drawn, folder / "horizon.png"),
             draw_rollouts(report, drawn[0].group, drawn[0].color, folder / "rollouts.png"),
         )
     return tuple(picture for picture in made if picture is not None)
+
+
+def _draw_search(report: Report, drawn: Sequence[Drawn]) -> tuple[Picture | None, ...]:
+    """Draw the figures of a search, where there was one."""
+    if report.run.search is None:
+        return ()
+    cast = cast_of(report, report.run.search, drawn)
+    axes_of = parameter_axes(cast, report.run.experiment)
+    return (
+        draw_history(cast),
+        draw_courses(cast),
+        draw_parallel(cast, axes_of),
+        draw_pareto(cast),
+        draw_importances(cast),
+        *draw_parameters(cast, axes_of),
+    )
 
 
 def choose(report: Report) -> list[Drawn]:

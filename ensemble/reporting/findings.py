@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ensemble.reporting.digits import interval, number, plus_minus
-from ensemble.reporting.leaderboard import finalists, leaderboard, pareto
+from ensemble.reporting.leaderboard import finalists, leaderboard, pareto, pareto_front
 from ensemble.reporting.ledger import (
     Promise,
     importance_sheet,
@@ -98,6 +98,9 @@ def _answer(
     ]
     if best.status(metric) != "completed":
         lines.append(f"Of its {best.n_planned} seeds {best.status(metric)}.")
+    if len(search.objectives) > 1:
+        front = ", ".join(f"#{number}" for number in pareto_front(search)[0])
+        lines.append(f"Best by {metric} alone; with {', '.join([*search.objectives][1:])} the Pareto front is {front}.")
     over = next((versus for versus in found if versus.kind == "best"), None)
     if over is not None and over.contests:
         lines.append(_runner_up(over, over.contests[0], search, mode))
@@ -105,7 +108,7 @@ def _answer(
     of_best = [each for each in promised if each.fresh is best]
     lines += [f"What the search promised, {promise_line(search, each)}." for each in of_best]
     if not fresh:
-        lines.append("No finalist was trained on fresh seeds yet: the best of many by its own seeds is flattered.")
+        lines.append("No finalist was trained on fresh seeds: the best of many by its own seeds is flattered.")
     return tuple(line for line in lines if line)
 
 

@@ -60,13 +60,13 @@ def _answer(found: Findings) -> tuple[str, ...]:
 
 def _sheet(sheet: Sheet) -> str:
     rest = {id(row) for row in sheet.rest}
-    head = "".join(f'<th scope="col"><button type="button">{escape(c.header)}</button></th>' for c in sheet.columns)
+    head = "".join(f'<th scope="col"><button type="button">{escape(c.header)}</button></th>' for c in sheet.told)
     lines = []
     for row, cells in zip(sheet.rows, sheet.texts(sheet.rows), strict=True):
         kind = "more" if id(row) in rest else row.get("kind", "configuration")
         inner = "".join(
             f'<td data-sort="{escape(sort_value(row.get(column.key)))}">{escape(cell)}</td>'
-            for column, cell in zip(sheet.columns, cells, strict=True)
+            for column, cell in zip(sheet.told, cells, strict=True)
         )
         lines.append(f'<tr class="{kind}">{inner}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table>"

@@ -39,7 +39,7 @@ def render_latex(report: Report) -> str:
 
 def _sheet(sheet: Sheet) -> str:
     more = (f"{len(sheet.rest)} more in report.csv.",) if sheet.rest else ()
-    headers = [column.header for column in sheet.columns]
+    headers = [column.header for column in sheet.told]
     return tabular(sheet.key, sheet.title, headers, sheet.texts(sheet.shown), (*more, *sheet.notes))
 
 

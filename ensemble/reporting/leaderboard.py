@@ -59,12 +59,10 @@ def leaderboard(search: Search, table: Table) -> Sheet:
     columns = (
         Column("configuration", "label", str),
         *COUNTS,
-        Column(f"{search.metric} mean ± std", "search_statistics", spread_text),
+        Column("mean ± std", "search_statistics", spread_text),
         Column("95 % interval", "search_statistics", interval_text),
         *beside,
-        Column("stopped at step", "stopped_at", count),
-        Column("shown last", "stopped_value", number_text),
-        Column("member-steps", "member_steps", count),
+        Column("stopped: shown last", "stopped", _stopped_text),
         Column("parameters", "parameters", count),
         *((_FRONT,) if front is not None else ()),
         Column("status", "status_text", plain_text),
@@ -81,9 +79,13 @@ def _search_row(row: Row) -> Row:
     return {
         **row,
         "n_ok": row["search_n"],
-        "stopped_value": row["last_value"] if stopped else None,
+        "stopped": (row["last_value"], row["stopped_at"]) if stopped else None,
         "status_text": f"{ended}, running" if running else ended,
     }
+
+
+def _stopped_text(stopped: tuple[float | None, int] | None) -> str:
+    return "-" if stopped is None else f"{number_text(stopped[0])} at {count(stopped[1])}"
 
 
 def _notes(rows: Sequence[Row]) -> tuple[str, ...]:

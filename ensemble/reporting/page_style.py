@@ -55,8 +55,10 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
 """
 
 SEARCH_STYLE = """
-.sheet td:first-child { white-space: normal; min-width: 17rem; }
-.sheet th { white-space: normal; vertical-align: bottom; }
+.sheet table { font-size: .82rem; }
+.sheet th, .sheet td { padding: .35rem .45rem; }
+.sheet td:first-child { white-space: normal; min-width: 17rem; line-height: 1.35; }
+.sheet th { white-space: normal; vertical-align: bottom; line-height: 1.25; }
 .answer { max-width: 85ch; margin: .5rem 0 0; }
 .sheet + .reading { margin-top: .6rem; }
 p.reading { max-width: 85ch; margin: .35rem 0; }

@@ -4,6 +4,7 @@
 `(header, key, format)`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ensemble.reporting.digits import interval, number, plus_minus
 from ensemble.reporting.statistics import Statistics
 from ensemble.reporting.table_text import escape_cell, markdown_table
 from ensemble.reporting.tables import Column, Row
+
+_COUNTED = r"completed|None|baseline|\d+ (pruned|diverged|failed)(, \d+ (pruned|diverged|failed))*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,22 @@ class Sheet:
         """The rows that are folded."""
         return tuple(row for row in self.rows[self.most :] if row.get("kind") != "baseline")
 
+    @property
+    def told(self) -> tuple[Column, ...]:
+        """The columns beside which the counts stand: without a status that says no more than they do."""
+        counted = any(column.key == "n_pruned" for column in self.columns)
+        status = {str(row.get(c.key)) for c in self.columns if c.header == "status" for row in self.rows}
+        more = any(not re.fullmatch(_COUNTED, text) for text in status)
+        return tuple(c for c in self.columns if c.header != "status" or more or not counted)
+
     def texts(self, rows: Sequence[Row]) -> list[list[str]]:
-        """Return the text of every cell of some rows."""
-        return [[column.format(row.get(column.key)) for column in self.columns] for row in rows]
+        """Return the text of every cell of some rows, in the columns `told`."""
+        return [[column.format(row.get(column.key)) for column in self.told] for row in rows]
 
 
 def sheet_markdown(sheet: Sheet) -> str:
     """Render the rows that are shown, with how many more there are and where."""
-    text = markdown_table([column.header for column in sheet.columns], sheet.texts(sheet.shown))
+    text = markdown_table([column.header for column in sheet.told], sheet.texts(sheet.shown))
     more = f"\n.. and {len(sheet.rest)} more in `report.csv` and on the page.\n" if sheet.rest else ""
     notes = "".join(f"\n{escape_cell(note)}\n" for note in sheet.notes)
     return f"{text}{more}{notes}"
@@ -53,6 +64,8 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 def sort_value(value: Any) -> str:
     """Return what a cell sorts by; empty sorts last."""
+    if isinstance(value, tuple):
+        value = value[0]
     if isinstance(value, Statistics):
         value = value.mean
     if isinstance(value, Paired):

@@ -16,12 +16,11 @@ _COUNTED = ("n_planned", "n_pruned", "n_diverged", "n_failed")  # in `ok/planned
 # The first to go where a terminal is narrow.
 _DISPENSABLE = (
     "parameters",
-    "member_steps",
     "seconds",
     "best_seed",
     "x_better",
     "statistics",
-    "stopped_value",
+    "stopped",
     "search_statistics",
 )
 
@@ -41,7 +40,7 @@ def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     shown.add_column("", no_wrap=True)
     for column in columns:
-        shown.add_column(_header(column, sheet), justify="left" if column is columns[-1] else "right", no_wrap=True)
+        shown.add_column(_header(column), justify="left" if column is columns[-1] else "right", no_wrap=True)
     shown.add_column("configuration", overflow="fold", min_width=_SETTINGS)
     beaten = any(column.key == "statistics" and "±" in column.header for column in columns)
     whole = [row for row in sheet.rows if row.get("kind") != "baseline"]
@@ -63,7 +62,7 @@ def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
     columns = tuple(column for column in sheet.columns[1:] if column.key not in _COUNTED)
     of_search = any(column.key == "search_statistics" for column in columns)
     for key in _DISPENSABLE:
-        widths = [max(len(_header(c, sheet)), *(len(_cell(c, r)) for r in sheet.rows)) + 3 for c in columns]
+        widths = [max(len(_header(c)), *(len(_cell(c, r)) for r in sheet.rows)) + 3 for c in columns]
         if sum(widths) + _SETTINGS + 8 <= width:
             break
         interval = key in ("statistics", "search_statistics") and (key == "search_statistics") == of_search
@@ -71,12 +70,8 @@ def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
     return columns
 
 
-def _header(column: Column, sheet: Sheet) -> str:
-    if column.key == "n_ok":
-        return "ok/planned"
-    of_search = any(c.key == "search_statistics" for c in sheet.columns)
-    leading = "search_statistics" if of_search else "statistics"  # the title names its metric
-    return "mean ± std" if column.key == leading and column.header.endswith("± std") else column.header
+def _header(column: Column) -> str:
+    return "ok/planned" if column.key == "n_ok" else column.header
 
 
 def _cell(column: Column, row: Row) -> str:

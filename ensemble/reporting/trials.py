@@ -5,6 +5,7 @@ It reads `trials.parquet`, `rungs.parquet`, `importances.parquet` and `search.js
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,8 +90,9 @@ class Search:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Short names of the searched values."""
-        return short_names(self.parameters)
+        """Short names of the searched values; inside an option of a choice as in `lr (adamw)`."""
+        short = short_names(self.parameters)
+        return {name: re.sub(r"^[^\[\]]*\[([^\[\]]*)\]\.(.+)$", r"\2 (\1)", text) for name, text in short.items()}
 
     @cached_property
     def _by_hash(self) -> dict[str, tuple[Trial, ...]]:

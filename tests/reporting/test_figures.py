@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
-from synthetic_run import build_run, member
+from synthetic_run import build_run, build_search, member, search_rows
 
 from ensemble.reporting.drawing import Series, band_of, spread
 from ensemble.reporting.figures import thin
+from ensemble.reporting.parameter_axes import ParameterAxis, parameter_axis, told_scale
+from ensemble.reporting.parameter_figures import file_names
 from ensemble.reporting.predictions import choose_windows, stack_rollouts
 from ensemble.reporting.report import write_report
 
@@ -121,3 +123,94 @@ def test_pictures_are_1200_pixels_wide_for_any_number_of_configurations(tmp_path
     rows = [member(f"{i:02x}", s, role="search", **{"model.n_embd": i}) for i in range(22) for s in range(2)]
     report = write_report(build_run(tmp_path / "wide", rows))
     assert {imread(report.run.path / picture.file).shape[1] for picture in report.pictures} == {1200}
+
+
+def axis(name: str, values: list[object], experiment: dict[str, object] | None = None) -> ParameterAxis:
+    return parameter_axis(name, [{} if value is None else {name: value} for value in values], experiment or {})
+
+
+SPACE = {
+    "train": {
+        "lr": {"log_uniform": [1e-5, 1e-2]},
+        "optimizer": {"choice": [{"name": "adamw"}, {"name": "sgd", "momentum": {"uniform": [0.0, 1.0]}}]},
+        "layers": [{"width": {"int": [1, 100]}}],
+    }
+}
+
+
+def test_the_scale_of_a_parameter_is_that_of_its_distribution_also_inside_an_option() -> None:
+    assert told_scale(SPACE, "train.lr") == "log"
+    assert told_scale(SPACE, "train.optimizer") == "options"
+    assert told_scale(SPACE, "train.optimizer[sgd].momentum") == "linear"
+    assert told_scale(SPACE, "train.optimizer[1].momentum") == "linear"
+    assert told_scale(SPACE, "train.layers.0.width") == "linear"
+    assert told_scale(SPACE, "train.optimizer[adam].lr") is None
+    assert told_scale(SPACE, "train.batch") is None
+
+
+def test_equal_factors_are_equal_distances_on_a_logarithmic_axis() -> None:
+    found = axis("train.lr", [1e-5, 1e-4, 1e-3], SPACE)
+    assert [found.place({"train.lr": v}) for v in (1e-5, 1e-4, 1e-3)] == pytest.approx([0, 0.5, 1])
+
+
+def test_values_without_a_known_distribution_are_a_list_when_few_and_logarithmic_when_they_span_decades() -> None:
+    assert axis("a", [32, 64, 128, 64]).options == (32, 64, 128)
+    assert axis("a", [10.0**-k for k in range(8)]).scale == "log"
+    assert axis("a", [float(k) for k in range(8)]).scale == "linear"
+    assert axis("a", ["x", True, None, "b"]).options == (True, "b", "x")
+
+
+def test_a_parameter_that_a_trial_does_not_use_has_a_place_of_its_own() -> None:
+    found = axis("a", [1.0, None, 2.0])
+    assert found.place({}) < 0
+    assert found.ticks()[0][1] == "not used"
+    assert "not used" not in dict(axis("a", [1.0, 2.0]).ticks()).values()
+
+
+@given(st.lists(st.floats(1e-8, 1e8), min_size=1, max_size=12))
+def test_every_value_lies_on_its_axis_and_so_do_the_ticks(values: list[float]) -> None:
+    found = axis("a", list(values))
+    places = [found.place({"a": value}) for value in values] + [place for place, _ in found.ticks()]
+    assert all(-1e-6 <= place <= 1 + 1e-6 for place in places)
+
+
+def test_a_search_has_its_history_courses_importances_parallel_coordinates_and_one_figure_a_parameter(
+    tmp_path: Path,
+) -> None:
+    report = write_report(build_search(tmp_path / "searched"))
+    names = [picture.file.name for picture in report.pictures]
+    assert names[:3] == ["history.png", "courses.png", "parallel.png"]
+    assert "importances.png" in names
+    assert sum(name.startswith("parameter_") for name in names) == 8
+    assert {"members.png", "curves.png", "horizon.png"} <= set(names)
+    widths = {picture.half: imread(report.run.path / picture.file).shape[1] for picture in report.pictures}
+    assert widths == {False: 1200, True: 600}
+    page = (report.run.path / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == len(names)
+
+
+def test_several_objectives_have_a_figure_of_their_front(tmp_path: Path) -> None:
+    rows = search_rows()
+    for row in rows["trials"]:
+        if row["state"] == "completed":
+            row["objectives"] = f'{{"validation/rollout_rmse": {row["value"]}, "parameters": {row["number"] + 1}}}'
+    report = write_report(build_search(tmp_path / "s", rows, complete=False, also={"parameters": "min"}))
+    assert "pareto.png" in [picture.file.name for picture in report.pictures]
+
+
+def test_a_search_of_one_parameter_where_nearly_all_were_stopped_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    rows = search_rows(trials=3, finalists=0)
+    for row in rows["trials"]:
+        row["parameters"] = f'{{"model.n_embd": {32 * (row["number"] + 1)}}}'
+    rows["importances"].clear()
+    names = [p.file.name for p in write_report(build_search(tmp_path / "s", rows, complete=False)).pictures]
+    assert "parameter_model_n_embd.png" in names
+    assert "importances.png" not in names
+    assert "parallel.png" not in names
+
+
+def test_names_of_parameters_make_names_of_files() -> None:
+    axes = [axis(name, [1]) for name in ("a.b[c].lr", "a/b/../c lr", "a b c lr")]
+    names = list(file_names(axes).values())
+    assert len(set(names)) == 3
+    assert all("/" not in name and name.startswith("parameter_a_b_c_lr") for name in names)

@@ -102,7 +102,7 @@ def test_stopped_configurations_stand_behind_without_a_mean_with_their_step_and_
     assert all(np.isnan(row["search_statistics"].mean) for row in stopped)
     rungs = pq.read_table(searched / "rungs.parquet").to_pandas()
     last = rungs[(rungs.number == stopped[0]["number"]) & (rungs.step == 600)].value.mean()
-    assert stopped[0]["stopped_value"] == pytest.approx(last)
+    assert stopped[0]["stopped"] == (pytest.approx(last), 600)
 
 
 def test_a_configuration_that_lost_a_seed_is_never_the_best_however_good_its_survivors(tmp_path: Path) -> None:
