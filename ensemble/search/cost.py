@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isinf
 from typing import Any
 
 from ensemble.config import Experiment, ModelConfig
@@ -92,6 +93,8 @@ def trial_bytes(cost: Cost, seeds: int, pack: int, data: int = 0) -> int:
 
 def fitting_pack(cost: Cost, seeds: int, available: float, data: int = 0) -> int:
     """Return the largest pack, at most `seeds` members, whose trial fits into `available` bytes; 0: not even one."""
+    if isinf(available):
+        return seeds
     left = available - trial_bytes(cost, seeds, 0, data)
     return max(0, min(seeds, int(left // cost.activations)))
 

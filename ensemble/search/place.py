@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -30,9 +31,14 @@ class Place:
     here: bool  # this machine and not a cluster
 
     def available(self, data: int) -> float:
-        """Return the bytes that one trial may use, `data` bytes being shared by the trials of a node."""
+        """Return the bytes that one trial may use, `data` bytes being shared by the trials of a node.
+
+        Infinite on GPUs of a cluster, whose memory nobody knows from here.
+        """
         if self.device_memory is not None:
             return self.device_memory * min(1.0, self.request.gpus)
+        if self.device == "cuda":
+            return inf
         if self.request.memory:
             return self.request.memory
         return min((node.memory - data) / max(1, held(self.request, node)) for node in self._holding())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from math import isinf
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -94,7 +95,8 @@ def _members(found: Survey) -> Iterator[tuple[str, str]]:
 def _where(found: Survey) -> Iterator[tuple[str, str]]:
     place, first = found.place, found.file.first
     yield "data", found.data.words + (f", {gib(found.data.bytes)} in memory" if found.data.bytes else "")
-    at_once = f"{place.slots} trial(s) at a time of {place.request.describe()}, {gib(found.available)} each"
+    memory = "GPU memory unknown from here" if isinf(found.available) else f"{gib(found.available)} each"
+    at_once = f"{place.slots} trial(s) at a time of {place.request.describe()}, {memory}"
     yield "device", f"{place.device}, {first.resources.threads} thread(s) a process, {at_once}"
 
 
@@ -140,6 +142,8 @@ def _models(found: Survey, speed: Speed) -> Table:
 
 
 def _pack_words(found: Survey, case: Case) -> str:
+    if isinf(found.available):
+        return "unknown"
     size = found.pack(case)
     return f"{size} of {found.together}" if size else "none: too large"
 
@@ -154,9 +158,7 @@ def _nodes(found: Survey) -> Table:
     place, largest = found.place, found.cases[-1]
     for node in place.nodes:
         count = held(place.request, node)
-        pack = "-"
-        if count and place.device == "cpu":
-            pack = _pack_words(found, largest)
+        pack = _pack_words(found, largest) if count else "-"
         row = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", gib(node.memory), str(count), pack)
         table.add_row(*map(Text, row))
     return table

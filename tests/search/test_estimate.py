@@ -237,6 +237,13 @@ def test_what_fits_no_trial_is_named_with_its_size(tiny: Tiny, tmp_path: Path) -
     refuse_too_large(survey(file, tmp_path / "results", "cpu", [Node("large", 2.0, 0.0, 1e12)]))
 
 
+def test_the_memory_of_a_cluster_s_gpus_is_not_made_up(tiny: Tiny, tmp_path: Path) -> None:
+    nodes = [Node("gpus", 8.0, 4.0, 1e8), Node("none", 8.0, 0.0, 1e8)]
+    found = survey(load(tiny()), tmp_path / "results", None, nodes)
+    assert (found.place.device, found.place.slots, found.too_large) == ("cuda", 4, None)
+    assert "GPU memory unknown from here" in plan_text(found, Speed(Machine(1e10, 1e10)))
+
+
 def test_more_than_every_node_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs 1 CPU, 3 GPU"):
         survey(load(tiny(), ["resources.gpus_per_worker=3"]), tmp_path, None, [Node("a", 4.0, 2.0, 1e10)])
