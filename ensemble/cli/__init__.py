@@ -12,6 +12,7 @@ import click
 from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
+from ensemble.cli.explain import explain
 from ensemble.cli.options import INTERRUPTED, TERMINATED
 from ensemble.cli.plan import plan
 from ensemble.cli.report import report
@@ -34,7 +35,7 @@ def cli() -> None:
     """Train ensembles of robot-learning models on trajectories and see which is really better."""
 
 
-for command in (simulate, inspect, convert, plan, train, tune, resume, report, schema, doctor):
+for command in (simulate, inspect, convert, plan, train, tune, resume, report, explain, schema, doctor):
     cli.add_command(command)
 
 

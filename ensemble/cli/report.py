@@ -22,5 +22,9 @@ def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None
 
     from ensemble.reporting.report import show
 
-    show(runs, Console(), metric, figures=not no_figures)
-    say(f"next: tensorboard --logdir {runs[0] / 'members'}")
+    reports = show(runs, Console(), metric, figures=not no_figures)
+    marks = [(each.run.path, each.findings.mark) for each in reports if each.findings and each.findings.mark]
+    if marks:
+        say(f"next: ensemble explain {marks[0][0]} '{marks[0][1]}'")
+    else:
+        say(f"next: tensorboard --logdir {runs[0] / 'members'}")

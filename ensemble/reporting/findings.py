@@ -40,6 +40,7 @@ class Findings:
     comparisons: str  # csv
     facts: tuple[tuple[str, str], ...]
     best: str | None  # config_hash
+    mark: str | None  # of the best: `#12`
 
 
 def find(run: Run, search: Search, table: Table) -> Findings:
@@ -74,6 +75,7 @@ def find(run: Run, search: Search, table: Table) -> Findings:
         comparisons=to_csv([*fresh, *old], search),
         facts=search_facts(search),
         best=leaders[0].config_hash if leaders else None,
+        mark=search.mark(leaders[0].config_hash) if leaders else None,
     )
 
 
