@@ -24,7 +24,7 @@ from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
 from ensemble.training.setup import TrialData, set_up
 
-_LAUNCH = {"cpu": 0.3e-3, "cuda": 0.25e-3}  # seconds a matrix and step: its three products and what stands around them
+_LAUNCH = {"cpu": 0.2e-3, "cuda": 0.25e-3}  # seconds a matrix and step: its three products and what stands around them
 _TRAFFIC = 19.0  # bytes moved per byte kept, forward and backward together
 _PER_PARAMETER = 8  # bytes kept that cost as much as updating one parameter
 _PATIENCE = 0.1  # seconds of each measurement of the machine
