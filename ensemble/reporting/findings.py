@@ -101,7 +101,8 @@ def _answer(
     if best.status(metric) != "completed":
         lines.append(f"Of its {best.n_planned} seeds {best.status(metric)}.")
     if len(search.objectives) > 1:
-        front = ", ".join(f"#{number}" for number in pareto_front(search)[0])
+        numbers = [f"#{number}" for number in pareto_front(search)[0]]
+        front = ", ".join(numbers[:12]) + (f" and {len(numbers) - 12} more" if len(numbers) > 12 else "")
         lines.append(f"Best by {metric} alone; with {', '.join([*search.objectives][1:])} the Pareto front is {front}.")
     over = next((versus for versus in found if versus.kind == "best"), None)
     if over is not None and over.contests:

@@ -64,8 +64,10 @@ def _sheet(sheet: Sheet) -> str:
     lines = []
     for row, cells in zip(sheet.rows, sheet.texts(sheet.rows), strict=True):
         kind = "more" if id(row) in rest else row.get("kind", "configuration")
+        cells[0] = ", ".join(f"<span>{escape(part)}</span>" for part in cells[0].split(", "))  # broken at commas only
+        cells[1:] = map(escape, cells[1:])
         inner = "".join(
-            f'<td data-sort="{escape(sort_value(row.get(column.key)))}">{escape(cell)}</td>'
+            f'<td data-sort="{escape(sort_value(row.get(column.key)))}">{cell}</td>'
             for column, cell in zip(sheet.told, cells, strict=True)
         )
         lines.append(f'<tr class="{kind}">{inner}</tr>')

@@ -58,6 +58,7 @@ SEARCH_STYLE = """
 .sheet table { font-size: .82rem; }
 .sheet th, .sheet td { padding: .35rem .45rem; }
 .sheet td:first-child { white-space: normal; min-width: 17rem; line-height: 1.35; }
+.sheet td:first-child span { white-space: nowrap; }
 .sheet th { white-space: normal; vertical-align: bottom; line-height: 1.25; }
 .answer { max-width: 85ch; margin: .5rem 0 0; }
 .sheet + .reading { margin-top: .6rem; }

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ensemble.reporting.contents import Picture
 from ensemble.reporting.drawing import INK, REST, SOFT, WIDTH, new_figure, save
 from ensemble.reporting.parameter_axes import NOT_USED, ParameterAxis, parameter_axis, shorten
-from ensemble.reporting.search_figures import LOST, Cast, mark_words, scatter
+from ensemble.reporting.search_figures import LOST, Cast, faintness, mark_words, scatter
 from ensemble.reporting.trials import Trial
 
 _MOST_AXES = 10  # of parallel coordinates; the most important
@@ -30,10 +30,11 @@ def draw_parallel(cast: Cast, axes_of: Sequence[ParameterAxis]) -> Picture | Non
     figure = new_figure(3.8)
     axes = figure.subplots()
     metric = _metric_axis([float(t.value) for t in done if t.value is not None])
+    faint = faintness(search)
     colors = {trial.number: cast.leaders[trial.config_hash] for trial in cast.leading}
     for trial in search.trials:
         if trial.state != "running":
-            _draw_line(axes, trial, shown, metric, colors.get(trial.number))
+            _draw_line(axes, trial, shown, metric, colors.get(trial.number), faint)
     for x, axis in enumerate([*shown, metric]):
         _draw_axis(axes, x, axis)
     names = [search.names[axis.name] for axis in shown]
@@ -60,7 +61,7 @@ def _metric_axis(values: Sequence[float]) -> ParameterAxis:
 
 
 def _draw_line(
-    axes: Axes, trial: Trial, shown: Sequence[ParameterAxis], metric: ParameterAxis, color: str | None
+    axes: Axes, trial: Trial, shown: Sequence[ParameterAxis], metric: ParameterAxis, color: str | None, faint: float
 ) -> None:
     y = [axis.place(trial.parameters) for axis in shown]
     completed = trial.state == "completed" and trial.value is not None
@@ -68,7 +69,7 @@ def _draw_line(
     lost = trial.state in ("diverged", "failed")
     tone = color or (LOST if lost else SOFT if completed else REST)
     width, level = (2.0, 4) if color else (0.9, 3) if completed or lost else (0.6, 2)
-    axes.plot(range(len(y)), y, color=tone, linewidth=width, zorder=level, alpha=1 if color else 0.75,
+    axes.plot(range(len(y)), y, color=tone, linewidth=width, zorder=level, alpha=1 if color else faint,
               linestyle=(0, (3, 2)) if lost else "-")  # fmt: skip
 
 

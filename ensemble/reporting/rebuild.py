@@ -66,8 +66,10 @@ def searched(file: Path) -> list[str]:
 def _command(run: Run, member: MemberRow, overrides: list[str]) -> list[str]:
     """Spell the command; its results lie beside the run's, so that they use the same shards."""
     device = "cpu" if member["device"] == "cpu" else "cuda"
-    beside = os.path.relpath(run.path.absolute().parent.parent / "rebuild")
-    words = ["ensemble", "train", "--config", str(run.directory.experiment_file), "--results", beside]
+    beside = run.path.absolute().parent.parent / "rebuild"
+    near = os.path.relpath(beside)
+    results = str(beside) if near.startswith("..") else near
+    words = ["ensemble", "train", "--config", str(run.directory.experiment_file), "--results", results]
     return [*words, "--device", device, *(word for text in overrides for word in ("--set", text))]
 
 

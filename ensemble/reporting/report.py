@@ -61,8 +61,11 @@ def render_terminal(report: Report, console: Console) -> None:
         console.print(Text(f"  log: {report.run.path / failure.log}"), soft_wrap=True)
     if len(report.failures) > _FAILURES:
         console.print(Text(f".. and {len(report.failures) - _FAILURES} more in report.md", "red"))
-    for line in report.missing:
+    most = len(report.missing) if report.findings is None else _FAILURES
+    for line in report.missing[:most]:
         console.print(Text(line, "yellow"))
+    if len(report.missing) > most:
+        console.print(Text(f".. and {len(report.missing) - most} more in report.md", "yellow"))
     page = report.run.path / "report.html"
     files = "report.md, report.csv" if report.findings is None else "report.md, .csv, .tex, comparisons.csv"
     extra = f" (and {files}, {plural(len(report.pictures), 'figure')})"

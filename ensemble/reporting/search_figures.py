@@ -91,25 +91,39 @@ def scatter(axes: Axes, cast: Cast, places: Mapping[int, float], labels: bool = 
     shown = {trial.number: search.last_value(trial) for trial in search.trials}  # all figures have one scale
     fit_values(axes, [np.array([v for v in shown.values() if v is not None], np.float64)])
     leading = {trial.number for trial in cast.leading}
+    points: dict[str, list[tuple[float, float]]] = {"pruned": [], "completed": [], "lost": []}
     for trial in search.trials:
         if trial.number not in places or trial.state == "running":
             continue
         x, y = places[trial.number], shown[trial.number]
         if trial.state in ("diverged", "failed") or y is None:
-            top = (x, 1.0 if search.mode == "min" else 0.0)
-            axes.plot(*top, marker="x", color=LOST, markersize=5.5, markeredgewidth=1.5, clip_on=False,
-                      transform=axes.get_xaxis_transform(), linestyle="none", zorder=3)  # fmt: skip
-        elif trial.state == "pruned":
-            axes.plot(x, y, marker="v", color=REST, markersize=4.5, markeredgewidth=0, linestyle="none", zorder=2)
-        elif trial.number in leading:
-            color = cast.leaders[trial.config_hash]
-            axes.plot(x, y, marker="o", color=color, markersize=6.5, linestyle="none", zorder=4)
-            if labels:
-                up = 1 if search.mode == "min" else -1  # away from the line of the best so far
-                axes.annotate(f"#{trial.number}", (x, y), (4, 6 * up), "data", "offset points", va="center",
-                              color=color, fontsize=8)  # fmt: skip
+            points["lost"].append((x, 1.0 if search.mode == "min" else 0.0))
+        elif trial.number in leading and trial.state == "completed":
+            _draw_leader(axes, cast, trial, (x, y), labels)
         else:
-            axes.plot(x, y, marker="o", color=SOFT, markersize=4.5, markeredgewidth=0, linestyle="none", zorder=3)
+            points["pruned" if trial.state == "pruned" else "completed"].append((x, y))
+    for kind, found in points.items():
+        _draw_marks(axes, kind, np.array(found, np.float64).reshape(-1, 2))
+
+
+def _draw_marks(axes: Axes, kind: str, points: Float64) -> None:
+    x, y = points.T
+    if kind == "lost":  # at the edge of the axes, whatever the scale
+        edge = axes.get_xaxis_transform()
+        axes.plot(x, y, "x", color=LOST, markersize=5.5, markeredgewidth=1.5, clip_on=False, transform=edge, zorder=3)
+    elif kind == "pruned":
+        axes.plot(x, y, "v", color=REST, markersize=4.5, markeredgewidth=0, zorder=2)
+    else:
+        axes.plot(x, y, "o", color=SOFT, markersize=4.5, markeredgewidth=0, zorder=3)
+
+
+def _draw_leader(axes: Axes, cast: Cast, trial: Trial, point: tuple[float, float], label: bool) -> None:
+    color = cast.leaders[trial.config_hash]
+    axes.plot(*point, marker="o", color=color, markersize=6.5, zorder=4)
+    if label:
+        up = 6 if cast.search.mode == "min" else -6  # away from the line of the best so far
+        text = f"#{trial.number}"
+        axes.annotate(text, point, (4, up), "data", "offset points", va="center", color=color, fontsize=8, zorder=5)
 
 
 def mark_words(cast: Cast) -> str:
@@ -150,7 +164,7 @@ def draw_courses(cast: Cast) -> Picture | None:
     leading = {trial.number: cast.leaders[trial.config_hash] for trial in cast.leading}
     for trial in search.trials:
         if trial.number in courses:
-            _draw_course(axes, trial, courses[trial.number], leading.get(trial.number))
+            _draw_course(axes, trial, courses[trial.number], leading.get(trial.number), faintness(search))
     fit_values(axes, [y for _, y in courses.values()])
     steps = np.unique(np.concatenate([x for x, _ in courses.values()]))
     if steps[-1] / steps[0] > 4:
@@ -176,13 +190,19 @@ def _course(search: Search, trial: Trial) -> tuple[Float64, Float64]:
     return x, y
 
 
-def _draw_course(axes: Axes, trial: Trial, course: tuple[Float64, Float64], color: str | None) -> None:
+def faintness(search: Search) -> float:
+    """Return the opacity of a line that does not lead: many of them leave the leaders in sight."""
+    return max(0.1, min(0.75, 30 / len(search.trials)))
+
+
+def _draw_course(axes: Axes, trial: Trial, course: tuple[Float64, Float64], color: str | None, faint: float) -> None:
     x, y = course
     line = color or (SOFT if trial.state == "completed" else REST)
     width, level = (1.8, 4) if color else (0.9, 3) if trial.state == "completed" else (0.7, 2)
-    axes.plot(x, y, color=line, linewidth=width, zorder=level)
+    alpha = 1 if color else faint
+    axes.plot(x, y, color=line, linewidth=width, zorder=level, alpha=alpha)
     if trial.state == "pruned":
-        axes.plot(x[-1], y[-1], marker="v", color=SOFT, markersize=4, markeredgewidth=0, zorder=level + 0.5)
+        axes.plot(x[-1], y[-1], "v", color=SOFT, markersize=4, markeredgewidth=0, zorder=level + 0.5, alpha=alpha)
 
 
 def draw_importances(cast: Cast) -> Picture | None:

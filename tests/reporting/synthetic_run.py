@@ -222,7 +222,7 @@ def quality(parameters: dict[str, Any]) -> float:
 
 
 def hash_of(number: int) -> str:
-    return f"{(number + 1) * 0x9E3779B97F4:012x}"[:12]
+    return f"{(number + 1) * 0x9E3779B97F4A7C15 % 16**12:012x}"
 
 
 def search_rows(
