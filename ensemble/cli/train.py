@@ -1,6 +1,6 @@
 """`ensemble tune`, `train` and `resume`: an experiment file in, a table out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,38 +59,78 @@ def train(
 
 @click.command()
 @click.argument("run", metavar="DIR", type=FOLDER)
+@click.option("--trials", metavar="N|+N", help="Extend a search: to N configurations in all, or by N.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), metavar="N", help="Extend to N seeds: of the ensemble, or of each finalist."
+)
+@click.option(
+    "--force", is_flag=True, help="Go on though a library or the code is not what it was; the report says so."
+)
 @run_options()
-def resume(run: Path, address: str, device: str | None) -> None:
+def resume(run: Path, trials: str | None, seeds: int | None, force: bool, address: str, device: str | None) -> None:
     """Finish a run: members that ended are kept, failed ones are tried again, others continue.
 
     \b
     ensemble resume results/quickstart
+    ensemble resume results/gpt_quick --trials +20     # search on
+    ensemble resume results/gpt_quick --seeds 10       # more seeds for the finalists
     """
-    from ensemble.search.plan import forget_failures, is_complete, left_plan, noted_data
+    from ensemble.search.lock import sole_driver
+    from ensemble.search.plan import forget_failures, is_complete, left_plan, noted_data, other_versions
 
-    plan = left_plan(run)
-    if count := forget_failures(plan):
-        say(f"{count} failed member(s) are trained again")
-    if is_complete(plan):
-        say(f"{plan.run} is finished")
-        _show(plan)
-        return
-    _run(plan, address, device, shards=noted_data(plan))
+    plan = left_plan(run, _extension(run, trials, seeds))
+    with sole_driver(plan.run):
+        changed = other_versions(plan)
+        if changed and not force and not (is_complete(plan) and trials is None and seeds is None):
+            raise UsageError(
+                f"{run}: {changed[0]} since the run began; results may differ. --force goes on all the same"
+            )
+        if count := forget_failures(plan):
+            say(f"{count} failed member(s) are trained again")
+        if is_complete(plan) and trials is None and seeds is None:
+            say(f"{plan.run} is finished")
+            _show(plan)
+            return
+        forced = [f"resumed although {each}" for each in changed]
+        _run(plan, address, device, shards=noted_data(plan), forced=forced)
+
+
+def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
+    """Return what `--trials` and `--seeds` change in the experiment of a run."""
+    from ensemble.search.plan import DEFAULT_TRIALS, left_plan
+
+    first = left_plan(run).file.first
+    overrides = []
+    if trials is not None:
+        if not trials.lstrip("+").isdigit():
+            raise UsageError(f"--trials {trials}: needs a number, or +N for so many more")
+        now = first.search.trials or DEFAULT_TRIALS
+        wanted = now + int(trials) if trials.startswith("+") else int(trials)
+        if first.search.sampler == "grid" or wanted < now:
+            raise UsageError(f"--trials {trials}: the search has {'a grid' if first.search.sampler == 'grid' else now}")
+        overrides.append(f"search.trials={wanted}")
+    if seeds is not None:
+        if isinstance(first.ensemble.seeds, list) or seeds < first.ensemble.seeds:
+            raise UsageError(f"--seeds {seeds}: the run has {first.ensemble.seeds} seeds; give a larger number")
+        overrides.append(f"ensemble.seeds={seeds}")
+    return overrides
 
 
 def _begin(file: ExperimentFile, results: Path, overwrite: bool, address: str, device: str | None) -> None:
+    from ensemble.search.lock import sole_driver
     from ensemble.search.plan import clear, is_finished, make_plan, refuse_foreign
 
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
-    if overwrite:
-        refuse_foreign(plan)
-        _run(plan, address, device, before=lambda: clear(plan))
-    elif is_finished(plan):
-        say(f"{plan.run} is finished; --overwrite trains it again")
-        _show(plan)
-    else:
-        _run(plan, address, device)
+    refuse_foreign(plan)
+    with sole_driver(plan.run):
+        if overwrite:
+            _run(plan, address, device, before=lambda: clear(plan))
+        elif is_finished(plan):
+            say(f"{plan.run} is finished; --overwrite trains it again")
+            _show(plan)
+        else:
+            _run(plan, address, device)
 
 
 def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
@@ -111,11 +151,12 @@ def _run(
     device: str | None,
     before: Callable[[], None] = lambda: None,
     shards: Mapping[str, Path] | None = None,
+    forced: Sequence[str] = (),
 ) -> None:
     from ensemble.search.study import Options, run_study
 
     try:
-        run_study(plan, Options(address, device, before), say, shards)
+        run_study(plan, Options(address, device, before, forced), say, shards)
     except KeyboardInterrupt:
         say(f"interrupted; continue with: ensemble resume {plan.run}")
         raise

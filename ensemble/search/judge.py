@@ -19,12 +19,12 @@ from ensemble.config.experiment import seed_numbers
 from ensemble.errors import UsageError
 from ensemble.search.court import Court
 from ensemble.search.events import Event, EventLog
-from ensemble.search.racing import contenders
+from ensemble.search.plan import DEFAULT_TRIALS
+from ensemble.search.racing import next_round
 from ensemble.search.records import Configuration, Outcome, Suggestion
 from ensemble.search.space import Parameters, check_points, configuration_of, grid_parameters
 from ensemble.store import config_hash
 
-_DEFAULT_TRIALS = 32
 _ALL = 1 << 40
 _FIRST_OF_RACE = 1_000_000  # number of a job that adds seeds
 _MOST_REFUSED = 1000  # suggestions in a row that are impossible or were made before
@@ -77,12 +77,20 @@ class Judge:
         for event in past.events:
             self._replay(event)
         self._log = past
-        planned = self.search.trials or (_ALL if self.search.sampler == "grid" else _DEFAULT_TRIALS)
+        planned = self.search.trials or (_ALL if self.search.sampler == "grid" else DEFAULT_TRIALS)
         if planned != self._planned:  # a new search, or one that is extended
             self._log.append({"event": "trials", "count": planned})
             self._planned = planned
 
-    # What the outside asks.
+    @property
+    def planned(self) -> int | None:
+        """How many configurations there will be; None where that is for the space to say."""
+        return None if self._planned == _ALL else self._planned
+
+    @property
+    def members(self) -> list[tuple[int, int]]:
+        """The (configuration, seed) of every job so far."""
+        return [(job.configuration, seed) for job in self._jobs.values() for seed in job.seeds]
 
     @property
     def finished(self) -> bool:
@@ -164,8 +172,6 @@ class Judge:
             return c.trial.number not in front, -seeds, sign * (c.mean(self.search.metric) or 0.0), c.number
 
         return sorted(done, key=place)
-
-    # Suggesting.
 
     @property
     def _searched(self) -> bool:
@@ -249,17 +255,11 @@ class Judge:
             return []
         done = {c.number: c.values.get(self.search.metric, {}) for c in self.configurations if c.state == "completed"}
         scores = {number: values for number, values in done.items() if all(map(math.isfinite, values.values()))}
-        still = contenders(scores, self.search.mode) if scores else []
-        if len(still) < 2:
-            return []
-        fewest = min(len(scores[number]) for number in still)
-        return [
-            (number, self._seeds[fewest])
-            for number in still
-            if len(scores[number]) == fewest and fewest < len(self._seeds)
-        ]
-
-    # Settling: letting the study know.
+        left = None
+        if budget is not None:
+            typical = sum(c.steps for c in self.configurations) / max(1, len(self.members))
+            left = max(1, round((budget - self.spent) / max(1.0, typical)))  # seed-runs
+        return next_round(scores, self.search.mode, self._seeds, left) if scores else []
 
     def _settled(self) -> int:
         return next((c.number for c in self.configurations if not c.told), len(self.configurations))
@@ -275,8 +275,6 @@ class Judge:
         if not configuration.told:
             configuration.told = True
             self._court.settle(configuration)
-
-    # Remembering.
 
     def _replay(self, event: Event) -> None:
         """Do again what happened."""

@@ -39,10 +39,18 @@ class TrialView:
     last: tuple[float, float] | None = None
 
     @property
+    def worked(self) -> float:
+        """Return the member-steps done so far."""
+        whole = self.ended is not None and "pruned" not in self.status and "diverged" not in self.status
+        return (1.0 if whole else self._reached) * self.steps * len(self.seeds)
+
+    @property
     def share(self) -> float:
         """Return the finished share of the trial's steps, 0 to 1."""
-        if self.ended is not None:
-            return 1.0
+        return 1.0 if self.ended is not None else self._reached
+
+    @property
+    def _reached(self) -> float:
         steps = _number(self.progress, "steps") or self.steps
         return min(1.0, (_number(self.progress, "step") or 0) / steps)
 
@@ -55,53 +63,81 @@ class TrialView:
 
 
 class Board:
-    """All trials of a study, fed by what they report."""
+    """All trials of a study so far, fed by what they report.
 
-    def __init__(self, trials: Sequence[TrialView], clock: Clock = time.monotonic) -> None:
-        self.trials = list(trials)
+    `expected` is how many there will be, None where nobody knows; what has not begun counts as much as the mean of what
+    has ended, so that the time left allows for trials that are stopped early.
+    """
+
+    def __init__(self, expected: int | None, clock: Clock = time.monotonic) -> None:
+        self.expected = expected
         self.clock = clock
         self.started = clock()
+        self._views: dict[int, TrialView] = {}
 
-    def begin(self, index: int) -> None:
+    @property
+    def trials(self) -> list[TrialView]:
+        """Every trial so far, in the order they were added."""
+        return list(self._views.values())
+
+    def place(self, number: int) -> int:
+        """Return the place of a trial, from 1."""
+        return list(self._views).index(number) + 1
+
+    def view(self, number: int) -> TrialView:
+        """Return one trial."""
+        return self._views[number]
+
+    def add(self, number: int, view: TrialView) -> None:
+        """Take up a trial."""
+        self._views[number] = view
+
+    def begin(self, number: int) -> None:
         """Note that a trial runs."""
-        view = self.trials[index]
+        view = self._views[number]
         view.status, view.started = "running", self.clock()
 
-    def update(self, index: int, progress: Progress) -> None:
+    def update(self, number: int, progress: Progress) -> None:
         """Note what a trial reports."""
-        view = self.trials[index]
+        view = self._views[number]
         if view.started is None:
-            self.begin(index)
+            self.begin(number)
         view.progress.update(progress)
         view.last = (self.clock(), view.share)
         view.first = view.first or view.last
 
-    def end(self, index: int, status: str, error: str = "") -> None:
+    def end(self, number: int, status: str, error: str = "") -> None:
         """Note how a trial ended."""
-        view = self.trials[index]
+        view = self._views[number]
         view.status, view.error, view.ended = status, error, self.clock()
 
     @property
     def share(self) -> float:
-        """Return the finished share of all member-steps, 0 to 1."""
-        total = sum(view.steps * len(view.seeds) for view in self.trials)
-        done = sum(view.share * view.steps * len(view.seeds) for view in self.trials)
+        """Return the finished share of the member-steps that are expected, 0 to 1."""
+        views = self.trials
+        done = sum(view.worked for view in views)
+        ended = [view.worked for view in views if view.ended is not None]
+        begun = sum(view.worked if view.ended is not None else view.steps * len(view.seeds) for view in views)
+        typical = sum(ended) / len(ended) if ended else begun / len(views) if views else 0.0
+        total = begun + typical * max(0, (self.expected or 0) - len(views))
         return done / total if total else 1.0
 
     @property
     def remaining(self) -> float | None:
         """Return the seconds still to go at the mean rate so far; None while nothing is known."""
         share = self.share
-        return (self.clock() - self.started) * (1 - share) / share if share > 0.01 else None
+        known = self.expected is not None and share > 0.01
+        return (self.clock() - self.started) * (1 - share) / share if known else None
 
     def summary(self) -> str:
         """Return one line on the whole study."""
-        ended = sum(view.ended is not None for view in self.trials)
-        failed = sum(view.status == "failed" for view in self.trials)
-        text = f"{ended} of {len(self.trials)} trials, {self.share:.0%}, {duration(self.clock() - self.started)}"
-        if failed:
-            text += f", {failed} failed"
-        if ended < len(self.trials) and self.remaining is not None:
+        views = self.trials
+        ended = sum(view.ended is not None for view in views)
+        text = f"{ended} of {self.expected or '?'} trials, {self.share:.0%}, {duration(self.clock() - self.started)}"
+        for status in ("pruned", "diverged", "failed"):
+            if count := sum(status in view.status for view in views):
+                text += f", {count} {status}"
+        if (self.expected is None or ended < self.expected) and self.remaining is not None:
             text += f", about {duration(self.remaining)} left"
         return text
 
@@ -158,10 +194,12 @@ class TableScreen:
         for header, _ in COLUMNS:
             table.add_column(header, no_wrap=True)
         height = max(3, self._console.size.height - 4)
-        running_first = sorted(self._board.trials, key=lambda view: _ORDER.get(view.status, 2))
+        views = self._board.trials
+        latest_first = views[::-1]
+        running_first = sorted(latest_first, key=lambda view: _ORDER.get(view.status, 2))
         for view in running_first[:height]:
             table.add_row(*(text(view) for _, text in COLUMNS))
-        hidden = len(self._board.trials) - height
+        hidden = len(views) - height
         more = f" ({hidden} trials not shown)" if hidden > 0 else ""
         return Group(table, Text(self._board.summary() + more))
 
@@ -184,17 +222,17 @@ class LineScreen:
 
     def changed(self, index: int) -> None:
         """Say it where it is news: another status, or some seconds since the last line of this trial."""
-        view, now = self._board.trials[index], self._board.clock()
+        view, now = self._board.view(index), self._board.clock()
         status, when = self._said.get(index, ("", 0.0))
         if status == view.status and now - when < SECONDS_BETWEEN_LINES:
             return
         self._said[index] = (view.status, now)
-        self._echo(line(index, len(self._board.trials), view))
+        self._echo(line(self._board.place(index), self._board.expected, view))
 
 
-def line(index: int, trials: int, view: TrialView) -> str:
+def line(place: int, trials: int | None, view: TrialView) -> str:
     """Return one trial as one line of text."""
-    parts = [f"[{index + 1}/{trials}] {view.title}", f"seeds {seed_text(view.seeds)}", view.status]
+    parts = [f"[{place}/{trials or '?'}] {view.title}", f"seeds {seed_text(view.seeds)}", view.status]
     if view.progress:
         parts += [f"{header} {value}" for header, text in COLUMNS[2:-1] if (value := text(view))]
     if left := _left(view):

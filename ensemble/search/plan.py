@@ -15,6 +15,7 @@ import yaml
 
 from ensemble.config import Experiment, ExperimentFile, load
 from ensemble.config.document import Node, dotted
+from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
 from ensemble.config.space import Choice
 from ensemble.errors import StorageError, UsageError
@@ -29,8 +30,12 @@ from ensemble.store import (
     write_table,
     write_text,
 )
+from ensemble.versions import git_commit, versions
 
+Planned = tuple[str, str, int]  # config_hash, role, seed
 PLANNED = "planned.parquet"
+SEARCH = "search.json"
+DEFAULT_TRIALS = 32
 NOTES = "data.json"
 # Differences that change neither a result nor what a row says of it.
 _FREE = ("logging", "storage")
@@ -38,19 +43,31 @@ _FREE = ("logging", "storage")
 
 @dataclass(frozen=True)
 class Plan:
-    """Every configuration with every seed, in one role."""
+    """What an experiment file asks for: a search (and finalists), or one configuration with all its seeds."""
 
     file: ExperimentFile
     role: MemberRole
-    configurations: tuple[Experiment, ...]
+    configurations: tuple[Experiment, ...]  # known beforehand: of a grid all, of what is sampled the first
     seeds: tuple[int, ...]
     run: Path
 
     @property
-    def members(self) -> list[str]:
-        """The identities of all members."""
+    def log(self) -> Path:
+        """The memory of a search."""
+        return self.run / "search.log"
+
+    @property
+    def known(self) -> list[Planned]:
+        """The members that are known beforehand."""
+        if self.sampled:
+            return []
         hashes = [config_hash(experiment) for experiment in self.configurations]
-        return [member_id(identity, seed) for identity in hashes for seed in self.seeds]
+        return [(identity, self.role, seed) for identity in hashes for seed in self.seeds]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether configurations are suggested one after the other."""
+        return self.role == "search" and self.file.first.search.sampler != "grid"
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -62,10 +79,27 @@ def make_plan(file: ExperimentFile, results: Path) -> Plan:
     """Return the plan of an experiment file: a search where something varies, else a seed ensemble."""
     first = file.first
     role: MemberRole = "search" if file.searched else "ensemble"
-    seeds = first.search.seeds if file.searched else first.ensemble.seeds
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+    seeds = seed_numbers(first.search.seeds if file.searched else first.ensemble.seeds)
     run = (Path(first.storage).expanduser() if first.storage else results).absolute() / first.experiment
-    return Plan(file, role, tuple(file.configurations()), numbers, run)
+    whole = not file.searched or first.search.sampler == "grid"
+    plan = Plan(file, role, tuple(file.configurations()) if whole else (first,), seeds, run)
+    if file.searched:
+        _refuse_used_seeds(first)
+    return plan
+
+
+def _refuse_used_seeds(first: Experiment) -> None:
+    used = set(seed_numbers(first.search.seeds)) & set(fresh_seeds(first))
+    if first.ensemble.finalists and used:
+        raise UsageError(
+            f"ensemble.seeds: seed {min(used)} is one of search.seeds; "
+            "finalists are confirmed on seeds that the search never used"
+        )
+    if first.search.race and len(seed_numbers(first.search.seeds)) <= first.search.race_start:
+        raise UsageError(
+            f"search.seeds: a race begins with {first.search.race_start} seeds (race_start) and may add some, "
+            f"found only {first.search.seeds}"
+        )
 
 
 def is_finished(plan: Plan) -> bool:
@@ -81,21 +115,40 @@ def is_finished(plan: Plan) -> bool:
     difference = first_difference(_read(run.experiment_file), plan.resolved)
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {ways}")
-    missing = unfinished(plan)
-    if missing:
-        raise UsageError(f"{plan.run} is unfinished, {len(missing)} of {len(plan.members)} members to go; {ways}")
+    if not is_complete(plan):
+        to_go = "" if plan.sampled else f", {len(unfinished(plan))} of {len(_planned(plan.run))} members to go"
+        raise UsageError(f"{plan.run} is unfinished{to_go}; {ways}")
     return True
 
 
-def unfinished(plan: Plan) -> list[str]:
-    """Return the members without a row."""
+def unfinished(plan: Plan) -> list[Planned]:
+    """Return the planned members without a row."""
     run = RunDirectory(plan.run)
-    return [identity for identity in plan.members if not run.member(identity).row_file.is_file()]
+    return [each for each in _planned(plan.run) if not run.member(member_id(each[0], each[2])).row_file.is_file()]
 
 
 def is_complete(plan: Plan) -> bool:
-    """Say whether every planned member has ended and its row is collected."""
-    return not unfinished(plan) and RunDirectory(plan.run).members_file.is_file()
+    """Say whether every planned member has ended and its row is collected, and a search has found its finalists."""
+    ended = not unfinished(plan) and RunDirectory(plan.run).members_file.is_file()
+    if plan.role == "search":
+        known = read_json(plan.run / SEARCH) if (plan.run / SEARCH).is_file() else {}
+        return ended and bool(known.get("finished"))
+    return ended and len(_planned(plan.run)) == len(plan.known)
+
+
+def _planned(run: Path) -> list[Planned]:
+    if not (run / PLANNED).is_file():
+        return []
+    return [(row["config_hash"], row["role"], row["seed"]) for row in read_table(run / PLANNED).to_pylist()]
+
+
+def write_planned(run: Path, members: Sequence[Planned]) -> None:
+    """Write which members there should be."""
+    columns = zip(*members, strict=True) if members else ((), (), ())
+    names = ("config_hash", "role", "seed")
+    kinds = (pa.string(), pa.string(), pa.int64())
+    table = {name: pa.array(list(c), kind) for name, c, kind in zip(names, columns, kinds, strict=True)}
+    write_table(run / PLANNED, pa.table(table))
 
 
 def refuse_foreign(plan: Plan) -> None:
@@ -115,14 +168,8 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     if not (plan.run / "space.yaml").is_file():  # a resumed run keeps the file as it was given
         write_text(plan.run / "space.yaml", text)
     write_json(plan.run / NOTES, dict(notes))
-    hashes = [config_hash(experiment) for experiment in plan.configurations]
-    pairs = [(identity, seed) for identity in hashes for seed in plan.seeds]
-    columns = {
-        "config_hash": pa.array([identity for identity, _ in pairs], pa.string()),
-        "role": pa.array([plan.role] * len(pairs), pa.string()),
-        "seed": pa.array([seed for _, seed in pairs], pa.int64()),
-    }
-    write_table(plan.run / PLANNED, pa.table(columns))
+    before = _planned(plan.run)
+    write_planned(plan.run, [*before, *(each for each in plan.known if each not in before)])
     body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)
     write_text(run.experiment_file, leading_comment(text) + body)
 
@@ -138,13 +185,15 @@ def clear(plan: Plan) -> None:
 
 def forget_failures(plan: Plan) -> int:
     """Remove the rows of failed members, so that a resumed run trains them again; return how many."""
-    run, count = RunDirectory(plan.run), 0
-    for identity in plan.members:
-        file = run.member(identity).row_file
-        if file.is_file() and read_table(file)["status"][0].as_py() == "failed":
-            file.unlink()
-            count += 1
-    return count
+    failed = [f for f in row_files(plan.run) if read_table(f)["status"][0].as_py() == "failed"]
+    for file in failed:
+        file.unlink()
+    return len(failed)
+
+
+def row_files(run: Path) -> list[Path]:
+    """Return the row files of every member that has ended."""
+    return sorted((run / "members").glob("*/member.parquet"))
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: tuple[str, ...] = ()) -> str | None:
@@ -207,39 +256,50 @@ def _filled(defaults: Any, given: Any) -> Any:
 
 def planned_text(plan: Plan) -> str:
     """Return `2 configurations x 3 seeds (search)`."""
+    first = plan.file.first
+    if plan.sampled:
+        after = f", then {first.ensemble.finalists} finalists x {len(fresh_seeds(first))} fresh seeds"
+        stop = f", stopped by {first.search.pruner}" if first.search.pruner != "none" else ""
+        trials = first.search.trials or DEFAULT_TRIALS
+        text = f"{trials} configurations by {first.search.sampler}{stop}, x {len(plan.seeds)} seeds"
+        return text + (after if first.ensemble.finalists else "")
     count = len(plan.configurations)
     what = f"{count} configurations x {len(plan.seeds)} seeds" if count > 1 else f"{len(plan.seeds)} seeds"
     return f"{what} ({plan.role})"
 
 
-def titles(plan: Plan) -> Sequence[str]:
-    """Return what sets each configuration apart: `lr=0.001`, or the experiment's name when nothing does."""
-    texts = []
-    for experiment in plan.configurations:
-        varied = plan.file.varied(experiment)
-        short = [f"{name.rpartition('.')[2]}={_short(value)}" for name, value in varied.items()]
-        texts.append(" ".join(short) or experiment.experiment)
-    return texts
+def title(plan: Plan, experiment: Experiment) -> str:
+    """Return what sets a configuration apart: `lr=0.001`, or the experiment's name when nothing does."""
+    varied = plan.file.varied(experiment)
+    short = [f"{name.removesuffix('.name').rpartition('.')[2]}={_short(value)}" for name, value in varied.items()]
+    return " ".join(short) or experiment.experiment
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def left_plan(run: Path) -> Plan:
-    """Return the plan that a run directory holds; UsageError when it is none."""
+def left_plan(run: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Return the plan that a run directory holds, perhaps extended; UsageError when it is none."""
     if not (run / "experiment.yaml").is_file():
         raise UsageError(f"{run} is no run directory: it has no experiment.yaml")
-    file = load(run / "experiment.yaml")
+    file = load(run / "experiment.yaml", overrides)
     plan = replace(make_plan(file, run.parent), run=run.absolute())
-    if (run / PLANNED).is_file():
-        known = {member_id(row["config_hash"], row["seed"]) for row in read_table(run / PLANNED).to_pylist()}
-        if known != set(plan.members):
+    if (run / PLANNED).is_file() and plan.known:
+        known = {identity for identity, role, _ in _planned(run) if role == plan.role}
+        if known != {identity for identity, _, _ in plan.known}:
             raise UsageError(
                 f"{run} was made by another version of ensemble, which names its members differently; "
                 "train it again with --overwrite"
             )
     return plan
+
+
+def other_versions(plan: Plan) -> list[str]:
+    """Return what is not as it was when the run began: `torch was 2.13.0, is 2.14.0`."""
+    then = read_json(plan.run / NOTES).get("versions", {}) if (plan.run / NOTES).is_file() else {}
+    now = {**versions(), "git_commit": git_commit()}
+    return [f"{name} was {was}, is {now.get(name)}" for name, was in then.items() if was and was != now.get(name)]
 
 
 def noted_data(plan: Plan) -> dict[str, Path] | None:

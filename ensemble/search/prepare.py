@@ -29,6 +29,7 @@ Say = Callable[[str], None]
 
 # What `data:` says about using the data rather than about what lies in the shards.
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
+_COSTS = ("parameters", "seconds")  # columns of a row that may be objectives beside the metric
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 
 
@@ -217,9 +218,11 @@ def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
     except UsageError as error:
         problems += str(error).splitlines()
     metrics = metric_names(data, experiment.train.rollout, experiment.data.validation)
-    if experiment.search.metric not in metrics:
-        hint = _nearest(experiment.search.metric, metrics)
-        problems.append(f"search.metric: no metric '{experiment.search.metric}'; {hint}")
+    wanted = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
+    for key, names in wanted.items():
+        allowed = metrics if key == "metric" else [*metrics, *_COSTS]
+        unknown = [name for name in names if name not in allowed]
+        problems += [f"search.{key}: no metric '{name}'; {_nearest(name, allowed)}" for name in unknown]
     return problems
 
 

@@ -6,7 +6,7 @@ its rows `failed` first and then raises on, so that Tune counts it and the other
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from ensemble.data.loading import resident
 from ensemble.search.cluster import Needs
-from ensemble.training.context import InlineContext, Progress
+from ensemble.search.desk import question
+from ensemble.search.tuning import read, rows
+from ensemble.training.context import InlineContext, Paused, Progress
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, record_failure, run_trial
 from ensemble.training.worker import train_with_workers
@@ -29,7 +31,8 @@ SECONDS_BETWEEN_REPORTS = 0.5
 class Shared:
     """What all trials of a study are given. `main` and `named` are references into Ray's object store."""
 
-    trials: tuple[Trial, ...]
+    like: Trial  # any of them: they share role and run directory
+    desk: Any  # where they ask whether they go on
     main: Any
     named: Mapping[str, Any]
     fingerprint: str
@@ -37,24 +40,27 @@ class Shared:
     storage: Path  # of Ray Train's own files
 
 
-def train_inline(config: Mapping[str, int], shared: Shared) -> None:
-    """Train trial number `config["trial"]` in this process."""
-    trial = shared.trials[config["trial"]]
+def train_inline(config: Mapping[str, Any], shared: Shared) -> None:
+    """Train a trial in this process."""
+    trial = read(config, shared.like)
     torch.set_num_threads(trial.experiment.resources.threads)
-    context = InlineContext("cuda" if shared.needs.gpus else "cpu", every(SECONDS_BETWEEN_REPORTS, tune.report))
-    with _recorded(trial, shared.fingerprint):
+    device = "cuda" if shared.needs.gpus else "cpu"
+    report = every(SECONDS_BETWEEN_REPORTS, tune.report)
+    context = InlineContext(device, report, question(shared.desk, trial.number))
+    with suppress(Paused), _recorded(trial, shared.fingerprint):
         named = {name: resident(ref) for name, ref in shared.named.items()}
         run_trial(trial, TrialData(resident(shared.main), named), context)
     _report_end(trial)
 
 
-def train_distributed(config: Mapping[str, int], shared: Shared) -> None:
-    """Train trial number `config["trial"]` with a group of Ray Train workers."""
-    trial = shared.trials[config["trial"]]
+def train_distributed(config: Mapping[str, Any], shared: Shared) -> None:
+    """Train a trial with a group of Ray Train workers."""
+    trial = read(config, shared.like)
     with _recorded(trial, shared.fingerprint):
         if trial.pending:
             references = {"main": shared.main, "named": dict(shared.named)}
-            train_with_workers(trial, references, shared.needs.bundle, shared.storage)
+            ask = question(shared.desk, trial.number)
+            train_with_workers(trial, references, shared.needs.bundle, shared.storage, ask)
     _report_end(trial)
 
 
@@ -73,15 +79,19 @@ def every(seconds: float, report: Callable[[dict[str, Any]], None]) -> Callable[
 
 
 def _report_end(trial: Trial) -> None:
-    """Tell Tune that all rows are written, whatever was reported on the way."""
+    """Tell Tune that all is written, whatever was reported on the way."""
     steps = trial.experiment.train.steps
-    tune.report({"step": steps, "steps": steps, "status": "completed"})
+    reached = max((row["steps"] for row in rows(trial)), default=0)
+    end = {"status": "paused"} if trial.pending else {"status": "completed", "step": reached}
+    tune.report({"steps": steps, **end})
 
 
 @contextmanager
 def _recorded(trial: Trial, fingerprint: str) -> Iterator[None]:
     try:
         yield
+    except Paused:
+        raise
     except WorkerGroupError as error:
         record_failure(trial, next(iter(error.worker_failures.values()), error), fingerprint)
         raise

@@ -1,32 +1,81 @@
 """What Ray Tune asks and tells: which trial comes next, and how each one stands.
 
-Tune runs first in, first out and kills nobody. Trials are handed out in the order of the plan; when the first ones all
-fail with one and the same error no further one is handed out, since that is a bug and not bad luck.
+Tune runs first in, first out and kills nobody. Trials come from a source: a list, or the judge of a search. When the
+first ones all fail with one and the same error no further one is handed out, since that is a bug and not bad luck.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 from ray import tune
 from ray.tune.search import Searcher
 
-from ensemble.search.live import Board, Screen
+from ensemble.config import Experiment
+from ensemble.search.live import Board, Screen, TrialView
 from ensemble.store import read_table
 from ensemble.training.trial import Trial
 
 IDENTICAL_ERRORS = 3
 
 
-class TrialQueue(Searcher):
-    """Hands out trials by number, in order, until they are all out or a bug shows."""
+class Source(Protocol):
+    """Where trials come from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there will never be another."""
+        ...
+
+    @property
+    def left(self) -> int | None:
+        """How many have not been handed out; None where nobody knows."""
+        ...
+
+    def next(self) -> Trial | None:
+        """Return the next one; None where there is none now."""
+        ...
+
+    def ended(self, trial: Trial) -> None:
+        """Take note that every member of a trial has its row."""
+        ...
+
+
+class Given:
+    """Trials that are known beforehand, in their order."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = list(trials)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all are out."""
+        return not self._trials
+
+    @property
+    def left(self) -> int:
+        """How many are not out."""
+        return len(self._trials)
+
+    def next(self) -> Trial | None:
+        """Return the first that is left."""
+        return self._trials.pop(0) if self._trials else None
+
+    def ended(self, trial: Trial) -> None:
+        """Do nothing: their rows say it all."""
+
+
+class TrialQueue(Searcher):
+    """Hands out the trials of a source until it has no more, a bug shows, or somebody interrupts."""
+
+    def __init__(self, source: Source, board: Board, title: Callable[[Experiment], str]) -> None:
         super().__init__()
-        self._trials = trials
-        self._next = 0
-        self._numbers: dict[str, int] = {}
+        self.trials: dict[str, Trial] = {}  # by Tune's name
+        self.interrupted = False
+        self._source = source
+        self._board = board
+        self._title = title
         self._errors: list[str] = []
         self._finished = 0
 
@@ -38,28 +87,35 @@ class TrialQueue(Searcher):
         return self._errors[0] if alike else None
 
     @property
-    def left(self) -> int:
+    def left(self) -> int | None:
         """How many trials were not handed out."""
-        return len(self._trials) - self._next
+        return self._source.left
 
-    def suggest(self, trial_id: str) -> dict[str, int] | None:
-        """Return the next trial's number, or that there is none."""
-        if self.bug is not None or not self.left:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the next trial's configuration, None where there is none now, or that there is none."""
+        if self.bug is not None or self.interrupted or self._source.finished:
             return Searcher.FINISHED  # type: ignore[return-value]  # a word that Tune knows
-        self._numbers[trial_id] = self._next
-        self._next += 1
-        return {"trial": self._numbers[trial_id]}
+        trial = self._source.next()
+        if trial is None:
+            return Searcher.FINISHED if self._source.finished else None
+        self.trials[trial_id] = trial
+        experiment = trial.experiment
+        self._board.add(trial.number, TrialView(self._title(experiment), trial.seeds, experiment.train.steps))
+        return written(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Count how a trial ended."""
+        """Count how a trial ended, and pass it on; one that was paused has not."""
         del result
+        trial = self.trials[trial_id]
         if error:
-            self._errors.append(failure(self._trials[self._numbers[trial_id]]))
+            self._errors.append(failure(trial))
         else:
             self._finished += 1
+        if error or not trial.pending:
+            self._source.ended(trial)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: what is finished stands in the members' rows."""
+        """Save nothing: what is finished stands in the members' rows and the log of the search."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
@@ -68,10 +124,10 @@ class TrialQueue(Searcher):
 class Watcher(tune.Callback):
     """Passes on to the board what Tune hears of each trial."""
 
-    def __init__(self, board: Board, screen: Screen, trials: Sequence[Trial]) -> None:
+    def __init__(self, board: Board, screen: Screen, queue: TrialQueue) -> None:
         self._board = board
         self._screen = screen
-        self._trials = trials
+        self._queue = queue
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune nothing to write down: it pickles its callbacks, and a terminal cannot be."""
@@ -79,28 +135,44 @@ class Watcher(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial runs."""
-        self._board.begin(trial.config["trial"])
-        self._screen.changed(trial.config["trial"])
+        self._board.begin(trial.config["number"])
+        self._screen.changed(trial.config["number"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note its progress."""
         progress = {name: value for name, value in result.items() if isinstance(value, int | float | str)}
-        self._board.update(trial.config["trial"], progress)
-        self._screen.changed(trial.config["trial"])
+        self._board.update(trial.config["number"], progress)
+        self._screen.changed(trial.config["number"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note how it ended."""
-        number = trial.config["trial"]
-        self._board.end(number, status(self._trials[number]))
-        self._screen.changed(number)
+        ours = self._queue.trials[trial.trial_id]
+        self._board.end(ours.number, status(ours))
+        self._screen.changed(ours.number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that it failed."""
-        number = trial.config["trial"]
-        self._board.end(number, "failed", failure(self._trials[number]))
-        self._screen.changed(number)
+        ours = self._queue.trials[trial.trial_id]
+        self._board.end(ours.number, "failed", failure(ours))
+        self._screen.changed(ours.number)
+
+
+def written(trial: Trial) -> dict[str, Any]:
+    """Return a trial as Tune's configuration: plain JSON, which `read` reads in the trial's process."""
+    return {
+        "number": trial.number,
+        "experiment": trial.experiment.model_dump_json(),
+        "seeds": list(trial.seeds),
+        "origin": trial.origin,
+    }
+
+
+def read(config: Mapping[str, Any], like: Trial) -> Trial:
+    """Return the trial of a configuration; role and run directory are those of another."""
+    experiment = Experiment.model_validate_json(config["experiment"])
+    return Trial(experiment, tuple(config["seeds"]), like.role, like.run, config["number"], config["origin"])
 
 
 def rows(trial: Trial) -> list[dict[str, Any]]:
@@ -112,7 +184,7 @@ def rows(trial: Trial) -> list[dict[str, Any]]:
 
 def status(trial: Trial) -> str:
     """Return how a trial's members ended: one word where they agree, else counts (2 completed, 1 diverged)."""
-    found = [row["status"] for row in rows(trial)]
+    found = [row["status"] for row in rows(trial)] + ["paused"] * len(trial.pending)
     if len(set(found)) <= 1:
         return found[0] if found else "completed"
     return ", ".join(f"{found.count(kind)} {kind}" for kind in sorted(set(found)))

@@ -15,7 +15,6 @@ from ensemble.config import load
 from ensemble.search.cluster import connected, needs
 from ensemble.search.plan import Plan, make_plan, write_plan
 from ensemble.search.prepare import prepare
-from ensemble.search.study import train_members
 
 OTHER_RAY = """
 import os, ray, time
@@ -69,10 +68,12 @@ def main(place: Path, title: str) -> None:
     with connected("local", workers=True) as nodes:
         import ray
 
+        from ensemble.search.fleet import Fleet
+
         write_plan(plan, {})
         killer = threading.Thread(target=kill_when_training, args=(plan, title))
         killer.start()
-        train_members(plan, data, needs(file.first.resources, nodes, "cpu"), 1, print)
+        Fleet(plan, data, needs(file.first.resources, nodes, "cpu"), 1, print).run()
         deadline = time.monotonic() + 30
         while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)

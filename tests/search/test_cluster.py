@@ -7,7 +7,7 @@ import pytest
 from ensemble.config import ResourcesConfig
 from ensemble.errors import UsageError
 from ensemble.search.cluster import Needs, Node, ensure_token, needs, slots
-from ensemble.search.study import spread
+from ensemble.search.spread import spread
 
 LAPTOP = Node("laptop", 2.0, 0.0, 16 * 2**30)
 SERVER = Node("server", 64.0, 4.0, 256 * 2**30)

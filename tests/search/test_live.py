@@ -15,7 +15,10 @@ class Clock:
 
 
 def make_board(clock: Clock) -> Board:
-    return Board([TrialView("lr=0.001", (0, 1, 2), 100), TrialView("lr=0.01", (0, 1, 2), 100)], clock)
+    board = Board(2, clock)
+    board.add(0, TrialView("lr=0.001", (0, 1, 2), 100))
+    board.add(1, TrialView("lr=0.01", (0, 1, 2), 100))
+    return board
 
 
 def progress(step: int, loss: float = 0.5) -> dict[str, float | int | str]:
@@ -72,14 +75,16 @@ def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds(
 
 
 def test_a_terminal_shows_running_trials_first_and_counts_the_hidden_ones() -> None:
-    board = Board([TrialView(f"width={n}", (0,), 10) for n in range(30)], Clock())
-    board.begin(29)
+    board = Board(30, Clock())
+    for n in range(30):
+        board.add(n, TrialView(f"width={n}", (0,), 10))
+    board.begin(9)
     console = Console(file=StringIO(), force_terminal=True, width=120, height=10)
     screen = TableScreen(board, console)
     console.print(screen._table())
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.index("width=29") < text.index("width=0")
-    assert "width=28" not in text
+    assert text.index("width=9") < text.index("width=29")
+    assert "width=0" not in text
     assert "24 trials not shown" in text
 
 

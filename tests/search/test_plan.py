@@ -9,7 +9,7 @@ import pytest
 from ensemble.config import load
 from ensemble.errors import UsageError
 from ensemble.search.plan import Plan, forget_failures, is_finished, left_plan, make_plan, noted_data, write_plan
-from ensemble.store import RunDirectory, read_table, write_table
+from ensemble.store import RunDirectory, member_id, read_table, write_json, write_table
 
 Tiny = Callable[..., Path]
 
@@ -18,18 +18,27 @@ def plan_of(path: Path, *overrides: str) -> Plan:
     return make_plan(load(path, overrides), path.parent / "results")
 
 
+def members(plan: Plan) -> list[str]:
+    return [member_id(identity, seed) for identity, _, seed in plan.known]
+
+
 def leave_row(plan: Plan, identity: str, status: str = "completed") -> None:
     write_table(RunDirectory(plan.run).member(identity).row_file, pa.table({"status": [status]}))
+
+
+def end_search(plan: Plan) -> None:
+    write_table(plan.run / "members.parquet", pa.table({"status": ["completed"]}))
+    write_json(plan.run / "search.json", {"finished": True})
 
 
 def test_a_search_plans_every_configuration_with_every_seed(tiny: Tiny) -> None:
     plan = plan_of(tiny())
     assert plan.role == "search"
-    assert len(set(plan.members)) == 4
+    assert len(set(members(plan))) == 4
     fixed = plan_of(tiny(), "train.optimizer.lr=1e-3", "ensemble.seeds=[3, 5]")
     assert fixed.role == "ensemble"
     assert fixed.seeds == (3, 5)
-    assert {member.partition("-")[0] for member in fixed.members} < {m.partition("-")[0] for m in plan.members}
+    assert {member.partition("-")[0] for member in members(fixed)} < {m.partition("-")[0] for m in members(plan)}
 
 
 def test_what_is_written_keeps_the_question_and_plans_the_same_members_again(tiny: Tiny) -> None:
@@ -37,7 +46,7 @@ def test_what_is_written_keeps_the_question_and_plans_the_same_members_again(tin
     write_plan(plan, {"shards": {"main": "/nowhere"}})
     text = (plan.run / "experiment.yaml").read_text()
     assert text.startswith("# Does the learning rate matter?\n# It is a test.\n")
-    assert left_plan(plan.run).members == plan.members
+    assert members(left_plan(plan.run)) == members(plan)
     assert left_plan(plan.run).run == plan.run
     assert noted_data(plan) is None  # those shards are gone
     planned = read_table(plan.run / "planned.parquet")
@@ -49,11 +58,12 @@ def test_a_run_is_finished_when_every_member_of_the_same_experiment_has_its_row(
     plan = plan_of(tiny())
     assert not is_finished(plan)
     write_plan(plan, {})
-    for identity in plan.members[1:]:
+    for identity in members(plan)[1:]:
         leave_row(plan, identity)
     with pytest.raises(UsageError, match=r"unfinished, 1 of 4 members to go; .*`ensemble resume .*--overwrite"):
         is_finished(plan)
-    leave_row(plan, plan.members[0])
+    leave_row(plan, members(plan)[0])
+    end_search(plan)
     assert is_finished(plan)
 
 
@@ -79,8 +89,9 @@ def test_another_experiment_of_the_same_name_is_refused_by_its_first_difference(
 def test_where_curves_go_makes_no_other_experiment(tiny: Tiny) -> None:
     plan = plan_of(tiny())
     write_plan(plan, {})
-    for identity in plan.members:
+    for identity in members(plan):
         leave_row(plan, identity)
+    end_search(plan)
     assert is_finished(plan_of(tiny(), "logging.tensorboard=false"))
 
 
@@ -94,8 +105,8 @@ def test_a_directory_of_something_else_is_left_alone(tiny: Tiny) -> None:
 
 def test_only_failed_members_are_tried_again(tiny: Tiny) -> None:
     plan = plan_of(tiny())
-    for identity, status in zip(plan.members, ("completed", "failed", "diverged", "failed"), strict=True):
+    for identity, status in zip(members(plan), ("completed", "failed", "diverged", "failed"), strict=True):
         leave_row(plan, identity, status)
     assert forget_failures(plan) == 2
-    left = [RunDirectory(plan.run).member(identity).row_file.is_file() for identity in plan.members]
+    left = [RunDirectory(plan.run).member(identity).row_file.is_file() for identity in members(plan)]
     assert left == [True, False, True, False]

@@ -1,0 +1,82 @@
+"""Where trials ask whether they go on: an actor of no cost that holds the judge of a search, if there is one.
+
+Any number of nodes ask it at their rungs. It is also the way to interrupt a run: once it is told to, every trial that
+asks is paused, saves what it has trained and ends.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ensemble.config import Experiment, ExperimentFile
+from ensemble.search.judge import Judge
+from ensemble.search.records import Outcome, Suggestion
+from ensemble.search.results import Findings, findings
+from ensemble.training.context import Paused, Question
+
+
+class Desk:
+    """Answers trials, and hands out the suggestions of a search."""
+
+    def __init__(self) -> None:
+        self._judge: Judge | None = None
+        self._waiting: list[Suggestion] = []
+        self._paused = False
+
+    def open_search(
+        self, file: ExperimentFile, log: Path, journal: Path, feasible: Callable[[Experiment], str | None]
+    ) -> None:
+        """Take up a search where its log ends."""
+        self._judge = Judge(file, log, journal, feasible)
+        self._waiting = self._judge.unfinished
+
+    def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
+        """Say whether trial `number` goes on after this rung; None: it is paused. Asked twice it says the same."""
+        if self._paused:
+            return None
+        return True if self._judge is None else self._judge.may_continue(number, step, values)
+
+    def suggest(self) -> tuple[Suggestion | None, bool]:
+        """Return the next job if there is one now, and whether there will never be another."""
+        assert self._judge is not None
+        if self._waiting:
+            return self._waiting.pop(0), False
+        job = self._judge.suggest()
+        return job, job is None and self._judge.finished
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Take in how a job ended."""
+        assert self._judge is not None
+        self._judge.tell(number, outcome)
+
+    def findings(self) -> Findings:
+        """Return what is to be written about the search."""
+        assert self._judge is not None
+        return findings(self._judge)
+
+    def pause(self) -> None:
+        """Let every trial end at its next rung, saved and unfinished."""
+        self._paused = True
+
+
+def open_desk() -> Any:
+    """Start the actor on this node, where the run directory is; it holds no cores."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def question(desk: Any, number: int) -> Question:
+    """Return how trial `number` asks, from whichever process it runs in."""
+    return partial(_ask, desk, number)
+
+
+def _ask(desk: Any, number: int, step: int, values: Mapping[int, float]) -> bool:
+    answer = ray.get(desk.may_continue.remote(number, step, dict(values)))
+    if answer is None:
+        raise Paused
+    return bool(answer)

@@ -1,0 +1,175 @@
+"""The trials of a study on Ray Tune: a search and then its finalists, or the members of an ensemble.
+
+Ray and torch are loaded here, when everything has been checked. Two Tune runs of one study share the data, which lie
+in the object store once, and the desk.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import tune
+
+from ensemble.config import Experiment
+from ensemble.config.experiment import fresh_seeds
+from ensemble.data.loading import load_resident, resident
+from ensemble.data.trajectories import read_manifest
+from ensemble.evaluation.baselines import write_baselines
+from ensemble.schema import MemberRole
+from ensemble.search import live
+from ensemble.search.cluster import Needs, quieten
+from ensemble.search.desk import open_desk
+from ensemble.search.feasible import Feasible
+from ensemble.search.plan import Plan, Planned, title, write_planned
+from ensemble.search.prepare import PreparedData, Say, find_origin
+from ensemble.search.results import Findings, write_findings
+from ensemble.search.spread import spread
+from ensemble.search.suggested import Suggested
+from ensemble.search.trial import Shared, train_distributed, train_inline
+from ensemble.search.tuning import Given, Source, TrialQueue, Watcher
+from ensemble.store import config_hash
+from ensemble.training.trial import Trial, record_failure
+
+_log = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit code: 128 + the signal
+_WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for
+
+
+class Fleet:
+    """Everything that trains for one plan: `count` trials at a time, each holding `request`."""
+
+    def __init__(self, plan: Plan, data: PreparedData, request: Needs, count: int, say: Say) -> None:
+        quieten()
+        self._plan = plan
+        self._first = plan.file.first
+        self._needs = request
+        self._count = count
+        self._say = say
+        self._data = data
+        self._main = load_resident(data.main, _log.info)
+        self._named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
+        self._fingerprint: str = read_manifest(data.main)["fingerprint"]
+        self._desk = open_desk()
+        self._waiting: list[Any] = []
+
+    def run(self) -> None:
+        """Train what the plan asks for; KeyboardInterrupt, with everything saved, when it is interrupted."""
+        if self._plan.role == "search":
+            self._search()
+        else:
+            self._measure_baselines(self._plan.configurations)
+            self._train(self._plan.configurations, self._plan.seeds, self._plan.role)
+        ray.get(self._waiting)
+
+    def _search(self) -> None:
+        plan = self._plan
+        ray.get(self._desk.open_search.remote(plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data)))
+        source = Suggested(self._desk, plan.run, self._origin, self._fingerprint)
+        search = self._first.search
+        width = min(self._count, search.lag) if search.order == "sync" else self._count
+        try:
+            self._tune(source, self._expected(), "search", width)
+        finally:
+            found: Findings = ray.get(self._desk.findings.remote())
+            write_findings(plan.run, found, (), finished=False)
+            self._write_planned(found, ())
+        finalists = found.ranking[: self._first.ensemble.finalists]
+        write_findings(plan.run, found, tuple(map(config_hash, finalists)), finished=True)
+        self._write_planned(found, finalists)
+        self._measure_baselines(
+            finalists or (found.ranking[:_WITHOUT_FINALISTS] if plan.sampled else plan.configurations)
+        )
+        if finalists:
+            seeds = fresh_seeds(self._first)
+            who = "finalist" if len(finalists) == 1 else "finalists"
+            self._say(f"{len(finalists)} {who}, trained again from scratch on {len(seeds)} fresh seeds")
+            self._train(finalists, seeds, "finalist")
+
+    def _expected(self) -> int | None:
+        facts: Findings = ray.get(self._desk.findings.remote())
+        planned = facts.facts["trials_planned"]
+        return len(self._plan.configurations) if planned is None else int(planned)
+
+    def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:
+        """Train each configuration on all seeds, spread over as many trials as run at once."""
+        groups = spread(seeds, self._count, self._first.resources.pack)
+        pairs = [(experiment, group) for experiment in configurations for group in groups]
+        trials = [
+            Trial(experiment, group, role, self._plan.run, number, self._origin(experiment))
+            for number, (experiment, group) in enumerate(pairs)
+        ]
+        self._tune(Given(trials), len(trials), role, self._count)
+
+    def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int) -> None:
+        distributed = self._needs.workers > 1
+        board = live.Board(expected)
+        queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment))
+        like = Trial(self._first, (), role, self._plan.run)
+        storage = self._plan.run / "ray"
+        shared = Shared(like, self._desk, self._main, self._named, self._fingerprint, self._needs, storage)
+        with live.screen(board, self._say) as screen, self._interruptible(queue):
+            trainable = tune.with_parameters(train_distributed if distributed else train_inline, shared=shared)
+            tune.Tuner(
+                # A trial with workers holds none of their cores itself; asking for nothing at all is refused.
+                tune.with_resources(trainable, {"memory": 1_000_000} if distributed else _bundle(self._needs)),
+                tune_config=tune.TuneConfig(
+                    search_alg=queue, num_samples=-1, max_concurrent_trials=count, reuse_actors=not distributed
+                ),
+                run_config=tune.RunConfig(
+                    name=role, storage_path=str(storage), verbose=0, callbacks=[Watcher(board, screen, queue)]
+                ),
+            ).fit()
+        for trial in queue.trials.values():
+            if board.view(trial.number).status == "failed":  # whose process died before it could say so
+                record_failure(trial, RuntimeError("the trial's process died"), self._fingerprint)
+        if queue.interrupted:
+            raise KeyboardInterrupt
+        if queue.bug is not None and queue.left != 0:
+            left = "no more" if queue.left is None else f"{queue.left}"
+            self._say(f"stopped: the first trials all failed with one error, {left} were started: {queue.bug}")
+
+    @contextmanager
+    def _interruptible(self, queue: TrialQueue) -> Iterator[None]:
+        """Take the first Ctrl-C as a wish to stop at the next rungs; the second one ends the process at once."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: object) -> None:
+            del number, frame
+            if queue.interrupted:
+                os._exit(INTERRUPTED)  # all that is on disk is whole, and Ray's processes follow this one
+            queue.interrupted = True
+            self._desk.pause.remote()
+            self._say("stopping: running trials save their members at the next validation; Ctrl-C again stops at once")
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _origin(self, experiment: Experiment) -> str | None:
+        return find_origin(experiment.train.init_from, self._plan.file.path.absolute().parent)
+
+    def _write_planned(self, found: Findings, finalists: Sequence[Experiment]) -> None:
+        members: list[Planned] = [(identity, "search", seed) for identity, seed in found.planned]
+        seeds = fresh_seeds(self._first)
+        members += [(config_hash(experiment), "finalist", seed) for experiment in finalists for seed in seeds]
+        write_planned(self._plan.run, members)
+
+    def _measure_baselines(self, configurations: Sequence[Experiment]) -> None:
+        path = self._plan.run / "baselines.parquet"
+
+        def measure(references: Mapping[str, Any]) -> None:
+            write_baselines(path, configurations, resident(references["main"]))
+
+        if configurations:
+            self._waiting.append(ray.remote(num_cpus=0)(measure).remote({"main": self._main}))
+
+
+def _bundle(request: Needs) -> dict[str, float]:
+    """Return the request in Tune's spelling."""
+    return {{"CPU": "cpu", "GPU": "gpu"}.get(name, name): amount for name, amount in request.bundle.items()}

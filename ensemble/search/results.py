@@ -1,0 +1,94 @@
+"""What a search leaves beside its members: `trials.parquet`, `rungs.parquet`, `importances.parquet`, `search.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow as pa
+
+from ensemble.config import Experiment
+from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS
+from ensemble.search.judge import Judge
+from ensemble.search.plan import SEARCH
+from ensemble.search.records import Configuration
+from ensemble.store import config_hash, table_of, write_json, write_table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The tables of a search, and its configurations, best first."""
+
+    tables: Mapping[str, pa.Table]
+    facts: Mapping[str, Any]
+    ranking: tuple[Experiment, ...]
+    planned: tuple[tuple[str, int], ...]  # (config_hash, seed)
+
+
+def findings(judge: Judge) -> Findings:
+    """Say what is known of a search now."""
+    ranking = judge.ranking()
+    importances = judge.importances() if judge.finished else {}
+    return Findings(
+        tables={
+            "trials.parquet": table_of([_trial_row(judge, c) for c in judge.configurations], TRIAL_COLUMNS),
+            "rungs.parquet": table_of([row for c in judge.configurations for row in _rung_rows(c)], RUNG_COLUMNS),
+            "importances.parquet": table_of(_importance_rows(importances, len(ranking)), IMPORTANCE_COLUMNS),
+        },
+        facts=_facts(judge),
+        ranking=tuple(c.experiment for c in ranking),
+        planned=tuple((config_hash(judge.configurations[n].experiment), seed) for n, seed in judge.members),
+    )
+
+
+def write_findings(run: Path, found: Findings, finalists: tuple[str, ...], finished: bool) -> None:
+    """Write them to the run directory."""
+    for name, table in found.tables.items():
+        write_table(run / name, table)
+    write_json(run / SEARCH, {**found.facts, "finalists": list(finalists), "finished": finished})
+
+
+def _trial_row(judge: Judge, c: Configuration) -> dict[str, Any]:
+    metrics = (judge.search.metric, *judge.search.also)
+    objectives = {metric: c.mean(metric) for metric in metrics if c.mean(metric) is not None}
+    return {
+        "number": c.number,
+        "config_hash": config_hash(c.experiment),
+        "state": c.state,
+        "value": objectives.get(judge.search.metric) if c.state == "completed" else None,
+        "steps": c.steps,
+        "seeds": sum(number == c.number for number, _ in judge.members),
+        "parameters": json.dumps(c.parameters),
+        "objectives": json.dumps(objectives),
+    }
+
+
+def _rung_rows(c: Configuration) -> list[dict[str, Any]]:
+    identity = {"number": c.number, "config_hash": config_hash(c.experiment)}
+    return [
+        {**identity, "step": step, "seed": seed, "value": value, "kept": kept}
+        for step, (values, kept) in sorted(c.rungs.items())
+        for seed, value in sorted(values.items())
+    ]
+
+
+def _importance_rows(importances: Mapping[str, float], trials: int) -> list[dict[str, Any]]:
+    return [
+        {"parameter": name, "importance": share, "method": "PED-ANOVA", "trials": trials}
+        for name, share in sorted(importances.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _facts(judge: Judge) -> dict[str, Any]:
+    search = judge.search
+    chosen = ("sampler", "pruner", "order", "metric", "mode", "also", "budget", "race", "seed")
+    return {
+        **{name: getattr(search, name) for name in chosen},
+        "trials_planned": len(judge.configurations) if judge.finished else judge.planned,
+        "points": len(search.points),
+        "infeasible": judge.infeasible,
+        "repeated": judge.repeated,
+        "optuna": optuna.__version__,
+    }
