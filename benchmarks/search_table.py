@@ -1,0 +1,86 @@
+"""The recorded table as an object: a training run is a look-up, so a search is replayed in a fraction of a second."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.record_search import SPACE, TABLES
+from ensemble.config import Experiment
+from ensemble.config.loading import ExperimentFile, load
+from ensemble.schema import VALIDATION_ROLLOUT
+from ensemble.store import read_table
+
+Float64 = npt.NDArray[np.float64]
+_NOT_VALUES = ("seed", "step", "validation/rollout_rmse", "validation/loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """C configurations x S seeds x R rungs of one metric, smaller is better; NaN from where a member diverged."""
+
+    file: ExperimentFile
+    values: Float64  # (C, S, R)
+    seeds: tuple[int, ...]  # (S,)
+    steps: tuple[int, ...]  # (R,)
+    numbers: Mapping[tuple[Any, ...], int]  # a configuration's searched values: its place in `values`
+
+    @classmethod
+    def read(cls, path: Path = TABLES / "curves.parquet", metric: str = VALIDATION_ROLLOUT) -> "Table":
+        """Read a table of `benchmarks.record_search`."""
+        table, file = read_table(path), load(SPACE)
+        names = [name for name in table.column_names if name not in _NOT_VALUES]
+        keys = list(zip(*(table[name].to_pylist() for name in names), strict=True))
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        seeds, steps = (sorted(set(table[name].to_pylist())) for name in ("seed", "step"))
+        values = np.full((len(numbers), len(seeds), len(steps)), np.nan)
+        where = (
+            [numbers[key] for key in keys],
+            np.searchsorted(seeds, table["seed"].to_numpy()),
+            np.searchsorted(steps, table["step"].to_numpy()),
+        )
+        values[where] = table[metric].to_numpy()
+        named = {
+            tuple(sorted((n, v) for n, v in zip(names, key, strict=True) if v is not None)): number
+            for key, number in numbers.items()
+        }
+        return cls(file, values, tuple(seeds), tuple(steps), named)
+
+    def number(self, experiment: Experiment) -> int:
+        """Return where a configuration of the space stands."""
+        return self.numbers[tuple(sorted(self.file.varied(experiment).items()))]
+
+    @cached_property
+    def final(self) -> Float64:
+        """(C, S), infinite for what diverged."""
+        last = self.values[:, :, -1]
+        return np.where(np.isfinite(last), last, np.inf)
+
+    @cached_property
+    def means(self) -> Float64:
+        """(C,) the mean over all seeds."""
+        return self.final.mean(axis=1)
+
+    @cached_property
+    def target(self) -> float:
+        """The largest mean that counts as a win: the best configuration's, and one standard error of it."""
+        best = self.final[self.means.argmin()]
+        return float(best.mean() + best.std(ddof=1) / np.sqrt(best.size))
+
+    @cached_property
+    def winners(self) -> frozenset[int]:
+        """The configurations within one standard error of the best."""
+        return frozenset(np.flatnonzero(self.means <= self.target).tolist())
+
+    @property
+    def everything(self) -> int:
+        """Member-steps of evaluating every configuration with every seed."""
+        return self.values.shape[0] * len(self.seeds) * self.steps[-1]
+
+    def curve(self, number: int, seeds: Sequence[int]) -> Float64:
+        """Return the curves of some seeds, (len(seeds), R)."""
+        return self.values[number, [self.seeds.index(seed) for seed in seeds]]
