@@ -1,4 +1,4 @@
-"""What a result depends on beside its file and its data: versions of Python and the libraries, the commit of the code."""
+"""What a result depends on beside its file and its data: versions of Python and libraries, and the code's commit."""
 
 import platform
 import subprocess

@@ -13,6 +13,7 @@ from ensemble.errors import UsageError
 if TYPE_CHECKING:
     from ensemble.search.plan import Plan
 
+_YES = click.option("--yes", is_flag=True, help="Begin although this machine would need more than half a day.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an earlier run of this name left.")
 
 
@@ -21,18 +22,21 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an ear
 @results_option()
 @set_option()
 @_OVERWRITE
+@_YES
 @run_options()
 def tune(
-    space: str, results: Path, overrides: tuple[str, ...], overwrite: bool, address: str, device: str | None
+    space: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
 ) -> None:
-    """Train every configuration that FILE spans with all its seeds, and compare them.
+    """Search the space that FILE spans, and train the best again on fresh seeds.
 
     \b
+    ensemble plan quickstart.yaml                 # what it amounts to
     ensemble tune --space quickstart.yaml
+    ensemble tune --space gpt_quick.yaml --set search.pruner=i_epoch
     ensemble tune --space mine.yaml --set train.steps=500 --set search.seeds=5
     ray job submit --working-dir . -- python -m ensemble tune --space mine.yaml --results /data/results
     """
-    _begin(load(find_space(space), overrides), results, overwrite, address, device)
+    _begin(load(find_space(space), overrides), results, overwrite, yes, address, device)
 
 
 @click.command()
@@ -40,9 +44,10 @@ def tune(
 @results_option()
 @set_option()
 @_OVERWRITE
+@_YES
 @run_options()
 def train(
-    config: str, results: Path, overrides: tuple[str, ...], overwrite: bool, address: str, device: str | None
+    config: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
 ) -> None:
     """Train a seed ensemble: one configuration, `ensemble.seeds` times.
 
@@ -54,7 +59,7 @@ def train(
     if file.searched:
         name = next(iter(file.space))
         raise UsageError(f"{file.path}: {name} is a distribution; `ensemble tune --space {config}` searches it")
-    _begin(file, results, overwrite, address, device)
+    _begin(file, results, overwrite, yes, address, device)
 
 
 @click.command()
@@ -116,7 +121,8 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
     return overrides
 
 
-def _begin(file: ExperimentFile, results: Path, overwrite: bool, address: str, device: str | None) -> None:
+def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, address: str, device: str | None) -> None:
+    from ensemble.search.cluster import in_job
     from ensemble.search.lock import sole_driver
     from ensemble.search.plan import clear, is_finished, make_plan, refuse_foreign
 
@@ -124,13 +130,33 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, address: str, d
     plan = make_plan(file, results)
     refuse_foreign(plan)
     with sole_driver(plan.run):
-        if overwrite:
-            _run(plan, address, device, before=lambda: clear(plan))
-        elif is_finished(plan):
+        if not overwrite and is_finished(plan):
             say(f"{plan.run} is finished; --overwrite trains it again")
             _show(plan)
+            return
+        if not yes and address == "local" and not in_job():
+            _refuse_long(file, plan.run.parent, device)
+        if overwrite:
+            _run(plan, address, device, before=lambda: clear(plan))
         else:
             _run(plan, address, device)
+
+
+def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> None:
+    """Refuse what would take this machine more than half a day, or does not fit on it, and show why."""
+    from ensemble.search.estimate import LONG_HOURS, hours, refuse_too_large, rough_speed, survey
+    from ensemble.search.plan_text import plan_text
+
+    found = survey(file, results, device)
+    speed = rough_speed(found)
+    total = hours(found, speed).total
+    if total > LONG_HOURS:
+        say(plan_text(found, speed))
+        raise UsageError(
+            f"this machine would need about {total:,.0f} hours ({total / 24:,.1f} days). On a cluster: "
+            "`ray job submit` or --address. Here: `ensemble tune --space gpt_quick.yaml` in minutes; --yes begins anyway"
+        )
+    refuse_too_large(found)
 
 
 def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
@@ -171,5 +197,11 @@ def _show(plan: "Plan") -> None:
 
     from ensemble.reporting.report import show
 
-    show([plan.run], Console())
-    say(f"next: tensorboard --logdir {plan.run / 'members'}   or   ensemble report {plan.run} --metric test/loss")
+    report = show([plan.run], Console())[0]
+    if report.findings and report.findings.mark:
+        if (plan.run / "optuna.journal").is_file():
+            say(f"the study: optuna-dashboard {plan.run / 'optuna.journal'}   (pip install optuna-dashboard)")
+        curves = f"tensorboard --logdir {plan.run / 'members'}"
+        say(f"next: ensemble explain {plan.run} '{report.findings.mark}'   or   {curves}")
+    else:
+        say(f"next: tensorboard --logdir {plan.run / 'members'}   or   ensemble report {plan.run} --metric test/loss")

@@ -20,7 +20,7 @@ from ensemble.reporting.run import read_run
 from ensemble.reporting.summary import summary_table
 from ensemble.reporting.table_text import to_csv, to_rich
 from ensemble.reporting.tables import Table, join_tables
-from ensemble.reporting.terminal import render_findings
+from ensemble.reporting.terminal import render_board, render_findings
 from ensemble.store import write_table, write_text
 
 _FAILURES = 10  # printed to a terminal
@@ -50,10 +50,13 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
 
 def render_terminal(report: Report, console: Console) -> None:
     """Print the table of a run, and beneath it who failed, where their logs lie and which seeds are missing."""
-    if report.findings is None:
+    search = report.run.search
+    if report.findings is None or (search is not None and search.compares_all):
         console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}", console.width))
     else:
-        render_findings(report.findings, report.run.name, console)
+        render_board(report.findings, report.run.name, console)
+    if report.findings is not None:
+        render_findings(report.findings, console)
     for failure in report.failures[:_FAILURES]:
         console.print(
             Text(f"{failure.label}, seed {failure.seed} {failure.status}: {failure.error.splitlines()[0]}", "red")

@@ -25,9 +25,13 @@ _DISPENSABLE = (
 )
 
 
-def render_findings(found: Findings, name: str, console: Console) -> None:
-    """Print the leaderboard of finalists, or of the best ten configurations, and the lines beneath it."""
+def render_board(found: Findings, name: str, console: Console) -> None:
+    """Print the leaderboard of finalists, or of the best ten configurations."""
     console.print(_to_rich(found.board, f"{name}: {found.board.title}", console.width))
+
+
+def render_findings(found: Findings, console: Console) -> None:
+    """Print the answer, the optimism and the ledger."""
     for line in found.answer:
         console.print(Text(line.replace("**", "")))
     for line in found.promises[1:]:

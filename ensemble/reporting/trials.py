@@ -77,6 +77,12 @@ class Search:
         return next(iter(self.objectives))
 
     @property
+    def compares_all(self) -> bool:
+        """Whether every combination was trained to its end and none again: a comparison rather than a search."""
+        facts = self.facts
+        return facts.get("sampler") == "grid" and facts.get("pruner") == "none" and not facts.get("finalists")
+
+    @property
     def mode(self) -> Mode:
         """Which end of the search metric is better."""
         return self.objectives[self.metric]

@@ -59,7 +59,7 @@ def finish(
                 _save(experiment, trainer, index, setup, row)
             if whole[index]:
                 write_table(output.directory.rollouts_file, rollouts[index])
-            for logger in output.loggers:
+            for logger in output.loggers if whole[index] else ():
                 logger.log(member.seed, member.step, {k: v for k, v in metrics.items() if k.startswith("test/")})
             write_member(output.directory, row, output.curve)
     pack.arena.values.data.copy_(last)

@@ -96,10 +96,11 @@ def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
     steps = trial.experiment.train.steps
     every = trainers[0].validate_every
     for rung in [*range(every, steps, every), steps]:
-        behind = [trainer for trainer in trainers if trainer.running and trainer.step < rung]
-        for trainer in behind:
-            trainer.advance(rung)
-        if not behind:
+        here = [trainer for trainer in trainers if trainer.running and trainer.step <= rung]
+        for trainer in here:
+            if trainer.step < rung:  # one that was restored at a rung may have been killed before it could ask
+                trainer.advance(rung)
+        if not here:
             continue
         context.report(_progress(trainers, rung, steps))
         if rung < steps and not context.may_continue(rung, _objectives(trial.experiment.search.metric, trainers)):

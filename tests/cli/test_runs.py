@@ -27,7 +27,8 @@ train:
   batch_size: 8
   optimizer: {name: adam, lr: {choice: [1e-3, 1e-2]}}
   rollout: {horizon: 5, windows: 16}
-search: {seeds: 2}
+search: {sampler: grid, pruner: none, seeds: 2}
+ensemble: {finalists: 0}
 logging: {tensorboard: false}
 """
 
