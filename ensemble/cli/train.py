@@ -154,7 +154,7 @@ def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> Non
         say(plan_text(found, speed))
         raise UsageError(
             f"this machine would need about {total:,.0f} hours ({total / 24:,.1f} days). On a cluster: "
-            "`ray job submit` or --address. Here: `ensemble tune --space gpt_quick.yaml` in minutes; --yes begins anyway"
+            "`ray job submit` or --address. Here: `ensemble tune --space gpt_quick.yaml` in minutes; or --yes"
         )
     refuse_too_large(found)
 

@@ -226,10 +226,26 @@ def searched_paths(root: Node) -> tuple[str, ...]:
 
 def _searched(node: Node, path: Keys, inside: bool) -> Iterator[str]:
     if isinstance(node, Fork):
+        same = _constants(node, path)
         for candidate in node.candidates:
-            yield from _searched(candidate, path, True)
+            yield from (name for name in _searched(candidate, path, True) if name not in same)
     elif isinstance(node.value, Mapping) and node.value:
         for key, child in node.value.items():
             yield from _searched(child, (*path, key), inside)
     elif inside or any(True for _ in forks(node)):
         yield dotted(path)
+
+
+def _constants(fork: Fork, path: Keys) -> set[str]:
+    """Return the dotted paths that have one and the same value in every option of a choice."""
+    leaves = [dict(_leaves(candidate, path)) for candidate in fork.candidates]
+    return {name for name in leaves[0] if len({repr(each.get(name, each)) for each in leaves}) == 1 and len(leaves) > 1}
+
+
+def _leaves(node: Node, path: Keys) -> Iterator[tuple[str, object]]:
+    """Yield (dotted path, value) of everything below a node that is not searched itself."""
+    if isinstance(node.value, Mapping) and node.value:
+        for key, child in node.value.items():
+            yield from _leaves(child, (*path, key))
+    elif not any(True for _ in forks(node)):
+        yield dotted(path), node.plain()

@@ -67,7 +67,11 @@ class Fleet:
 
     def _search(self) -> None:
         plan = self._plan
-        ray.get(self._desk.open_search.remote(plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data)))
+        ray.get(
+            self._desk.open_search.remote(
+                plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data, plan.file.path.absolute().parent)
+            )
+        )
         source = Suggested(self._desk, plan.run, self._origin, self._fingerprint)
         search = self._first.search
         width = min(self._count, search.lag) if search.order == "sync" else self._count

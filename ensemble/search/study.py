@@ -82,7 +82,7 @@ def _open_log(plan: Plan, data: PreparedData, known: Known) -> None:
     from ensemble.search.feasible import Feasible
     from ensemble.search.judge import Judge
 
-    Judge(plan.file, plan.log, known=known, feasible=Feasible(data))
+    Judge(plan.file, plan.log, known=known, feasible=Feasible(data, plan.file.path.absolute().parent))
 
 
 def _check_search(file: ExperimentFile, beside: Path) -> Known:

@@ -260,10 +260,19 @@ def record_failure(trial: Trial, error: BaseException, data_fingerprint: str) ->
             traceback.print_exception(error, file=log)
         member, curves = load_progress(directory)
         member = member or Member(seed)
-        member.error = f"{type(error).__name__}: {error}".splitlines()[0]
+        member.error = _in_words(error, trial.experiment)
         facts = {"data_fingerprint": data_fingerprint, "parameters": None, "device": "", "world_size": None}
         row = member_row(trial.experiment, trial.config_hash, trial.role, member, "failed", facts, {})
         write_member(directory, row, Curve(trial.config_hash, seed, trial.role, curves))
+
+
+def _in_words(error: BaseException, experiment: Experiment) -> str:
+    """Return an error as one line; memory that ran out by its name, with what to try."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        half = max(2, experiment.train.batch_size // 2)
+        return f"out of memory (try train.batch_size={half} or a smaller model): {text}"
+    return text
 
 
 def load_progress(directory: MemberDirectory) -> tuple[Member | None, pa.Table | None]:

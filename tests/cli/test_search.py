@@ -229,3 +229,61 @@ def test_a_run_of_other_versions_is_not_continued_unless_forced(whole: Path, pla
     assert refused.returncode == 2
     assert "torch was 2.0.0, is " in refused.stderr
     assert "--force" in refused.stderr
+
+
+FAULTS = """\
+# What goes wrong in one trial stays there.
+experiment: faults
+data: {source: double_pendulum, simulate: {episodes: 20, steps: 30}}
+model: {n_layer: 1, n_head: 2, n_embd: {choice: [8, 4000000]}, history: 5, block_size: 8, head: {layer_sizes: []}}
+train:
+  steps: 40
+  batch_size: 8
+  optimizer: {name: sgd, lr: {choice: [1e-3, 2e-3, 1e30]}}
+  init_from: {choice: [null, TORN]}
+  rollout: {horizon: 5, windows: 16}
+search: {sampler: grid, trials: 12, seeds: 2, order: sync, lag: 1, CONSTRAINTS}
+ensemble: {finalists: 1, seeds: 2}
+logging: {tensorboard: false}
+"""
+
+
+def faults(place: Path, *constraints: str) -> str:
+    torn = place / "torn"
+    torn.mkdir(exist_ok=True)
+    (torn / "model.json").write_text("{torn")
+    quoted = ", ".join(f'"{each}"' for each in constraints)
+    text = FAULTS.replace("TORN", str(torn)).replace("CONSTRAINTS", f"constraints: [{quoted}]")
+    (place / "faults.yaml").write_text(text)
+    return "faults.yaml"
+
+
+def test_nan_an_exception_and_no_memory_are_a_row_each_and_never_the_best(place: Path, run_in: Run) -> None:
+    small, tame, own = "model.n_embd == 8", "train.optimizer.lr < 1", "train.init_from == None"
+    space = faults(place, f"{small} or {tame}", f"{small} or {own}", f"{tame} or {own}")  # one fault at a time
+    refused = run_in(place, "tune", "--space", space, "--results", "faults")
+    assert refused.returncode == 2
+    assert "n_embd=4000000" in refused.stdout + refused.stderr
+    result = run_in(place, "tune", "--space", space, "--results", "faults", "--yes")
+    assert result.returncode == 0, result.stderr
+    run = place / "faults" / "faults"
+    states = Counter(row["state"] for row in table(run, "trials.parquet"))
+    assert states["diverged"] == 1
+    assert states["failed"] == 4
+    assert states["completed"] >= 1
+    errors = [row["error"] for row in table(run, "members.parquet") if row["status"] == "failed"]
+    assert sum(error.startswith("out of memory (try train.batch_size=4") for error in errors) == 4
+    assert "diverged" in result.stdout
+    facts = json.loads((run / "search.json").read_text())
+    best = {row["config_hash"]: row["state"] for row in table(run, "trials.parquet")}
+    assert [best[identity] for identity in facts["finalists"]] == ["completed"]
+
+
+def test_a_search_in_which_everything_diverges_has_its_exit_code_and_no_finalists(place: Path, run_in: Run) -> None:
+    space = faults(place, "train.optimizer.lr > 1", "model.n_embd < 9", "train.init_from == None")
+    result = run_in(place, "tune", "--space", space, "--results", "diverged")
+    assert result.returncode == 3, result.stderr
+    assert "no member finished" in result.stderr
+    assert "smallest learning rate tried 1e+30" in result.stderr
+    rows = table(place / "diverged" / "faults", "members.parquet")
+    assert {row["status"] for row in rows} == {"diverged"}
