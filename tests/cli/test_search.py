@@ -287,3 +287,17 @@ def test_a_search_in_which_everything_diverges_has_its_exit_code_and_no_finalist
     assert "smallest learning rate tried 1e+30" in result.stderr
     rows = table(place / "diverged" / "faults", "members.parquet")
     assert {row["status"] for row in rows} == {"diverged"}
+
+
+@pytest.mark.slow
+def test_a_race_gives_more_seeds_to_fewer_configurations(place: Path, run_in: Run) -> None:
+    settings = ("search.race=true", "search.seeds=5", "search.pruner=none", "train.steps=100", "ensemble.finalists=0")
+    overrides = [f"--set={each}" for each in (*settings, "experiment=race", "search.trials=5")]
+    result = run_in(place, "tune", "--space", "hunt.yaml", "--results", "race", *overrides)
+    assert result.returncode == 0, result.stderr
+    run = place / "race" / "race"
+    seeds = Counter(row["config_hash"] for row in table(run, "members.parquet"))
+    assert min(seeds.values()) == 2
+    assert max(seeds.values()) > 2
+    assert sum(seeds.values()) < 5 * 5
+    assert len(table(run, "planned.parquet")) == sum(seeds.values())
