@@ -40,7 +40,7 @@ class SearchConfig(Section):
         "asha", description="who stops configurations early"
     )
     grace: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="steps before the first decision; default: train.steps / eta^2, at a validation"
+        None, description="steps before the first decision; default: the last validation before train.steps / eta^2"
     )
     eta: int = Field(3, ge=2, description="asha, hyperband: one in eta goes on from rung to rung")
     keep: int = Field(3, ge=1, description="i_epoch: how many go on after the one rung at `grace`")

@@ -128,7 +128,8 @@ class Court:
         modes = (self._search.mode, *self._search.also.values())
         directions = [StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE for mode in modes]
         with _quiet():
-            pruner = make_pruner(self._search, longest(self._file))
+            steps = longest(self._file)
+            pruner = make_pruner(self._search, steps, self._file.first.train.validate_every or max(1, steps // 20))
             name = self._file.first.experiment
             return optuna.create_study(storage=storage, pruner=pruner, study_name=name, directions=directions)
 

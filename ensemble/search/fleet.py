@@ -144,6 +144,7 @@ class Fleet:
         def interrupt(number: int, frame: object) -> None:
             del number, frame
             if queue.interrupted:
+                self._say(f"stopped; continue with: ensemble resume {self._plan.run}")
                 os._exit(INTERRUPTED)  # all that is on disk is whole, and Ray's processes follow this one
             queue.interrupted = True
             self._desk.pause.remote()

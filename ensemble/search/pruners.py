@@ -58,28 +58,30 @@ def _rung(trial: FrozenTrial, grace: int) -> int | None:
     return min((step for step in trial.intermediate_values if step >= grace), default=None)
 
 
-def grace_of(search: SearchConfig, steps: int) -> int:
-    """Return the steps before the first decision: as given, or the last but one rung of a ladder of eta."""
-    return search.grace or max(1, steps // search.eta**2)
+def default_grace(eta: int, steps: int, every: int) -> int:
+    """Return the steps before the first decision: the last validation before steps / eta^2, so after the first one.
+
+    On the recorded table (`python -m benchmarks.search`) rungs one validation later save a third less.
+    """
+    return max(1, steps // eta**2 // every) * every
 
 
-PRUNERS: dict[str, Callable[[SearchConfig, int], BasePruner]] = {
-    "asha": lambda search, steps: SuccessiveHalvingPruner(
-        min_resource=grace_of(search, steps), reduction_factor=search.eta
+PRUNERS: dict[str, Callable[[SearchConfig, int, int], BasePruner]] = {
+    "asha": lambda search, steps, grace: SuccessiveHalvingPruner(min_resource=grace, reduction_factor=search.eta),
+    "hyperband": lambda search, steps, grace: HyperbandPruner(
+        min_resource=grace, max_resource=steps, reduction_factor=search.eta
     ),
-    "hyperband": lambda search, steps: HyperbandPruner(
-        min_resource=grace_of(search, steps), max_resource=steps, reduction_factor=search.eta
-    ),
-    "median": lambda search, steps: MedianPruner(n_startup_trials=5, n_warmup_steps=grace_of(search, steps) - 1),
-    "wilcoxon": lambda search, steps: WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
-    "i_epoch": lambda search, steps: IEpochPruner(grace_of(search, steps), search.keep),
-    "none": lambda search, steps: NopPruner(),
+    "median": lambda search, steps, grace: MedianPruner(n_startup_trials=5, n_warmup_steps=grace - 1),
+    "wilcoxon": lambda search, steps, grace: WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
+    "i_epoch": lambda search, steps, grace: IEpochPruner(grace, search.keep),
+    "none": lambda search, steps, grace: NopPruner(),
 }
 
 
-def make_pruner(search: SearchConfig, steps: int) -> BasePruner:
-    """Return the pruner; `steps` is how long the longest configuration trains."""
-    return PRUNERS[search.pruner](search, steps)
+def make_pruner(search: SearchConfig, steps: int, every: int) -> BasePruner:
+    """Return the pruner; `steps` is how long the longest configuration trains, `every` how often it is validated."""
+    grace = search.grace or default_grace(search.eta, steps, every)
+    return PRUNERS[search.pruner](search, steps, grace)
 
 
 def reports(search: SearchConfig, step: int, values: Mapping[int, float], mean: float) -> dict[int, float]:
