@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +111,10 @@ _PARQUET: dict[str, Any] = {
 }
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read Parquet with its checksums; StorageError where it is missing or damaged."""
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read Parquet with its checksums, those of `columns` that it has; StorageError where it is missing or damaged."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
 

@@ -58,12 +58,12 @@ class Suggested:
 
 def outcome(trial: Trial) -> Outcome:
     """Return how a trial ended, from the rows of its members; the worst of their ends is the trial's."""
-    found = rows(trial)
-    states = {row["status"] for row in found}
     search: SearchConfig = trial.experiment.search
+    metrics = (search.metric, *search.also)
+    found = rows(trial, "seed", "status", "steps", *metrics)
+    states = {row["status"] for row in found}
     values = {
-        metric: {row["seed"]: float(row[metric]) for row in found if _is_number(row.get(metric))}
-        for metric in (search.metric, *search.also)
+        metric: {row["seed"]: float(row[metric]) for row in found if _is_number(row.get(metric))} for metric in metrics
     }
     state = next(state for state in _WORST_FIRST if state in states)
     if state == "completed" and any(len(each) < len(found) for each in values.values()):

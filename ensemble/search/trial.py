@@ -81,7 +81,7 @@ def every(seconds: float, report: Callable[[dict[str, Any]], None]) -> Callable[
 def _report_end(trial: Trial) -> None:
     """Tell Tune that all is written, whatever was reported on the way."""
     steps = trial.experiment.train.steps
-    reached = max((row["steps"] for row in rows(trial)), default=0)
+    reached = max((row["steps"] for row in rows(trial, "steps")), default=0)
     end = {"status": "paused"} if trial.pending else {"status": "completed", "step": reached}
     tune.report({"steps": steps, **end})
 

@@ -175,16 +175,16 @@ def read(config: Mapping[str, Any], like: Trial) -> Trial:
     return Trial(experiment, tuple(config["seeds"]), like.role, like.run, config["number"], config["origin"])
 
 
-def rows(trial: Trial) -> list[dict[str, Any]]:
-    """Return the rows that a trial's members left."""
+def rows(trial: Trial, *columns: str) -> list[dict[str, Any]]:
+    """Return the rows that a trial's members left, with those of `columns` that they have."""
     files = [trial.directory(seed).row_file for seed in trial.seeds]
-    tables: list[pa.Table] = [read_table(file) for file in files if file.is_file()]
+    tables: list[pa.Table] = [read_table(file, list(dict.fromkeys(columns))) for file in files if file.is_file()]
     return [row for table in tables for row in table.to_pylist()]
 
 
 def status(trial: Trial) -> str:
     """Return how a trial's members ended: one word where they agree, else counts (2 completed, 1 diverged)."""
-    found = [row["status"] for row in rows(trial)] + ["paused"] * len(trial.pending)
+    found = [row["status"] for row in rows(trial, "status")] + ["paused"] * len(trial.pending)
     if len(set(found)) <= 1:
         return found[0] if found else "completed"
     return ", ".join(f"{found.count(kind)} {kind}" for kind in sorted(set(found)))
@@ -192,5 +192,5 @@ def status(trial: Trial) -> str:
 
 def failure(trial: Trial) -> str:
     """Return the error of a trial's failed members; what is known when they could not write any."""
-    errors = [row["error"] for row in rows(trial) if row["status"] == "failed"]
+    errors = [row["error"] for row in rows(trial, "error", "status") if row["status"] == "failed"]
     return errors[0] if errors else "the trial's process died"

@@ -69,12 +69,15 @@ def _test(trainer: Trainer, setup: Setup) -> list[dict[str, float]]:
     """Measure both kinds of best weights of each member on the test split; leaves those of the best loss in place."""
     pack = trainer.pack
     pack.arena.values.data.copy_(trainer.best["best_rollout"])
+    measured = setup.test(pack)
     tested = [
         {f"best_rollout/{name}": value for name, value in metrics.items() if member.has_rolled_out}
-        for member, metrics in zip(pack.members, setup.test(pack), strict=True)
+        for member, metrics in zip(pack.members, measured, strict=True)
     ]
-    pack.arena.values.data.copy_(trainer.best["best_loss"])
-    return [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, setup.test(pack), strict=True)]
+    if not torch.equal(trainer.best["best_rollout"], trainer.best["best_loss"]):
+        pack.arena.values.data.copy_(trainer.best["best_loss"])
+        measured = setup.test(pack)
+    return [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, measured, strict=True)]
 
 
 def _facts(trainer: Trainer, index: int, context: Context, data_fingerprint: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +109,7 @@ def _header(device: str) -> str:
     return f"{_now()}  # device {device}  threads {torch.get_num_threads()}  python {python}  {versions}"
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -5,7 +5,7 @@ networks gain. So `pack: auto` measures a few steps of one member and of all of 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -29,7 +29,20 @@ def choose_pack(experiment: Experiment, setup: Setup, members: int, context: Con
         return min(asked, members)
     if members == 1 or context.world_size > 1 or experiment.train.compile:
         return members
-    return measure_pack(experiment, setup, members, context)
+    key = _kernels(experiment, setup, members, context)
+    if key not in _known:
+        _known[key] = measure_pack(experiment, setup, members, context)
+    return _known[key]
+
+
+_known: dict[Hashable, int] = {}  # what this process has measured: the trials of a search differ in little else
+
+
+def _kernels(experiment: Experiment, setup: Setup, members: int, context: Context) -> Hashable:
+    """Return what decides the speed of a step: not rates, seeds or lengths."""
+    train, threads = experiment.train, experiment.resources.threads
+    sizes = (train.batch_size, train.precision, train.optimizer.name, threads, members, str(context.device))
+    return experiment.model.model_dump_json(), setup.features, sizes
 
 
 def measure_pack(experiment: Experiment, setup: Setup, members: int, context: Context) -> int:
