@@ -106,7 +106,9 @@ class _Run:
         self.result = np.inf
         self._judge = judge
         self._watch = watch
-        self._curves: Float64 = table.curve(self.number, [order[seed] for seed in job.seeds])
+        rows = table.rows([order[seed] for seed in job.seeds])
+        self._curves: Float64 = table.values[self.number, rows]
+        self._final: Float64 = table.final[self.number, rows]
         self._rungs: Iterator[tuple[int, int]] = iter(enumerate(table.steps))
         self._place, self._next = next(self._rungs)
         self._last = table.steps[-1]
@@ -119,10 +121,10 @@ class _Run:
     def advance(self) -> bool:
         """Train to the next rung and tell the judge; False when the trial has ended."""
         self.step = self._next
-        values = dict(zip(self.job.seeds, self._curves[:, self._place].tolist(), strict=True))
         if self.step == self._last:
-            self.result = float(np.mean(list(values.values())))
-            return self._end("completed", values)
+            self.result = float(self._final.mean())
+            return self._end("completed", dict(zip(self.job.seeds, self._final.tolist(), strict=True)))
+        values = dict(zip(self.job.seeds, self._curves[:, self._place].tolist(), strict=True))
         kept = self._judge.may_continue(self.job.number, self.step, values)
         self._watch(self.number, self.step, float(np.mean(list(values.values()))), kept)
         if not kept:

@@ -12,19 +12,23 @@ import numpy.typing as npt
 from benchmarks.record_search import SPACE, TABLES
 from ensemble.config import Experiment
 from ensemble.config.loading import ExperimentFile, load
-from ensemble.schema import VALIDATION_ROLLOUT
+from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT
 from ensemble.store import read_table
 
 Float64 = npt.NDArray[np.float64]
-_NOT_VALUES = ("seed", "step", "validation/rollout_rmse", "validation/loss")
+_NOT_VALUES = ("seed", "step", VALIDATION_ROLLOUT, VALIDATION_LOSS)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """C configurations x S seeds x R rungs of one metric, smaller is better; NaN from where a member diverged."""
+    """C configurations x S seeds x R rungs of one metric, smaller is better; NaN from where a member diverged.
+
+    A rung shows a member as it is; what a member ends with is its value at its best validation loss.
+    """
 
     file: ExperimentFile
     values: Float64  # (C, S, R)
+    final: Float64  # (C, S) infinite for what diverged
     seeds: tuple[int, ...]  # (S,)
     steps: tuple[int, ...]  # (R,)
     numbers: Mapping[tuple[Any, ...], int]  # a configuration's searched values: its place in `values`
@@ -37,28 +41,25 @@ class Table:
         keys = list(zip(*(table[name].to_pylist() for name in names), strict=True))
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         seeds, steps = (sorted(set(table[name].to_pylist())) for name in ("seed", "step"))
-        values = np.full((len(numbers), len(seeds), len(steps)), np.nan)
         where = (
             [numbers[key] for key in keys],
             np.searchsorted(seeds, table["seed"].to_numpy()),
             np.searchsorted(steps, table["step"].to_numpy()),
         )
-        values[where] = table[metric].to_numpy()
+        values, losses = np.full((2, len(numbers), len(seeds), len(steps)), np.nan)
+        values[where], losses[where] = table[metric].to_numpy(), table[VALIDATION_LOSS].to_numpy()
+        best = np.where(np.isfinite(losses), losses, np.inf).argmin(axis=2)
+        final = np.take_along_axis(values, best[:, :, None], axis=2)[:, :, 0]
+        final[~np.isfinite(values[:, :, -1])] = np.inf
         named = {
             tuple(sorted((n, v) for n, v in zip(names, key, strict=True) if v is not None)): number
             for key, number in numbers.items()
         }
-        return cls(file, values, tuple(seeds), tuple(steps), named)
+        return cls(file, values, final, tuple(seeds), tuple(steps), named)
 
     def number(self, experiment: Experiment) -> int:
         """Return where a configuration of the space stands."""
         return self.numbers[tuple(sorted(self.file.varied(experiment).items()))]
-
-    @cached_property
-    def final(self) -> Float64:
-        """(C, S), infinite for what diverged."""
-        last = self.values[:, :, -1]
-        return np.where(np.isfinite(last), last, np.inf)
 
     @cached_property
     def means(self) -> Float64:
@@ -81,6 +82,6 @@ class Table:
         """Member-steps of evaluating every configuration with every seed."""
         return self.values.shape[0] * len(self.seeds) * self.steps[-1]
 
-    def curve(self, number: int, seeds: Sequence[int]) -> Float64:
-        """Return the curves of some seeds, (len(seeds), R)."""
-        return self.values[number, [self.seeds.index(seed) for seed in seeds]]
+    def rows(self, seeds: Sequence[int]) -> list[int]:
+        """Return where some seeds stand."""
+        return [self.seeds.index(seed) for seed in seeds]

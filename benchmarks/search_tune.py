@@ -5,7 +5,8 @@
     python -m benchmarks.search --tune DIR/search_table
 
 In order `sync` a search does not depend on which trial happened to end first, so the two agree trial by trial: the same
-configurations in the same order, stopped at the same rungs, and values equal up to the table's float32.
+configurations in the same order, stopped at the same rungs, and values equal up to the table's float32. That holds for
+one version of the code: a default that has changed since the run shows here.
 """
 
 from pathlib import Path
