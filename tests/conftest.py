@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import numpy as np
 import pytest
 
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.schema import Feature
+
+hypothesis.settings.register_profile("ours", deadline=None)  # no time is asserted in a test
+hypothesis.settings.load_profile("ours")
 
 MakeData = Callable[..., Trajectories]
 

@@ -80,8 +80,9 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     ensemble resume results/gpt_quick --trials +20     # search on
     ensemble resume results/gpt_quick --seeds 10       # more seeds for the finalists
     """
+    from ensemble.search.left import left_plan, noted_data, other_versions
     from ensemble.search.lock import sole_driver
-    from ensemble.search.plan import forget_failures, is_complete, left_plan, noted_data, other_versions
+    from ensemble.search.plan import FORCED, forget_failures, is_complete
 
     plan = left_plan(run, _extension(run, trials, seeds))
     with sole_driver(plan.run):
@@ -96,13 +97,14 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
             say(f"{plan.run} is finished")
             _show(plan)
             return
-        forced = [f"resumed although {each}" for each in changed]
+        forced = [FORCED + each for each in changed]
         _run(plan, address, device, shards=noted_data(plan), forced=forced)
 
 
 def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
     """Return what `--trials` and `--seeds` change in the experiment of a run."""
-    from ensemble.search.plan import DEFAULT_TRIALS, left_plan
+    from ensemble.search.left import left_plan
+    from ensemble.search.plan import DEFAULT_TRIALS
 
     first = left_plan(run).file.first
     overrides = []

@@ -37,7 +37,7 @@ class SearchConfig(Section):
         {}, description="further objectives, as in {parameters: min}; then the best are a Pareto front"
     )
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "i_epoch", "none"] = Field(
-        "asha", description="who stops configurations early"
+        "asha", description="who stops configurations early (wilcoxon pairs by seed and rung: a rule of thumb, no test)"
     )
     grace: Annotated[int, Field(ge=1)] | None = Field(
         None, description="steps before the first decision; default: the last validation before train.steps / eta^2"
@@ -65,6 +65,8 @@ class SearchConfig(Section):
     def _objectives_fit(self) -> Self:
         if self.metric in self.also:
             raise ValueError(f"also: {self.metric} is the metric already")
+        if self.also and self.warm_start:
+            raise ValueError("also: warm_start knows one objective; leave one of the two out")
         if self.also and self.pruner != "none":
             raise ValueError(f"also: several objectives need `pruner: none`, found {self.pruner}")
         if self.also and self.sampler in ("cma", "grid"):

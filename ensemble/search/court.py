@@ -109,7 +109,7 @@ class Court:
 
     def _report(self, trial: optuna.Trial, step: int, values: Mapping[int, float]) -> bool:
         """Report a rung and return whether the trial should end there."""
-        mean = sum(values.values()) / len(values)
+        mean = math.fsum(values.values()) / len(values)  # whatever their order: a replay has another
         with _quiet():
             for clock, value in reports(self._search, step, values, mean).items():
                 trial.report(value, clock)
@@ -145,7 +145,8 @@ def longest(file: ExperimentFile) -> int:
 def _storage(journal: Path | None) -> BaseStorage:
     if journal is None:
         return InMemoryStorage()
-    journal.unlink(missing_ok=True)
+    for left in (journal, journal.with_name(f"{journal.name}.lock")):  # a killed process may leave the lock
+        left.unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(journal)))
 
 

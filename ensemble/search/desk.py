@@ -31,6 +31,7 @@ class Desk:
     ) -> None:
         """Take up a search where its log ends."""
         self._judge = Judge(file, log, journal, feasible)
+        self._judge.reopen_failures()
         self._waiting = self._judge.unfinished
 
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
@@ -56,6 +57,10 @@ class Desk:
         """Return what is to be written about the search."""
         assert self._judge is not None
         return findings(self._judge)
+
+    def close_search(self) -> None:
+        """Let the judge go: whoever asks from now on is no trial of the search."""
+        self._judge = None
 
     def pause(self) -> None:
         """Let every trial end at its next rung, saved and unfinished."""

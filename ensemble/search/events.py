@@ -23,25 +23,32 @@ class EventLog:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self.events: list[Event] = []
+        self._whole = 0  # bytes of whole lines
         if path is not None and path.is_file():
             self.events, whole = _read(path)
+            self._whole = whole
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write one event; it is on disk when this returns."""
+        if self._path is not None:
+            self._write(self._path, event)
         self.events.append(dict(event))
-        if self._path is None:
-            return
+
+    def _write(self, path: Path, event: Mapping[str, Any]) -> None:
         text = json.dumps(event, sort_keys=True)
         line = f"{zlib.crc32(text.encode()):08x} {text}\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written: {error.strerror}") from error
+            if path.is_file():
+                os.truncate(path, self._whole)  # half a line must not stand before the next one
+            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+        self._whole += len(line.encode())
 
 
 def read_events(path: Path) -> list[Event]:
@@ -63,3 +70,13 @@ def _read(path: Path) -> tuple[list[Event], int]:
         events.append(json.loads(text))
         end += len(line)
     return events, end
+
+
+def keyed(values: Mapping[int, float]) -> dict[str, float]:
+    """Return values by seed with the keys that JSON knows."""
+    return {str(seed): value for seed, value in values.items()}
+
+
+def seeded(values: Mapping[str, float]) -> dict[int, float]:
+    """Return what `keyed` made, by seed."""
+    return {int(seed): value for seed, value in values.items()}

@@ -24,7 +24,7 @@ from ensemble.search import live
 from ensemble.search.cluster import Needs, quieten
 from ensemble.search.desk import open_desk
 from ensemble.search.feasible import Feasible
-from ensemble.search.plan import Plan, Planned, title, write_planned
+from ensemble.search.plan import Plan, Planned, row_files, row_status, title, write_planned
 from ensemble.search.prepare import PreparedData, Say, find_origin
 from ensemble.search.results import Findings, write_findings
 from ensemble.search.spread import spread
@@ -69,21 +69,25 @@ class Fleet:
         plan = self._plan
         ray.get(
             self._desk.open_search.remote(
-                plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data, plan.file.path.absolute().parent)
+                plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data, plan.beside)
             )
         )
         source = Suggested(self._desk, plan.run, self._origin, self._fingerprint)
         search = self._first.search
         width = min(self._count, search.lag) if search.order == "sync" else self._count
+        whole = False
         try:
-            self._tune(source, self._expected(), "search", width)
+            whole = self._tune(source, self._expected(), "search", width)
         finally:
             found: Findings = ray.get(self._desk.findings.remote())
             write_findings(plan.run, found, (), finished=False)
-            self._write_planned(found, ())
+            self._write_planned(found, (), [] if whole else plan.known)
+        if not whole:
+            return
+        ray.get(self._desk.close_search.remote())
         finalists = found.ranking[: self._first.ensemble.finalists]
+        self._write_planned(found, finalists, [])
         write_findings(plan.run, found, tuple(map(config_hash, finalists)), finished=True)
-        self._write_planned(found, finalists)
         self._measure_baselines(
             finalists or (found.ranking[:_WITHOUT_FINALISTS] if plan.sampled else plan.configurations)
         )
@@ -108,10 +112,12 @@ class Fleet:
         ]
         self._tune(Given(trials), len(trials), role, self._count)
 
-    def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int) -> None:
+    def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int) -> bool:
+        """Run the trials of a source; say whether all were begun, and not stopped by a bug that all of them have."""
         distributed = self._needs.workers > 1
         board = live.Board(expected)
-        queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment))
+        before = [row_status(file) for file in row_files(self._plan.run)].count("completed")
+        queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment), before)
         like = Trial(self._first, (), role, self._plan.run)
         storage = self._plan.run / "ray"
         shared = Shared(like, self._desk, self._main, self._named, self._fingerprint, self._needs, storage)
@@ -135,6 +141,8 @@ class Fleet:
         if queue.bug is not None and queue.left != 0:
             left = "no more" if queue.left is None else f"{queue.left}"
             self._say(f"stopped: the first trials all failed with one error, {left} were started: {queue.bug}")
+            return False
+        return True
 
     @contextmanager
     def _interruptible(self, queue: TrialQueue) -> Iterator[None]:
@@ -157,10 +165,11 @@ class Fleet:
             signal.signal(signal.SIGINT, before)
 
     def _origin(self, experiment: Experiment) -> str | None:
-        return find_origin(experiment.train.init_from, self._plan.file.path.absolute().parent)
+        return find_origin(experiment.train.init_from, self._plan.beside)
 
-    def _write_planned(self, found: Findings, finalists: Sequence[Experiment]) -> None:
+    def _write_planned(self, found: Findings, finalists: Sequence[Experiment], known: Sequence[Planned]) -> None:
         members: list[Planned] = [(identity, "search", seed) for identity, seed in found.planned]
+        members += [each for each in known if each not in members]
         seeds = fresh_seeds(self._first)
         members += [(config_hash(experiment), "finalist", seed) for experiment in finalists for seed in seeds]
         write_planned(self._plan.run, members)

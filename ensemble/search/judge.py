@@ -18,7 +18,7 @@ from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.experiment import seed_numbers
 from ensemble.errors import UsageError
 from ensemble.search.court import Court
-from ensemble.search.events import Event, EventLog
+from ensemble.search.events import Event, EventLog, keyed, seeded
 from ensemble.search.plan import DEFAULT_TRIALS
 from ensemble.search.racing import next_round
 from ensemble.search.records import Configuration, Outcome, Suggestion
@@ -62,6 +62,7 @@ class Judge:
         self._seeds = seed_numbers(self.search.seeds)
         self._jobs: dict[int, Suggestion] = {}
         self._open: set[int] = set()  # jobs without an outcome
+        self._outcomes: dict[int, Outcome] = {}
         self._hashes: set[str] = set()
         self._exhausted = False
         self._grid = grid_parameters(file) if self.search.sampler == "grid" else iter(())
@@ -71,9 +72,8 @@ class Judge:
         self._log = EventLog(None)
         self._planned = 0
         past = EventLog(log)
-        if not past.events:
-            for parameters, value in known:
-                past.append({"event": "known", "parameters": parameters, "value": value})
+        if not past.events and known:
+            past.append({"event": "known", "trials": [[parameters, value] for parameters, value in known]})
         for event in past.events:
             self._replay(event)
         self._log = past
@@ -104,9 +104,20 @@ class Judge:
 
     @property
     def unfinished(self) -> list[Suggestion]:
-        """The jobs without an outcome, and those that failed: what a resumed search begins with."""
-        failed = {c.number for c in self.configurations if c.state == "failed"}
-        return [self._jobs[number] for number in sorted(self._open | failed)]
+        """The jobs without an outcome: what a resumed search begins with."""
+        return [self._jobs[number] for number in sorted(self._open)]
+
+    def reopen_failures(self) -> None:
+        """Let the jobs that failed be tried again."""
+        for number in sorted(number for number, outcome in self._outcomes.items() if outcome.state == "failed"):
+            self._reopen(number)
+
+    def _reopen(self, number: int) -> None:
+        self._log.append({"event": "retry", "number": number})
+        configuration = self.configurations[self._jobs[number].configuration]
+        configuration.steps -= self._outcomes.pop(number).steps
+        configuration.state = "running" if number == configuration.number else "completed"
+        self._open.add(number)
 
     def suggest(self) -> Suggestion | None:
         """Return the next job; None where there is none now (or ever again: see `finished`)."""
@@ -123,30 +134,27 @@ class Judge:
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool:
         """Say whether a job goes on after this rung, given its value by seed; asked twice it says the same."""
         configuration = self.configurations[self._jobs[number].configuration]
-        if number != configuration.number or configuration.told:
-            return True  # a further seed of the race, or a failure that is tried again
+        if number != configuration.number:
+            return True  # a further seed of the race
+        if step not in configuration.rungs and configuration.told:
+            return True  # a failure that is tried again: Optuna knows it as failed
         if step not in configuration.rungs:
             kept = self._court.decide(configuration, step, values)
             configuration.rungs[step] = dict(values), kept
-            self._log.append({"event": "rung", "number": number, "step": step, "values": _keyed(values), "kept": kept})
+            self._log.append({"event": "rung", "number": number, "step": step, "values": keyed(values), "kept": kept})
         return configuration.rungs[step][1]
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Take in how a job ended."""
         job = self._jobs[number]
         configuration = self.configurations[job.configuration]
-        self._log.append(
-            {
-                "event": "tell",
-                "number": number,
-                "state": outcome.state,
-                "values": {metric: _keyed(values) for metric, values in outcome.values.items()},
-                "steps": outcome.steps,
-            }
-        )
+        values = {metric: keyed(found) for metric, found in outcome.values.items()}
+        how = {"state": outcome.state, "values": values, "steps": outcome.steps}
+        self._log.append({"event": "tell", "number": number, **how})
         self._open.discard(number)
-        for metric, values in outcome.values.items():
-            configuration.values.setdefault(metric, {}).update(values)
+        self._outcomes[number] = outcome
+        for metric, found in outcome.values.items():
+            configuration.values.setdefault(metric, {}).update(found)
         configuration.steps += outcome.steps
         if number == configuration.number or outcome.state != "completed":
             configuration.state = outcome.state
@@ -282,13 +290,16 @@ class Judge:
         if kind == "trials":
             self._planned = event["count"]
         elif kind == "known":
-            self._court.add_known(event["parameters"], event["value"])
+            for parameters, value in event["trials"]:
+                self._court.add_known(parameters, value)
+        elif kind == "retry":
+            self._reopen(event["number"])
         elif kind == "rung":
-            values = _seeded(event["values"])
+            values = seeded(event["values"])
             self.may_continue(event["number"], event["step"], values)
             self.configurations[event["number"]].rungs[event["step"]] = values, event["kept"]
         elif kind == "tell":
-            found = {metric: _seeded(each) for metric, each in event["values"].items()}
+            found = {metric: seeded(each) for metric, each in event["values"].items()}
             self.tell(event["number"], Outcome(event["state"], found, event["steps"]))
         elif kind == "suggest":
             self._replay_suggestion(event)
@@ -303,11 +314,3 @@ class Judge:
                 f"suggestion {event['number']} of this search was {event['config_hash']}, now it would be {found}: "
                 "the file, the data or a library is not what it was; start again with --overwrite"
             )
-
-
-def _keyed(values: Mapping[int, float]) -> dict[str, float]:
-    return {str(seed): value for seed, value in values.items()}
-
-
-def _seeded(values: Mapping[str, float]) -> dict[int, float]:
-    return {int(seed): value for seed, value in values.items()}

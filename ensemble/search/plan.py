@@ -6,14 +6,14 @@ taken is refused at once.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
-from ensemble.config import Experiment, ExperimentFile, load
+from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.document import Node, dotted
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
@@ -30,13 +30,13 @@ from ensemble.store import (
     write_table,
     write_text,
 )
-from ensemble.versions import git_commit, versions
 
 Planned = tuple[str, str, int]  # config_hash, role, seed
 PLANNED = "planned.parquet"
 SEARCH = "search.json"
 DEFAULT_TRIALS = 32
 NOTES = "data.json"
+FORCED = "resumed although "  # how a notice begins that --force left
 # Differences that change neither a result nor what a row says of it.
 _FREE = ("logging", "storage")
 
@@ -50,6 +50,7 @@ class Plan:
     configurations: tuple[Experiment, ...]  # known beforehand: of a grid all, of what is sampled the first
     seeds: tuple[int, ...]
     run: Path
+    beside: Path  # where the file was given: relative paths in it may begin there
 
     @property
     def log(self) -> Path:
@@ -82,7 +83,8 @@ def make_plan(file: ExperimentFile, results: Path) -> Plan:
     seeds = seed_numbers(first.search.seeds if file.searched else first.ensemble.seeds)
     run = (Path(first.storage).expanduser() if first.storage else results).absolute() / first.experiment
     whole = not file.searched or first.search.sampler == "grid"
-    plan = Plan(file, role, tuple(file.configurations()) if whole else (first,), seeds, run)
+    known = tuple(file.configurations()) if whole else (first,)
+    plan = Plan(file, role, known, seeds, run, file.path.absolute().parent)
     if file.searched:
         _refuse_used_seeds(first)
     return plan
@@ -116,7 +118,7 @@ def is_finished(plan: Plan) -> bool:
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {ways}")
     if not is_complete(plan):
-        to_go = "" if plan.sampled else f", {len(unfinished(plan))} of {len(_planned(plan.run))} members to go"
+        to_go = "" if plan.sampled else f", {len(unfinished(plan))} of {len(planned_members(plan.run))} members to go"
         raise UsageError(f"{plan.run} is unfinished{to_go}; {ways}")
     return True
 
@@ -124,19 +126,24 @@ def is_finished(plan: Plan) -> bool:
 def unfinished(plan: Plan) -> list[Planned]:
     """Return the planned members without a row."""
     run = RunDirectory(plan.run)
-    return [each for each in _planned(plan.run) if not run.member(member_id(each[0], each[2])).row_file.is_file()]
+    return [
+        each for each in planned_members(plan.run) if not run.member(member_id(each[0], each[2])).row_file.is_file()
+    ]
 
 
 def is_complete(plan: Plan) -> bool:
     """Say whether every planned member has ended and its row is collected, and a search has found its finalists."""
     ended = not unfinished(plan) and RunDirectory(plan.run).members_file.is_file()
+    if ended and read_table(RunDirectory(plan.run).members_file).num_rows < len(row_files(plan.run)):
+        RunDirectory(plan.run).collect()  # killed after the last row, before the table
     if plan.role == "search":
         known = read_json(plan.run / SEARCH) if (plan.run / SEARCH).is_file() else {}
         return ended and bool(known.get("finished"))
-    return ended and len(_planned(plan.run)) == len(plan.known)
+    return ended and len(planned_members(plan.run)) == len(plan.known)
 
 
-def _planned(run: Path) -> list[Planned]:
+def planned_members(run: Path) -> list[Planned]:
+    """Return which members there should be, as far as that is known."""
     if not (run / PLANNED).is_file():
         return []
     return [(row["config_hash"], row["role"], row["seed"]) for row in read_table(run / PLANNED).to_pylist()]
@@ -165,13 +172,17 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     plan.run.mkdir(parents=True, exist_ok=True)
     run = RunDirectory(plan.run)
     text = plan.file.path.read_text(encoding="utf-8")
+    body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)
+    write_text(run.experiment_file, leading_comment(text) + body)  # first: without it this is no run directory
     if not (plan.run / "space.yaml").is_file():  # a resumed run keeps the file as it was given
         write_text(plan.run / "space.yaml", text)
-    write_json(plan.run / NOTES, dict(notes))
-    before = _planned(plan.run)
+    earlier = [notice for notice in noted(plan).get("notices", []) if notice.startswith(FORCED)]
+    notices = [*earlier, *(notice for notice in notes.get("notices", []) if notice not in earlier)]
+    write_json(plan.run / NOTES, {**notes, "notices": notices, "beside": str(plan.beside)})
+    if (plan.run / SEARCH).is_file():  # a search that is extended is no longer finished
+        write_json(plan.run / SEARCH, {**read_json(plan.run / SEARCH), "finished": False})
+    before = planned_members(plan.run)
     write_planned(plan.run, [*before, *(each for each in plan.known if each not in before)])
-    body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)
-    write_text(run.experiment_file, leading_comment(text) + body)
 
 
 def clear(plan: Plan) -> None:
@@ -185,10 +196,15 @@ def clear(plan: Plan) -> None:
 
 def forget_failures(plan: Plan) -> int:
     """Remove the rows of failed members, so that a resumed run trains them again; return how many."""
-    failed = [f for f in row_files(plan.run) if read_table(f)["status"][0].as_py() == "failed"]
+    failed = [file for file in row_files(plan.run) if row_status(file) == "failed"]
     for file in failed:
         file.unlink()
     return len(failed)
+
+
+def row_status(file: Path) -> str:
+    """Return how the member of a row file ended."""
+    return str(read_table(file, ["status"])["status"][0].as_py())
 
 
 def row_files(run: Path) -> list[Path]:
@@ -279,32 +295,6 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def left_plan(run: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Return the plan that a run directory holds, perhaps extended; UsageError when it is none."""
-    if not (run / "experiment.yaml").is_file():
-        raise UsageError(f"{run} is no run directory: it has no experiment.yaml")
-    file = load(run / "experiment.yaml", overrides)
-    plan = replace(make_plan(file, run.parent), run=run.absolute())
-    if (run / PLANNED).is_file() and plan.known:
-        known = {identity for identity, role, _ in _planned(run) if role == plan.role}
-        if known != {identity for identity, _, _ in plan.known}:
-            raise UsageError(
-                f"{run} was made by another version of ensemble, which names its members differently; "
-                "train it again with --overwrite"
-            )
-    return plan
-
-
-def other_versions(plan: Plan) -> list[str]:
-    """Return what is not as it was when the run began: `torch was 2.13.0, is 2.14.0`."""
-    then = read_json(plan.run / NOTES).get("versions", {}) if (plan.run / NOTES).is_file() else {}
-    now = {**versions(), "git_commit": git_commit()}
-    return [f"{name} was {was}, is {now.get(name)}" for name, was in then.items() if was and was != now.get(name)]
-
-
-def noted_data(plan: Plan) -> dict[str, Path] | None:
-    """Return the shards that the run used, by name (`main` and the named sets), while they are all there."""
-    if not (plan.run / NOTES).is_file():
-        return None
-    shards = {name: Path(path) for name, path in read_json(plan.run / NOTES).get("shards", {}).items()}
-    return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None
+def noted(plan: Plan) -> dict[str, Any]:
+    """Return what the run noted about its data and itself; nothing before it began."""
+    return dict(read_json(plan.run / NOTES)) if (plan.run / NOTES).is_file() else {}

@@ -47,4 +47,4 @@ class Configuration:
     def mean(self, metric: str) -> float | None:
         """Return the mean over the seeds; None where a seed has no finite value."""
         found = list(self.values.get(metric, {}).values())
-        return sum(found) / len(found) if found and all(map(math.isfinite, found)) else None
+        return math.fsum(found) / len(found) if found and all(map(math.isfinite, found)) else None

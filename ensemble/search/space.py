@@ -117,7 +117,12 @@ def point_parameters(file: ExperimentFile, point: Mapping[str, Any], where: str)
         if path not in values:
             return distribution.low
         used.add(path)
-        if not isinstance(values[path], int | float) or not distribution.low <= values[path] <= distribution.high:
+        off = isinstance(distribution, Int) and values[path] not in _listed(distribution)
+        if (
+            off
+            or not isinstance(values[path], int | float)
+            or not distribution.low <= values[path] <= distribution.high
+        ):
             _refuse_value(path, values, distribution, where)
         fixed[name] = values[path]
         return values[path]

@@ -50,7 +50,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
         KeyboardInterrupt: it was interrupted; what was trained is saved.
     """
     first = plan.configurations[0]
-    beside = plan.file.path.absolute().parent
+    beside = plan.beside
     _refuse_early(first, options)
     known = _check_search(plan.file, beside) if plan.role == "search" else []
     if shards is None:
@@ -82,7 +82,7 @@ def _open_log(plan: Plan, data: PreparedData, known: Known) -> None:
     from ensemble.search.feasible import Feasible
     from ensemble.search.judge import Judge
 
-    Judge(plan.file, plan.log, known=known, feasible=Feasible(data, plan.file.path.absolute().parent))
+    Judge(plan.file, plan.log, known=known, feasible=Feasible(data, plan.beside))
 
 
 def _check_search(file: ExperimentFile, beside: Path) -> Known:

@@ -69,7 +69,9 @@ class Given:
 class TrialQueue(Searcher):
     """Hands out the trials of a source until it has no more, a bug shows, or somebody interrupts."""
 
-    def __init__(self, source: Source, board: Board, title: Callable[[Experiment], str]) -> None:
+    def __init__(
+        self, source: Source, board: Board, title: Callable[[Experiment], str], finished_before: int = 0
+    ) -> None:
         super().__init__()
         self.trials: dict[str, Trial] = {}  # by Tune's name
         self.interrupted = False
@@ -77,7 +79,7 @@ class TrialQueue(Searcher):
         self._board = board
         self._title = title
         self._errors: list[str] = []
-        self._finished = 0
+        self._finished = finished_before
 
     @property
     def bug(self) -> str | None:

@@ -71,9 +71,9 @@ def whole(place: Path, run_in: Run) -> Path:
     return place / "whole" / "hunt"
 
 
-def start(place: Path, results: Path) -> "subprocess.Popen[str]":
+def start(place: Path, results: Path, space: str = "hunt.yaml") -> "subprocess.Popen[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-u", "-m", "ensemble", "tune", "--space", "hunt.yaml", "--results", str(results)]
+    command = [sys.executable, "-u", "-m", "ensemble", "tune", "--space", space, "--results", str(results)]
     return subprocess.Popen(
         command, cwd=place, env=environment | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
@@ -301,3 +301,25 @@ def test_a_race_gives_more_seeds_to_fewer_configurations(place: Path, run_in: Ru
     assert max(seeds.values()) > 2
     assert sum(seeds.values()) < 5 * 5
     assert len(table(run, "planned.parquet")) == sum(seeds.values())
+
+
+def test_a_grid_with_many_finalist_trials_is_interrupted_and_resumed_whole(place: Path, run_in: Run) -> None:
+    text = SPACE.replace("hunt", "grid").replace("{log_uniform: [1e-4, 3e-2]}", "1e-3")
+    text = text.replace("n_embd: {choice: [8, 12]}", "n_embd: 12")
+    sampled = "{trials: 6, seeds: 2, order: sync, lag: 2, startup: 3, grace: 40}"
+    text = text.replace(sampled, "{sampler: grid, seeds: 2, pruner: none}")
+    text = text.replace("finalists: 2, seeds: 2", "finalists: 3, seeds: 4")
+    (place / "grid.yaml").write_text(text)
+    process = start(place, place / "results", "grid.yaml")
+    run = place / "results" / "grid"
+    wait_for(lambda: in_the_search(run), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    result = run_in(place, "resume", str(run))
+    assert result.returncode == 0, result.stderr
+    rows = table(run, "members.parquet")
+    assert Counter((row["role"], row["status"]) for row in rows) == {
+        ("search", "completed"): 6,
+        ("finalist", "completed"): 12,
+    }

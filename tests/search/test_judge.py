@@ -14,6 +14,7 @@ import yaml
 
 from ensemble.config import ExperimentFile, load
 from ensemble.errors import StorageError, UsageError
+from ensemble.search.events import EventLog, read_events
 from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
 
@@ -200,6 +201,8 @@ def test_a_failed_job_is_tried_again_after_a_resume(space: Callable[..., Experim
     assert job is not None
     judge.tell(job.number, Outcome("failed"))
     resumed = Judge(file, log)
+    assert not resumed.unfinished
+    resumed.reopen_failures()
     assert [each.number for each in resumed.unfinished] == [0]
     run(resumed)
     assert resumed.configurations[0].state in ("completed", "pruned")
@@ -316,3 +319,42 @@ def test_importances_name_what_matters(space: Callable[..., ExperimentFile]) -> 
     found = judge.importances()
     assert math.isclose(sum(found.values()), 1.0)
     assert found["model.n_layer"] > found["model.n_head"]
+
+
+@pytest.mark.parametrize("order", ["async", "sync"])
+def test_seeds_in_any_order_give_the_same_means_after_a_resume(
+    space: Callable[..., ExperimentFile], tmp_path: Path, order: str
+) -> None:
+    file = space(sampler="gp", startup=4, seeds=[7, 10, 3, 0, 11], trials=8, pruner="none", order=order, lag=1)
+    whole = Judge(file, tmp_path / "log")
+    run(whole)
+    assert story(Judge(file, tmp_path / "log")) == story(whole)
+
+
+def test_a_race_waits_for_a_failure_that_is_tried_again(space: Callable[..., ExperimentFile], tmp_path: Path) -> None:
+    file, log = space(race=True, seeds=4, trials=2, pruner="none", sampler="random"), tmp_path / "log"
+    judge = Judge(file, log)
+    jobs = [judge.suggest(), judge.suggest()]
+    for job in jobs:
+        assert job is not None
+        judge.tell(job.number, Outcome("failed", steps=7) if job.number == 0 else Outcome("completed", steps=9))
+    resumed = Judge(file, log)
+    resumed.reopen_failures()
+    assert not resumed.finished
+    assert resumed.suggest() is None
+    assert resumed.configurations[0].steps == 0
+
+
+def test_a_disk_that_fills_for_a_moment_leaves_the_log_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(tmp_path / "log")
+    log.append({"event": "one"})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            log.append({"event": "two"})
+    log.append({"event": "three"})
+    assert [event["event"] for event in read_events(tmp_path / "log")] == ["one", "three"]

@@ -8,7 +8,8 @@ import pytest
 
 from ensemble.config import load
 from ensemble.errors import UsageError
-from ensemble.search.plan import Plan, forget_failures, is_finished, left_plan, make_plan, noted_data, write_plan
+from ensemble.search.left import left_plan, noted_data
+from ensemble.search.plan import Plan, forget_failures, is_finished, make_plan, write_plan
 from ensemble.store import RunDirectory, member_id, read_table, write_json, write_table
 
 Tiny = Callable[..., Path]
