@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-NAMES = ("conversion", "windows", "training_step", "ensembles", "overhead", "target")
+NAMES = ("conversion", "windows", "training_step", "ensembles", "overhead", "target", "search")
 
 
 def main() -> None:
