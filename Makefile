@@ -29,14 +29,14 @@ setup:  ## install into .venv (once); PYTHON=python3.12 chooses the interpreter
 tune: setup  ## set up, then tune: SPACE=quickstart.yaml ARGS=...
 	@.venv/bin/ensemble tune --space "$(SPACE)" $(ARGS)
 
-test: setup  ## every test that this machine can run
-	.venv/bin/python -m pytest $(ARGS)
+test: setup  ## the tests, a real Ray and real kills among them
+	.venv/bin/python -m pytest -m "not slow" $(ARGS)
 
 test-fast: setup  ## the tests that take seconds: no Ray, nothing slow
 	.venv/bin/python -m pytest -m "not slow and not ray and not gpu" $(ARGS)
 
-test-slow: setup  ## the other tests
-	.venv/bin/python -m pytest -m "slow or ray or gpu" $(ARGS)
+test-slow: setup  ## the others: searches killed at many more moments
+	.venv/bin/python -m pytest -m slow $(ARGS)
 
 check: setup  ## ruff, ruff format, mypy
 	.venv/bin/python -m ruff check .
