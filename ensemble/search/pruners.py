@@ -61,8 +61,8 @@ def _rung(trial: FrozenTrial, grace: int) -> int | None:
 def default_grace(eta: int, steps: int, every: int) -> int:
     """Return the steps before the first decision: the last validation before steps / eta^2.
 
-    Later decisions cost more and err less often: on the recorded table (`python -m benchmarks.search`) the expected cost
-    of finding the winner hardly changes between steps / 20 and steps / 5, the share of searches that find it does.
+    Later decisions err less often: on the recorded table (`python -m benchmarks.search`) the expected cost of finding
+    the winner hardly changes between steps / 20 and steps / 5, the share of searches that find it does.
     """
     return max(1, steps // eta**2 // every) * every
 
