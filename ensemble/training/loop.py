@@ -174,7 +174,7 @@ class Trainer:
         """Write a checkpoint for every member that has not diverged (rank 0)."""
         if self._context.rank:
             return
-        tensors = {"arena": self.pack.arena.values.detach(), **self._best, **self.pack.optimizer.moments()}
+        tensors = {"arena": self.pack.arena.values.detach(), **self._best, **self.pack.optimizer.moments}
         for index, (member, output) in enumerate(zip(self.pack.members, self.outputs, strict=True)):
             if member.state == "diverged" or is_whole(output.directory.checkpoints, member.step):
                 continue  # a member that stopped early was saved when it stopped

@@ -1,14 +1,16 @@
-"""One optimizer for a pack, with a parameter group a member.
+"""One optimizer for a pack: torch's fused kernel on each member's row of the arena, with the member's own rate.
 
-Each group holds one tensor, the member's row of the arena, with the member's own rate, decay and moments, and runs
-torch's fused kernel on it: a member's update cannot depend on its neighbours. A frozen member's group is skipped.
+A member's update cannot depend on its neighbours, and a frozen member is skipped. The moments lie in matrices like the
+arena's, so a checkpoint is what stands here. torch's functions are called, not its optimizer classes: those hold their
+state by parameter, and import the compiler, a second or more in every process, whether anything is compiled or not.
 """
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from ensemble.config.train import AdamConfig, AdamWConfig, SGDConfig
 from ensemble.training.arena import Arena
@@ -16,19 +18,23 @@ from ensemble.training.arena import Arena
 Moments = dict[str, Tensor]  # name: (E, P), and "step": (E,)
 
 _NORM_EPSILON = 1e-6  # of torch.nn.utils.clip_grad_norm_
+_ADAM_EPSILON = 1e-8  # torch.optim.Adam's default
+_MATRICES = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 class MemberOptimizer:
-    """Adam, AdamW or SGD over the rows of an arena."""
+    """Adam, AdamW or SGD over the rows of an arena.
+
+    Attributes:
+        moments: each name (E, P), and `step` (E,), the updates that a member has had; they change in place.
+    """
 
     def __init__(self, arena: Arena, config: AdamConfig | AdamWConfig | SGDConfig) -> None:
-        self._arena = arena
-        self._rows = [nn.Parameter(row) for row in arena.values.unbind(0)]
-        for row, grad in zip(self._rows, arena.grad.unbind(0), strict=True):
-            row.grad = grad
+        self._config = config
+        self._rows = list(arena.values.unbind(0))
         self._grads = list(arena.grad.unbind(0))
-        self._optimizer = _create(config, [{"params": [row]} for row in self._rows])
-        self._optimizer.zero_grad = _refuse_zero_grad  # type: ignore[method-assign]
+        self.moments: Moments = {name: torch.zeros_like(arena.values) for name in _MATRICES[config.name]}
+        self.moments["step"] = torch.zeros(arena.members, device=arena.values.device)
 
     def clip(self, max_norm: float | None) -> tuple[Tensor, Tensor]:
         """Scale each member's gradient to a norm of at most `max_norm`; return the norms (E,) before and after.
@@ -44,55 +50,32 @@ class MemberOptimizer:
             grad.mul_(scale)
         return before, before * factor
 
+    @torch.no_grad()
     def step(self, rates: Sequence[float], active: Sequence[bool]) -> None:
         """Update the active members, each with its own learning rate."""
-        for group, row, grad, rate, on in zip(
-            self._optimizer.param_groups, self._rows, self._grads, rates, active, strict=True
-        ):
-            group["lr"] = rate
-            row.grad = grad if on else None
-        self._optimizer.step()
-
-    def moments(self) -> Moments:
-        """Return copies of the optimizer's state: each name (E, P), and `step` (E,); zeros before the first step."""
-        names = _STATE_NAMES[type(self._optimizer)]
-        state = {name: torch.zeros_like(self._arena.values) for name in names}
-        state["step"] = torch.zeros(len(self._rows))
-        for index, row in enumerate(self._rows):
-            for name, value in self._optimizer.state.get(row, {}).items():
-                if value is not None:
-                    state[name][index] = value
-        return state
+        for member, (rate, on) in enumerate(zip(rates, active, strict=True)):
+            if on:
+                self._update(member, rate)
 
     def load_moments(self, moments: Moments) -> None:
-        """Continue from `moments`; a member whose step is 0 and whose moments are zero starts afresh."""
-        for index, row in enumerate(self._rows):
-            if not any(bool(value[index].any()) for value in moments.values()):
-                continue
-            self._optimizer.state[row] = {
-                name: value[index].clone() for name, value in moments.items() if name != "step" or self._counts_steps
-            }
+        """Continue from these."""
+        for name, values in self.moments.items():
+            values.copy_(moments[name])
 
-    @property
-    def _counts_steps(self) -> bool:
-        return not isinstance(self._optimizer, torch.optim.SGD)
-
-
-_STATE_NAMES: dict[type, tuple[str, ...]] = {
-    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
-}
-
-
-def _create(config: AdamConfig | AdamWConfig | SGDConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    if isinstance(config, SGDConfig):
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    kind = torch.optim.AdamW if isinstance(config, AdamWConfig) else torch.optim.Adam
-    return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def _refuse_zero_grad(*_: Any, **__: Any) -> NoReturn:
-    raise RuntimeError("zero gradients with Arena.zero_grad(): the optimizer's would make the next step do nothing")
+    def _update(self, member: int, rate: float) -> None:
+        config, row, grad = self._config, self._rows[member], self._grads[member]
+        step = self.moments["step"][member]
+        if isinstance(config, SGDConfig):
+            step += 1
+            buffer = self.moments["momentum_buffer"][member] if config.momentum else None
+            sgd(
+                [row], [grad], [buffer], fused=True, lr=rate, momentum=config.momentum,
+                weight_decay=config.weight_decay, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
+            return
+        beta1, beta2 = config.betas
+        adam(
+            [row], [grad], [self.moments["exp_avg"][member]], [self.moments["exp_avg_sq"][member]], [], [step],
+            fused=True, lr=rate, beta1=beta1, beta2=beta2, eps=_ADAM_EPSILON, weight_decay=config.weight_decay,
+            decoupled_weight_decay=isinstance(config, AdamWConfig), amsgrad=False, maximize=False,
+        )  # fmt: skip

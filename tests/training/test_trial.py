@@ -18,6 +18,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.store import RunDirectory
 from ensemble.training.context import InlineContext, Paused
 from ensemble.training.members import Best, Member
+from ensemble.training.optimizer import MemberOptimizer
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, _objectives, record_failure, run_trial
 
@@ -133,15 +134,13 @@ def test_checkpoints_of_other_data_are_refused(tmp_path: Path) -> None:
 def test_a_diverging_member_is_frozen_and_its_neighbours_do_not_notice(tmp_path: Path, monkeypatch) -> None:
     config = experiment(resources={"pack": 3})
     calm = train(tmp_path / "calm", config)
-    step = torch.optim.Adam.step
+    step = MemberOptimizer.step
 
     def poisoned(self, *arguments):
-        result = step(self, *arguments)
-        with torch.no_grad():
-            self.param_groups[1]["params"][0].fill_(torch.nan)
-        return result
+        step(self, *arguments)
+        self._rows[1].fill_(torch.nan)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
+    monkeypatch.setattr(MemberOptimizer, "step", poisoned)
     found = train(tmp_path / "poisoned", config)
     assert found[1]["status"] == "diverged"
     assert "is not finite at step 1" in found[1]["error"]
