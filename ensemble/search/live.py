@@ -17,7 +17,8 @@ from rich.text import Text
 
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
+SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds
 
 Clock = Callable[[], float]
 Progress = Mapping[str, float | int | str]
@@ -129,15 +130,24 @@ class Board:
         known = self.expected is not None and share > 0.01
         return (self.clock() - self.started) * (1 - share) / share if known else None
 
+    @property
+    def ended(self) -> int:
+        """Return how many trials have ended."""
+        return sum(view.ended is not None for view in self.trials)
+
+    @property
+    def finished(self) -> bool:
+        """Say whether every trial that is expected has ended."""
+        return self.ended == self.expected
+
     def summary(self) -> str:
         """Return one line on the whole study."""
-        views = self.trials
-        ended = sum(view.ended is not None for view in views)
+        views, ended = self.trials, self.ended
         text = f"{ended} of {self.expected or '?'} trials, {self.share:.0%}, {duration(self.clock() - self.started)}"
         for status in ("pruned", "diverged", "failed"):
             if count := sum(status in view.status for view in views):
                 text += f", {count} {status}"
-        if (self.expected is None or ended < self.expected) and self.remaining is not None:
+        if not self.finished and self.remaining is not None:
             text += f", about {duration(self.remaining)} left"
         return text
 
@@ -205,7 +215,7 @@ class TableScreen:
 
 
 class LineScreen:
-    """Plain lines: when a trial starts and ends, and every few seconds while it runs."""
+    """Plain lines: when a trial starts and while it runs, ever less often; when one ends also how the whole stands."""
 
     def __init__(self, board: Board, echo: Callable[[str], None]) -> None:
         self._board = board
@@ -224,10 +234,13 @@ class LineScreen:
         """Say it where it is news: another status, or some seconds since the last line of this trial."""
         view, now = self._board.view(index), self._board.clock()
         status, when = self._said.get(index, ("", 0.0))
-        if status == view.status and now - when < SECONDS_BETWEEN_LINES:
+        pause = max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._board.started))
+        if status == view.status and now - when < pause:
             return
         self._said[index] = (view.status, now)
         self._echo(line(self._board.place(index), self._board.expected, view))
+        if view.ended is not None and not self._board.finished:
+            self._echo(self._board.summary())
 
 
 def line(place: int, trials: int | None, view: TrialView) -> str:
