@@ -3,6 +3,8 @@
 Their message is the whole story: what, where (file, line, episode, index) and the nearest valid name.
 """
 
+INTERRUPTED, TERMINATED = 130, 143  # exit codes of a command that a signal ended: 128 + its number
+
 
 class EnsembleError(Exception):
     """Any failure with a message for the user."""

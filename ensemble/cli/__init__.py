@@ -13,12 +13,11 @@ from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
 from ensemble.cli.explain import explain
-from ensemble.cli.options import INTERRUPTED, TERMINATED
 from ensemble.cli.plan import plan
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
-from ensemble.errors import EnsembleError
+from ensemble.errors import INTERRUPTED, TERMINATED, EnsembleError
 
 EPILOG = """\b
 First steps:

@@ -8,7 +8,6 @@ import click
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 + the signal
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 

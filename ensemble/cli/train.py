@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ensemble.cli.options import FOLDER, TERMINATED, results_option, run_options, say, set_option
+from ensemble.cli.options import FOLDER, results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
-from ensemble.errors import UsageError
+from ensemble.errors import TERMINATED, UsageError
 
 if TYPE_CHECKING:
     from ensemble.search.plan import Plan

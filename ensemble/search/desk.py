@@ -53,6 +53,11 @@ class Desk:
         assert self._judge is not None
         self._judge.tell(number, outcome)
 
+    def planned(self) -> int | None:
+        """Return how many configurations there will be; None where the space says when it is exhausted."""
+        assert self._judge is not None
+        return self._judge.planned
+
     def findings(self) -> Findings:
         """Return what is to be written about the search."""
         assert self._judge is not None

@@ -18,6 +18,7 @@ from ensemble.config import Experiment
 from ensemble.config.experiment import fresh_seeds
 from ensemble.data.loading import load_resident, resident
 from ensemble.data.trajectories import read_manifest
+from ensemble.errors import INTERRUPTED
 from ensemble.evaluation.baselines import write_baselines
 from ensemble.schema import MemberRole
 from ensemble.search import live
@@ -32,10 +33,9 @@ from ensemble.search.suggested import Suggested
 from ensemble.search.trial import Shared, train_distributed, train_inline
 from ensemble.search.tuning import Given, Source, TrialQueue, Watcher
 from ensemble.store import config_hash
-from ensemble.training.trial import Trial, record_failure
+from ensemble.training.trial import Trial
 
 _log = logging.getLogger(__name__)
-INTERRUPTED = 130  # exit code: 128 + the signal
 _WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for
 
 
@@ -72,12 +72,13 @@ class Fleet:
                 plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data, plan.beside)
             )
         )
-        source = Suggested(self._desk, plan.run, self._origin, self._fingerprint)
+        source = Suggested(self._desk, plan.run, self._origin)
         search = self._first.search
         width = min(self._count, search.lag) if search.order == "sync" else self._count
         whole = False
         try:
-            whole = self._tune(source, self._expected(), "search", width)
+            expected = ray.get(self._desk.planned.remote()) or len(plan.configurations)
+            whole = self._tune(source, expected, "search", width)
         finally:
             found: Findings = ray.get(self._desk.findings.remote())
             write_findings(plan.run, found, (), finished=False)
@@ -97,11 +98,6 @@ class Fleet:
             self._say(f"{len(finalists)} {who}, trained again from scratch on {len(seeds)} fresh seeds")
             self._train(finalists, seeds, "finalist")
 
-    def _expected(self) -> int | None:
-        facts: Findings = ray.get(self._desk.findings.remote())
-        planned = facts.facts["trials_planned"]
-        return len(self._plan.configurations) if planned is None else int(planned)
-
     def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:
         """Train each configuration on all seeds, spread over as many trials as run at once."""
         groups = spread(seeds, self._count, self._first.resources.pack)
@@ -117,7 +113,7 @@ class Fleet:
         distributed = self._needs.workers > 1
         board = live.Board(expected)
         before = [row_status(file) for file in row_files(self._plan.run)].count("completed")
-        queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment), before)
+        queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment), self._fingerprint, before)
         like = Trial(self._first, (), role, self._plan.run)
         storage = self._plan.run / "ray"
         shared = Shared(like, self._desk, self._main, self._named, self._fingerprint, self._needs, storage)
@@ -133,9 +129,6 @@ class Fleet:
                     name=role, storage_path=str(storage), verbose=0, callbacks=[Watcher(board, screen, queue)]
                 ),
             ).fit()
-        for trial in queue.trials.values():
-            if board.view(trial.number).status == "failed":  # whose process died before it could say so
-                record_failure(trial, RuntimeError("the trial's process died"), self._fingerprint)
         if queue.interrupted:
             raise KeyboardInterrupt
         if queue.bug is not None and queue.left != 0:

@@ -1,6 +1,7 @@
 """What a search leaves beside its members: `trials.parquet`, `rungs.parquet`, `importances.parquet`, `search.json`."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,12 @@ def findings(judge: Judge) -> Findings:
     """Say what is known of a search now."""
     ranking = judge.ranking()
     importances = judge.importances() if judge.finished else {}
+    seeds = Counter(number for number, _ in judge.members)
     return Findings(
         tables={
-            "trials.parquet": table_of([_trial_row(judge, c) for c in judge.configurations], TRIAL_COLUMNS),
+            "trials.parquet": table_of(
+                [_trial_row(judge, c, seeds[c.number]) for c in judge.configurations], TRIAL_COLUMNS
+            ),
             "rungs.parquet": table_of([row for c in judge.configurations for row in _rung_rows(c)], RUNG_COLUMNS),
             "importances.parquet": table_of(_importance_rows(importances, len(ranking)), IMPORTANCE_COLUMNS),
         },
@@ -50,7 +54,7 @@ def write_findings(run: Path, found: Findings, finalists: tuple[str, ...], finis
     write_json(run / SEARCH, {**found.facts, "finalists": list(finalists), "finished": finished})
 
 
-def _trial_row(judge: Judge, c: Configuration) -> dict[str, Any]:
+def _trial_row(judge: Judge, c: Configuration, seeds: int) -> dict[str, Any]:
     metrics = (judge.search.metric, *judge.search.also)
     objectives = {metric: c.mean(metric) for metric in metrics if c.mean(metric) is not None}
     return {
@@ -59,7 +63,7 @@ def _trial_row(judge: Judge, c: Configuration) -> dict[str, Any]:
         "state": c.state,
         "value": objectives.get(judge.search.metric) if c.state == "completed" else None,
         "steps": c.steps,
-        "seeds": sum(number == c.number for number, _ in judge.members),
+        "seeds": seeds,
         "parameters": json.dumps(c.parameters),
         "objectives": json.dumps(objectives),
     }

@@ -11,7 +11,7 @@ from ensemble.config import Experiment
 from ensemble.config.experiment import SearchConfig
 from ensemble.search.records import Outcome
 from ensemble.search.tuning import rows
-from ensemble.training.trial import Trial, record_failure
+from ensemble.training.trial import Trial
 
 _WORST_FIRST = ("failed", "diverged", "pruned", "completed")
 
@@ -23,14 +23,12 @@ class Suggested:
         desk: the actor with the judge.
         run: the run directory.
         origin: finds where a configuration's `train.init_from` points.
-        fingerprint: of the data, for the rows of trials whose process dies.
     """
 
-    def __init__(self, desk: Any, run: Path, origin: Callable[[Experiment], str | None], fingerprint: str) -> None:
+    def __init__(self, desk: Any, run: Path, origin: Callable[[Experiment], str | None]) -> None:
         self._desk = desk
         self._run = run
         self._origin = origin
-        self._fingerprint = fingerprint
         self._finished = False
 
     @property
@@ -51,8 +49,7 @@ class Suggested:
         return Trial(job.experiment, job.seeds, "search", self._run, job.number, self._origin(job.experiment))
 
     def ended(self, trial: Trial) -> None:
-        """Tell the judge what the rows say; members whose process died get theirs first."""
-        record_failure(trial, RuntimeError("the trial's process died"), self._fingerprint)
+        """Tell the judge what the rows say."""
         ray.get(self._desk.tell.remote(trial.number, outcome(trial)))
 
 
@@ -65,7 +62,7 @@ def outcome(trial: Trial) -> Outcome:
     values = {
         metric: {row["seed"]: float(row[metric]) for row in found if _is_number(row.get(metric))} for metric in metrics
     }
-    state = next(state for state in _WORST_FIRST if state in states)
+    state = next(state for state in _WORST_FIRST if state in states)  # every member has its row
     if state == "completed" and any(len(each) < len(found) for each in values.values()):
         state = "diverged"  # trained to the end, and yet without a number to compare
     return Outcome(state, values, sum(row["steps"] for row in found))

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from ensemble.config import Experiment
 from ensemble.search.live import Board, Screen, TrialView
 from ensemble.store import read_table
-from ensemble.training.trial import Trial
+from ensemble.training.trial import Trial, record_failure
 
 IDENTICAL_ERRORS = 3
 
@@ -67,10 +67,23 @@ class Given:
 
 
 class TrialQueue(Searcher):
-    """Hands out the trials of a source until it has no more, a bug shows, or somebody interrupts."""
+    """Hands out the trials of a source until it has no more, a bug shows, or somebody interrupts.
+
+    Args:
+        source: where they come from.
+        board: where each is shown.
+        title: names a configuration there.
+        fingerprint: of the data, for the rows of trials whose process dies.
+        finished_before: trials that ended well when the run was begun.
+    """
 
     def __init__(
-        self, source: Source, board: Board, title: Callable[[Experiment], str], finished_before: int = 0
+        self,
+        source: Source,
+        board: Board,
+        title: Callable[[Experiment], str],
+        fingerprint: str,
+        finished_before: int = 0,
     ) -> None:
         super().__init__()
         self.trials: dict[str, Trial] = {}  # by Tune's name
@@ -78,6 +91,7 @@ class TrialQueue(Searcher):
         self._source = source
         self._board = board
         self._title = title
+        self._fingerprint = fingerprint
         self._errors: list[str] = []
         self._finished = finished_before
 
@@ -109,11 +123,11 @@ class TrialQueue(Searcher):
         """Count how a trial ended, and pass it on; one that was paused has not."""
         del result
         trial = self.trials[trial_id]
-        if error:
+        if error:  # its process may have died before it could say so itself
+            record_failure(trial, RuntimeError("the trial's process died"), self._fingerprint)
             self._errors.append(failure(trial))
-        else:
-            self._finished += 1
-        if error or not trial.pending:
+        if not trial.pending:
+            self._finished += not error
             self._source.ended(trial)
 
     def save(self, checkpoint_path: str) -> None:
@@ -193,6 +207,5 @@ def status(trial: Trial) -> str:
 
 
 def failure(trial: Trial) -> str:
-    """Return the error of a trial's failed members; what is known when they could not write any."""
-    errors = [row["error"] for row in rows(trial, "error", "status") if row["status"] == "failed"]
-    return errors[0] if errors else "the trial's process died"
+    """Return the error of a trial's failed members."""
+    return next(str(row["error"]) for row in rows(trial, "error", "status") if row["status"] == "failed")

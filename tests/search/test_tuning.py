@@ -12,6 +12,8 @@ from ensemble.config import load
 from ensemble.search.live import Board, TableScreen, TrialView
 from ensemble.search.suggested import outcome
 from ensemble.search.tuning import IDENTICAL_ERRORS, Given, TrialQueue, Watcher, read, status, written
+from ensemble.training.members import Curve, Member
+from ensemble.training.rows import member_row, write_member
 from ensemble.training.trial import Trial, record_failure
 
 Tiny = Callable[..., Path]
@@ -25,12 +27,16 @@ def trials(tiny: Tiny, tmp_path: Path) -> list[Trial]:
 
 
 def queue_of(trials: list[Trial]) -> TrialQueue:
-    return TrialQueue(Given(trials), Board(len(trials)), lambda experiment: experiment.experiment)
+    return TrialQueue(Given(trials), Board(len(trials)), lambda experiment: experiment.experiment, "")
 
 
 def end(queue: TrialQueue, trials: list[Trial], number: int, error: str | None) -> None:
+    trial = trials[number]
     if error is not None:
-        record_failure(trials[number], ValueError(error), "fingerprint")
+        record_failure(trial, ValueError(error), "fingerprint")
+    for seed in trial.pending:
+        row = member_row(trial.experiment, trial.config_hash, trial.role, Member(seed), "completed", {}, {})
+        write_member(trial.directory(seed), row, Curve(trial.config_hash, seed, trial.role))
     queue.on_trial_complete(str(number), {}, error=error is not None)
 
 
