@@ -85,7 +85,7 @@ def ledger_line(sheet: Sheet) -> str:
     total = sheet.rows[-1]
     kinds = dict.fromkeys(_KINDS.values())
     parts = [f"{_share_text(total[f'{kind} steps'])} {kind}" for kind in kinds]
-    return f"{count(total['steps'])} member-steps in {duration(total['hours'])}: {', '.join(parts)}"
+    return f"{count(total['steps'])} member-steps in {duration(total['hours'])} of training: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
