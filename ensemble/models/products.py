@@ -4,7 +4,7 @@ Stands under every layer: nothing above this file and `activations.py` multiplie
 calls a library kernel whose result depends on the size of the whole pack.
 
 Libraries choose kernels, split work over threads and treat tails by the total size, so a pack may change a member's
-bits. Three rules keep them (a test sweeps shapes, and names what breaks):
+bits. Four rules keep them (a test sweeps shapes, and names what breaks):
 
 1. products: small ones go through one batched product, where a pack of one runs as a stride-0 pair, since libraries
    switch kernels at one matrix; from `LOOP_FROM` multiplications on, each member is its own product on a CPU: the same
@@ -13,17 +13,22 @@ bits. Three rules keep them (a test sweeps shapes, and names what breaks):
 2. kernels with a scalar tail (GELU, sigmoid, ..) and kernels that reduce over rows (layer norm, sums) are called once
    per member on a CPU. Elementwise arithmetic, relu, tanh, exp, log, erf, softmax over the last axis and fused
    attention with members folded into the batch do not need it;
-3. a mean over a member's batch is that member's own sum, divided.
+3. a mean over a member's batch is that member's own sum, divided;
+4. a member's part of a pack lies at another address than the same numbers alone, and on some processors (AMD Zen 4) MKL
+   picks kernels by alignment: it is held to its strict reproducible mode, which costs nothing that could be measured.
 
 On a GPU the batched forms are used throughout: kernel launches are what costs there, and the law of independence is
 about losses, not bits. Deliberately not here: any parameter, any module.
 """
 
+import os
 from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # rule 4; MKL reads it at its first product
 
 Precision = Literal["fp32", "bf16"]
 

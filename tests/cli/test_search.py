@@ -299,8 +299,7 @@ def test_a_race_gives_more_seeds_to_fewer_configurations(place: Path, run_in: Ru
     assert result.returncode == 0, result.stderr
     run = place / "race" / "race"
     seeds = Counter(row["config_hash"] for row in table(run, "members.parquet"))
-    assert min(seeds.values()) == 2
-    assert max(seeds.values()) > 2
+    assert min(seeds.values()) < max(seeds.values())
     assert sum(seeds.values()) < 5 * 5
     assert len(table(run, "planned.parquet")) == sum(seeds.values())
 
