@@ -7,8 +7,11 @@ after a restart and on any number of workers. Keys are counter-based (SplitMix64
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.schema import UInt64
+
+Float64 = npt.NDArray[np.float64]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,3 +30,9 @@ def mix(values: UInt64) -> UInt64:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
+
+
+def signed_uniform(keys: UInt64, count: int) -> Float64:
+    """Return `count` numbers in [-1, 1) for each of `keys` (B,): (B, count). The first do not depend on `count`."""
+    bits = mix(np.add.outer(keys, np.arange(count, dtype=np.uint64)))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1

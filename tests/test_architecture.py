@@ -39,6 +39,7 @@ SHARED_FLOORS = {0, 1, 7}  # small modules that may lean on a neighbour, without
 DOORS = {
     "h5py": ("ensemble/data/",),
     "optuna": ("ensemble/search/",),
+    "gymnasium": ("ensemble/simulation/",),
     "mujoco": ("ensemble/simulation/",),
     "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/search/"),
     "matplotlib": ("ensemble/reporting/",),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ensemble.cli.options import FOLDER, say
 from ensemble.config import DataConfig
 from ensemble.errors import UsageError
+from ensemble.simulation import ENVIRONMENTS
 
 Progress = Callable[[int, int], None]
 
@@ -22,32 +23,37 @@ _MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable.
 
 
 @click.command()
-@click.argument("environment", type=click.Choice(["double_pendulum"]))
+@click.argument("environment", type=click.Choice(list(ENVIRONMENTS)))
 @click.option("--out", type=_PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
 @click.option("--episodes", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Transitions of an episode.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--passive/--torques", default=True, show_default=True, help="Without or with random joint torques.")
+@click.option("--passive/--torques", default=True, show_default=True, help="Random torques, of double_pendulum only.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 def simulate(
     environment: str, out: Path | None, episodes: int, steps: int, seed: int, passive: bool, overwrite: bool
 ) -> None:
-    """Simulate trajectories with real physics (MuJoCo) into an HDF5 file of NeRD's layout.
+    """Simulate trajectories with real physics (MuJoCo) into an HDF5 file.
+
+    double_pendulum swings freely or under random torques (NeRD's layout); inverted_pendulum is balanced by an expert
+    whose controls are recorded (D4RL's layout).
 
     \b
     ensemble simulate double_pendulum
+    ensemble simulate inverted_pendulum --episodes 4000
     ensemble simulate double_pendulum --torques --episodes 5000 --out pendulum.h5
     """
     from ensemble.config.data import SimulateConfig
-    from ensemble.simulation import double_pendulum
+    from ensemble.simulation import simulate as simulate_environment
 
     target = out or Path(f"{environment}.h5")
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
     config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
     with _progress("episodes") as progress:
-        double_pendulum.simulate(config, target, progress)
-    say(f"{target}: {episodes} episodes of {steps} transitions, {'passive' if passive else 'with torques'}")
+        simulate_environment(environment, config, target, progress)
+    driven = {"inverted_pendulum": "by the expert"}.get(environment, "passive" if passive else "with torques")
+    say(f"{target}: {episodes} episodes of {steps} transitions, {driven}")
     say(f"next: ensemble inspect {target}")
 
 

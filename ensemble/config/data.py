@@ -18,8 +18,12 @@ class SimulateConfig(Section):
 
     episodes: int = Field(1000, ge=1, description="number of trajectories")
     steps: int = Field(100, ge=1, description="transitions per trajectory")
-    seed: int = Field(0, ge=0, description="seed of initial states and joint torques")
-    passive: bool = Field(True, description="no joint torques; false draws torques at every step and records them")
+    seed: int = Field(0, ge=0, description="seed of everything random in it, as initial states")
+    passive: bool = Field(
+        True,
+        description="double_pendulum: no joint torques; false draws torques at every step and records them. "
+        "inverted_pendulum: stays true, its expert drives",
+    )
 
 
 class FeatureMap(Section):
@@ -59,7 +63,9 @@ class SplitConfig(Section):
 class DataConfig(Section):
     """The data of an experiment."""
 
-    source: Literal["double_pendulum"] | None = Field(None, description="environment to simulate when no path is given")
+    source: Literal["double_pendulum", "inverted_pendulum"] | None = Field(
+        None, description="environment to simulate when no path is given"
+    )
     path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="HDF5 or npz files, or one directory of converted shards"
     )
@@ -81,4 +87,8 @@ class DataConfig(Section):
     def _has_origin(self) -> Self:
         if self.source is None and self.path is None:
             raise ValueError("give `source` (an environment to simulate) or `path` (files or shards)")
+        if self.source == "inverted_pendulum" and not self.simulate.passive:
+            raise ValueError(
+                "simulate.passive: false is for double_pendulum; inverted_pendulum is driven by its expert"
+            )
         return self

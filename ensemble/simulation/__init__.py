@@ -13,7 +13,10 @@ from ensemble.errors import UsageError
 
 Progress = Callable[[int, int], None]  # trajectories done, trajectories in all
 
-ENVIRONMENTS = {"double_pendulum": "ensemble.simulation.double_pendulum"}
+ENVIRONMENTS = {
+    "double_pendulum": "ensemble.simulation.double_pendulum",
+    "inverted_pendulum": "ensemble.simulation.inverted_pendulum",
+}
 
 
 def simulate(environment: str, config: SimulateConfig, out: Path, progress: Progress | None = None) -> Path:

@@ -112,13 +112,11 @@ def root_pose(angle: Float32) -> Float32:
 def _draws(config: SimulateConfig) -> Iterator[tuple[int, Float64, Float64]]:
     """Yield in batches: number of the first trajectory, initial states (b, 4), torques (b, T, 2)."""
     torques = 0 if config.passive else config.steps
-    draws = np.arange(4 + 2 * torques, dtype=np.uint64)
     batch = max(8, BATCH_FRAMES // config.steps)
     for first in range(0, config.episodes, batch):
         trajectory = np.arange(first, min(first + batch, config.episodes), dtype=np.uint64)
         keys = streams.mix(trajectory + np.uint64(streams.key(config.seed, "simulate/double_pendulum")))
-        bits = streams.mix(np.add.outer(keys, draws))
-        uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1  # [-1, 1)
+        uniform = streams.signed_uniform(keys, 4 + 2 * torques)
         torque = np.zeros((len(trajectory), config.steps, 2))
         torque[:, :torques] = TORQUE_LIMIT * uniform[:, 4:].reshape(len(trajectory), torques, 2)
         yield first, LIMITS * uniform[:, :4], torque

@@ -63,7 +63,7 @@ def test_python_objects_are_refused(refused):
 def test_all_errors_come_at_once_in_the_order_of_the_file(refused):
     lines = refused("data: {source: double_pendulm}\nmodel: {n_layer: fast, n_layers: 3}\ntrain: {steps: 0}\n")
     assert lines == [
-        "test.yaml:1:16: data.source: needs 'double_pendulum' or null, found the text 'double_pendulm'; did you mean 'double_pendulum'?",  # noqa: E501
+        "test.yaml:1:16: data.source: needs one of 'double_pendulum', 'inverted_pendulum' or null, found the text 'double_pendulm'; did you mean 'double_pendulum'?",  # noqa: E501
         "test.yaml:2:18: model.n_layer: needs a whole number of at least 1, found the text 'fast'",
         "test.yaml:2:24: model.n_layers: unknown key 'n_layers'; did you mean 'n_layer'?",
         "test.yaml:3:16: train.steps: needs a whole number of at least 1, found the number 0",
