@@ -169,7 +169,7 @@ def test_a_chunk_of_another_shape_is_refused() -> None:
 
 
 def test_the_summary_is_that_of_counting_by_hand() -> None:
-    outcome = run_episodes(Chunks(np.array([2.0, 6.0])), EPISODES, members=2)
+    outcome = run_episodes(Chunks(np.array([2.0, 4.0])), EPISODES, members=2, replan=3)
     rows = summarize(outcome)
     assert 0 < rows["success"][1] < 1
     for member in range(2):
