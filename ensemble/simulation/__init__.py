@@ -1,7 +1,7 @@
 """Environments that make data: real physics, written as HDF5 in a layout that `ensemble convert` reads.
 
-To add an environment: one module with `simulate`, and one entry here. MuJoCo is imported here and nowhere else, when an
-environment runs.
+To add one: a module with `simulate`, an entry here, its name in `data.source`. MuJoCo and gymnasium are
+imported in this folder and nowhere else, when an environment runs.
 """
 
 import importlib

@@ -11,9 +11,11 @@ import h5py
 import mujoco
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
+from ensemble.cli import cli
 from ensemble.config.data import DataConfig, SimulateConfig
 from ensemble.data.convert import convert
 from ensemble.errors import UsageError
@@ -263,6 +265,16 @@ def test_the_file_has_d4rls_layout_and_converts_without_a_map(tmp_path: Path) ->
     np.testing.assert_array_equal(np.flatnonzero(arrays["timeouts"]), np.arange(19, 240, 20))
     manifest = convert([path], tmp_path / "shards", DataConfig(path=str(path)))
     assert (manifest.episodes, manifest.points) == (12, 12 * 21)
+
+
+def test_the_command_simulates_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "ip.h5")
+    made = CliRunner().invoke(cli, ["simulate", "inverted_pendulum", "--episodes", "7", "--steps", "5", "--out", path])
+    assert (made.exit_code, made.stdout.splitlines()) == (
+        0,
+        [f"{path}: 7 episodes of 5 transitions, by the expert", f"next: ensemble inspect {path}"],
+    )
+    assert len(read(Path(path))["actions"]) == 35
 
 
 def test_random_torques_are_refused_since_the_expert_drives(tmp_path: Path) -> None:
