@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-NAMES = ("conversion", "windows", "training_step", "ensembles", "overhead", "target", "search")
+NAMES = ("conversion", "windows", "training_step", "ensembles", "overhead", "target", "search", "tokenizer")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ FLOORS = {
     "data": 2,
     "models": 2,
     "reporting": 2,
+    "tokenizers": 2,
     "simulation": 3,
     "evaluation": 4,
     "training": 5,
@@ -43,6 +44,7 @@ DOORS = {
     "mujoco": ("ensemble/simulation/",),
     "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/search/"),
     "matplotlib": ("ensemble/reporting/",),
+    "tokenizers": ("ensemble/tokenizers/byte_pairs.py",),
     "torch": (
         "ensemble/models/",
         "ensemble/evaluation/",

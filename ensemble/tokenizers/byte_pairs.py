@@ -1,0 +1,138 @@
+"""The reference FAST: coefficients as characters of a string, and byte-level BPE over it (Hugging Face `tokenizers`).
+
+After `processing_action_tokenizer.py` of physical-intelligence/fast (Pertsch et al. 2025): a coefficient minus the
+smallest one is a code point, the string of a chunk is encoded as UTF-8, and BPE merges bytes. Ids here are the BPE's
+own plus the specials that come first. Two things differ. The reference leaves out the bytes of a coefficient that the
+fitting data jump over and then drops it without a word; here the initial alphabet has them (without such a gap, ids
+are the reference's). And a sequence that does not decode gives what could be decoded, never only zeros.
+"""
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from ensemble.schema import Int64
+from ensemble.tokenizers.alphabet import Alphabet
+from ensemble.tokenizers.coefficients import Bools, Int32
+from ensemble.tokenizers.sequences import FIRST, places, starts
+from ensemble.tokenizers.utf8 import code_points
+
+_LOG = logging.getLogger(__name__)
+_SURROGATES = 0xD800  # the first code point that is no character
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+# GPT-2's alphabet of bytes: printable ones are themselves, the others follow from U+0100 on.
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))
+}
+_NAMES = {byte: name for name, byte in _BYTES.items()}
+
+
+class BytePairCodec:
+    """Coefficients low .. high as code points 0 .. high - low; BPE ids from FIRST on."""
+
+    kind = "fast"
+
+    def __init__(self, low: int, high: int, pieces: list[str], merges: list[tuple[str, str]]) -> None:
+        """`pieces` are the BPE's tokens by their ids, in GPT-2's alphabet of bytes."""
+        self.alphabet = Alphabet(np.arange(low, high + 1, dtype=np.int32))
+        self._pieces, self._merges = pieces, merges
+        self._bpe = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges))
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        spelled = [b""] * FIRST + [_spell(piece) for piece in pieces]
+        self._bytes = np.frombuffer(b"".join(spelled), np.uint8)
+        self._lengths = np.array([len(each) for each in spelled], np.int64)
+        self._begins = starts(self._lengths)
+
+    @classmethod
+    def fit(cls, coefficients: Int32, vocabulary: int) -> "BytePairCodec":
+        """Learn at most `vocabulary` ids from coefficients (N, W), with the reference's arguments of the trainer.
+
+        Raises ValueError where their range does not fit; warns, as the reference does, where it nearly does not.
+        """
+        low, high = int(coefficients.min()), int(coefficients.max())
+        span, size = high - low, vocabulary - FIRST
+        letters = [chr(symbol) for symbol in range(min(span, _SURROGATES - 1) + 1)]
+        alphabet = {*letters, *(_NAMES[byte] for byte in "".join(letters).encode())}
+        if span >= _SURROGATES or len(alphabet) > size:
+            raise ValueError(
+                f"coefficients from {low} to {high} do not fit in a vocabulary of {vocabulary}, {FIRST} of it special; "
+                "choose a smaller scale or a larger vocabulary"
+            )
+        if span + 100 > size:
+            _LOG.warning("coefficients from %d to %d nearly fill a vocabulary of %d", low, high, vocabulary)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[],
+            initial_alphabet=sorted(alphabet),
+            max_token_length=10000,
+        )
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.train_from_iterator(_strings((coefficients - low).astype(np.int32)), trainer=trainer)
+        model = json.loads(bpe.to_str())["model"]
+        pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        return cls(low, high, pieces, [(left, right) for left, right in model["merges"]])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are, the specials among them."""
+        return FIRST + len(self._pieces)
+
+    def encode(self, symbols: Int32) -> tuple[Int32, Int64]:
+        """Return the ids of all rows of symbols (N, W) end to end, and how many each has (N,)."""
+        encoded = [each.ids for each in self._bpe.encode_batch_fast(_strings(symbols), add_special_tokens=False)]
+        counts = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        flat = (number for ids in encoded for number in ids)
+        return np.fromiter(flat, np.int32, int(counts.sum())) + np.int32(FIRST), counts
+
+    def decode(self, tokens: Int32, kept: Bools, width: int) -> tuple[Int32, Bools]:
+        """Return coefficients (N, width), cut or filled with 0, and which rows spell just `width` of them.
+
+        A row is cut where its bytes are no character, or one that stands for no coefficient.
+        """
+        ids = np.where(kept, tokens, 0)
+        lengths = self._lengths[ids]
+        flat = lengths.reshape(-1)
+        data = self._bytes[np.repeat(self._begins[ids.reshape(-1)], flat) + places(flat)]
+        points, counts = code_points(data, lengths.sum(axis=1))
+        row, column = np.repeat(np.arange(len(ids)), counts), places(counts)
+        broken = (points < 0) | (points >= len(self.alphabet))
+        stop = counts.copy()
+        np.minimum.at(stop, row[broken], column[broken])
+        inside = column < np.minimum(stop, width)[row]
+        coefficients = np.zeros((len(ids), width), np.int32)
+        coefficients[row[inside], column[inside]] = points[inside] + self.alphabet.low
+        return coefficients, (counts == width) & (stop == width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return range, pieces by id, and merges."""
+        return {
+            "low": self.alphabet.low,
+            "high": self.alphabet.high,
+            "pieces": self._pieces,
+            "merges": [list(merge) for merge in self._merges],
+        }
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> "BytePairCodec":
+        """Build what `to_json` returned."""
+        return cls(kept["low"], kept["high"], kept["pieces"], [(left, right) for left, right in kept["merges"]])
+
+
+def _strings(symbols: Int32) -> list[str]:
+    """Return a string for each row of symbols (N, W), a character for each."""
+    rows, width = symbols.shape
+    text = symbols.astype("<u4").tobytes().decode("utf-32-le")
+    return [text[start : start + width] for start in range(0, rows * width, width)]
+
+
+def _spell(piece: str) -> bytes:
+    """Return the bytes of a BPE token; one outside GPT-2's alphabet (an unused letter of the initial one) is itself."""
+    if all(name in _BYTES for name in piece):
+        return bytes(_BYTES[name] for name in piece)
+    return piece.encode()

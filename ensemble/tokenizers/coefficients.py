@@ -1,0 +1,77 @@
+"""Chunks of actions as rounded DCT coefficients, and back: the lossy half of FAST, and the only one that is lossy.
+
+A coefficient is round-half-even(scale * DCT-II), orthonormal along time, in float64 (FAST, section V; Pertsch et al.
+2025, arXiv 2501.09747). Rows are flattened time-major: all A coefficients of frequency 0 first, then those of 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from ensemble.schema import Float32
+
+Int32 = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+LARGEST = (1 << 15) - 1  # of a coefficient; beyond it actions want another scale, or normalizing
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Rounding of chunks of `horizon` steps and `width` actions in steps of 1 / `scale` of a DCT coefficient."""
+
+    scale: float
+    horizon: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale {self.scale} is not a positive number")
+        if self.horizon < 1 or self.width < 1:
+            raise ValueError(f"chunks of {self.horizon} steps of {self.width} actions hold nothing")
+
+    @property
+    def size(self) -> int:
+        """Coefficients of a chunk."""
+        return self.horizon * self.width
+
+    def quantize(self, chunks: npt.ArrayLike, first: int = 0) -> Int32:
+        """Return the coefficients (N, H*A) of chunks (N, H, A), numbered from `first` in messages.
+
+        Raises ValueError for another shape or no chunks, for NaN or infinity (chunk, step and entry are named), and
+        for coefficients beyond 32,767.
+        """
+        actions = np.asarray(chunks)
+        if actions.shape[1:] != (self.horizon, self.width) or not len(actions):
+            raise ValueError(f"chunks have the shape {actions.shape}, not (N, {self.horizon}, {self.width})")
+        _refuse_not_finite(actions, first)
+        waves = scipy.fft.dct(actions.astype(np.float64, copy=False), type=2, axis=1, norm="ortho")
+        with np.errstate(over="ignore", invalid="ignore"):  # seen below
+            rounded = np.around(waves * self.scale).reshape(len(actions), self.size)
+        if not (rounded.max() <= LARGEST and rounded.min() >= -LARGEST):
+            chunk = int(np.abs(rounded).max(axis=1).argmax())
+            raise ValueError(
+                f"chunk {first + chunk}: a coefficient of {np.abs(rounded[chunk]).max():.0f} at scale {self.scale} is "
+                f"beyond {LARGEST}; normalize the actions or choose a smaller scale"
+            )
+        whole: Int32 = rounded.astype(np.int32)
+        return whole
+
+    def reconstruct(self, coefficients: Int32) -> Float32:
+        """Return the chunks (N, H, A) of coefficients (N, H*A)."""
+        waves = coefficients.reshape(-1, self.horizon, self.width) / self.scale
+        chunks: Float32 = scipy.fft.idct(waves, type=2, axis=1, norm="ortho").astype(np.float32)
+        return chunks
+
+
+def _refuse_not_finite(actions: npt.NDArray[np.generic], first: int = 0) -> None:
+    """Raise ValueError, naming chunk, step and entry, where chunks (N, H, A) hold NaN, infinity or no real numbers."""
+    if actions.dtype.kind not in "fiu":
+        raise ValueError(f"actions are {actions.dtype}, not real numbers")
+    finite = np.isfinite(actions)
+    if not finite.all():
+        chunk, step, entry = np.argwhere(~finite)[0]
+        value = actions[chunk, step, entry]
+        raise ValueError(f"chunk {first + chunk}, step {step}, entry {entry}: {value} is not a finite number")
