@@ -2,9 +2,9 @@
 
 After `processing_action_tokenizer.py` of physical-intelligence/fast (Pertsch et al. 2025): a coefficient minus the
 smallest one is a code point, the string of a chunk is encoded as UTF-8, and BPE merges bytes. Ids here are the BPE's
-own plus the specials that come first. Two things differ. The reference leaves out the bytes of a coefficient that the
-fitting data jump over and then drops it without a word; here the initial alphabet has them (without such a gap, ids
-are the reference's). And a sequence that does not decode gives what could be decoded, never only zeros.
+own plus the specials that come first. Two things differ. The reference lacks the bytes of coefficients that the
+fitting data jump over, and drops these without a word; here such bytes take the last ids, in place of as many merges
+(all other ids are the reference's). And a sequence that does not decode gives what could be decoded, never only zeros.
 """
 
 import json
@@ -27,7 +27,7 @@ _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))
 }
-_NAMES = {byte: name for name, byte in _BYTES.items()}
+_NAME = {byte: name for name, byte in _BYTES.items()}
 
 
 class BytePairCodec:
@@ -55,8 +55,9 @@ class BytePairCodec:
         low, high = int(coefficients.min()), int(coefficients.max())
         span, size = high - low, vocabulary - FIRST
         letters = [chr(symbol) for symbol in range(min(span, _SURROGATES - 1) + 1)]
-        alphabet = {*letters, *(_NAMES[byte] for byte in "".join(letters).encode())}
-        if span >= _SURROGATES or len(alphabet) > size:
+        seen = [chr(symbol) for symbol in np.unique(coefficients) - low] if span < _SURROGATES else []
+        forgotten = sorted(_names(letters) - _names(seen) - set(letters))
+        if span >= _SURROGATES or len({*letters, *_names(letters)}) > size:
             raise ValueError(
                 f"coefficients from {low} to {high} do not fit in a vocabulary of {vocabulary}, {FIRST} of it special; "
                 "choose a smaller scale or a larger vocabulary"
@@ -64,11 +65,11 @@ class BytePairCodec:
         if span + 100 > size:
             _LOG.warning("coefficients from %d to %d nearly fill a vocabulary of %d", low, high, vocabulary)
         trainer = trainers.BpeTrainer(
-            vocab_size=size,
+            vocab_size=size - len(forgotten),
             min_frequency=2,
             show_progress=False,
             special_tokens=[],
-            initial_alphabet=sorted(alphabet),
+            initial_alphabet=letters,
             max_token_length=10000,
         )
         bpe = Tokenizer(models.BPE())
@@ -76,7 +77,7 @@ class BytePairCodec:
         bpe.train_from_iterator(_strings((coefficients - low).astype(np.int32)), trainer=trainer)
         model = json.loads(bpe.to_str())["model"]
         pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
-        return cls(low, high, pieces, [(left, right) for left, right in model["merges"]])
+        return cls(low, high, [*pieces, *forgotten], [(left, right) for left, right in model["merges"]])
 
     @property
     def vocabulary(self) -> int:
@@ -129,6 +130,11 @@ def _strings(symbols: Int32) -> list[str]:
     rows, width = symbols.shape
     text = symbols.astype("<u4").tobytes().decode("utf-32-le")
     return [text[start : start + width] for start in range(0, rows * width, width)]
+
+
+def _names(letters: list[str]) -> set[str]:
+    """Return the bytes of letters, by their names in GPT-2's alphabet."""
+    return {_NAME[byte] for byte in "".join(letters).encode()}
 
 
 def _spell(piece: str) -> bytes:

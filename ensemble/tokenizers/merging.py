@@ -45,14 +45,17 @@ def _end_to_end(symbols: Int32, separator: int) -> Int64:
 
 def _most_frequent(pairs: Int64, base: int) -> int | None:
     """Return the most frequent pair without a separator, the first of them in the text; None where there is none."""
-    counts = np.bincount(pairs, minlength=base * base).reshape(base, base)
-    counts[-1, :] = counts[:, -1] = 0
-    most = counts == counts.max()
-    if counts.max() == 0:
+    if base * base > 2 * len(pairs):  # a table of all pairs would cost more than sorting those there are
+        values, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+        counts[(values // base == base - 1) | (values % base == base - 1)] = 0
+        most = np.flatnonzero(counts == counts.max())
+        return int(values[most[first[most].argmin()]]) if counts.max() else None
+    table = np.bincount(pairs, minlength=base * base).reshape(base, base)
+    table[-1, :] = table[:, -1] = 0
+    equal = (table == table.max()).reshape(-1)
+    if not table.max():
         return None
-    if most.sum() == 1:
-        return int(most.argmax())
-    return int(pairs[most.reshape(-1)[pairs].argmax()])
+    return int(equal.argmax() if equal.sum() == 1 else pairs[equal[pairs].argmax()])
 
 
 def _merge(text: Int64, found: Int64, token: int, overlaps: bool) -> Int64:

@@ -48,6 +48,8 @@ def _codec(ids: dict[str, int], listed: list[Any]) -> TinyCodec:
     named = {number: name for name, number in ids.items()}
     if len(named) < len(ids) or any(type(number) is not int or number < 0 for number in named):
         raise ValueError("two tokens have one id, or an id is no number from 0 on")
+    if max(named) >= 2 * len(named):
+        raise ValueError(f"an id of {max(named)} among {len(named)} tokens")
     tokens = [_token(named[n]) if n in named else () for n in range(FIRST, max(named) + 1)]
     merges = [_merge(ids, pair, merged) for pair, merged in listed]
     return TinyCodec(tokens, merges)

@@ -69,7 +69,10 @@ class TinyCodec:
         return self._trie.match(symbols)
 
     def decode(self, tokens: Int32, kept: Bools, width: int) -> tuple[Int32, Bools]:
-        """Return coefficients (N, width), cut or filled with 0, and which rows spell just `width` of them."""
+        """Return coefficients (N, width), cut or filled with 0, and which rows spell just `width` of them.
+
+        An id that is not used spells nothing, and its row is none of those.
+        """
         ids = np.where(kept, tokens, 0)
         lengths = self._lengths[ids]  # (N, L)
         ends = lengths.cumsum(axis=1)
@@ -81,7 +84,8 @@ class TinyCodec:
         inside = column < width
         coefficients = np.zeros((len(ids), width), np.int32)
         coefficients[row[inside], column[inside]] = self._values[entry[inside]]
-        return coefficients, ends[:, -1] == width
+        unused = kept & (lengths == 0)
+        return coefficients, (ends[:, -1] == width) & ~unused.any(axis=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return tokens as lists of integers, and merges as pairs of places among them."""
