@@ -45,7 +45,7 @@ def _end_to_end(symbols: Int32, separator: int) -> Int64:
 
 def _most_frequent(pairs: Int64, base: int) -> int | None:
     """Return the most frequent pair without a separator, the first of them in the text; None where there is none."""
-    if base * base > 2 * len(pairs):  # a table of all pairs would cost more than sorting those there are
+    if base * base > max(2 * len(pairs), 1 << 18):  # a table of all pairs would cost more than sorting those there are
         values, first, counts = np.unique(pairs, return_index=True, return_counts=True)
         counts[(values // base == base - 1) | (values % base == base - 1)] = 0
         most = np.flatnonzero(counts == counts.max())

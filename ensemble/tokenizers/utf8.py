@@ -20,8 +20,10 @@ def code_points(data: npt.NDArray[np.uint8], lengths: Int64) -> tuple[Int64, Int
     begins = (data & 0xC0) != 0x80
     begins[starts(lengths)[lengths > 0]] = True
     first = np.flatnonzero(begins)
-    lead = data[first].astype(np.int64)
-    size = np.select([lead < 0x80, (lead >> 5) == 0b110, (lead >> 4) == 0b1110], [1, 2, 3], 0)
+    size, room = _sizes(data[first]), np.diff(first, append=len(data))
+    begins[(first + size)[(size > 0) & (room > size)]] = True  # what follows a whole character is none by itself
+    first = np.flatnonzero(begins)
+    size, lead = _sizes(data[first]), data[first].astype(np.int64)
     whole = (np.diff(first, append=len(data)) == size) & (size > 0)
     points = lead & _MARKS[size]
     for further in (1, 2):
@@ -30,3 +32,8 @@ def code_points(data: npt.NDArray[np.uint8], lengths: Int64) -> tuple[Int64, Int
     whole &= points >= _FEWEST[size]
     row = np.repeat(np.arange(len(lengths)), lengths)[first]
     return np.where(whole, points, -1), np.bincount(row, minlength=len(lengths)).astype(np.int64)
+
+
+def _sizes(lead: npt.NDArray[np.uint8]) -> Int64:
+    """Return how many bytes a character has that begins with `lead`, 0 where none does."""
+    return np.select([lead < 0x80, (lead >> 5) == 0b110, (lead >> 4) == 0b1110], [1, 2, 3], 0).astype(np.int64)
