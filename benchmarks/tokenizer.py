@@ -2,11 +2,11 @@
 
     python -m benchmarks.tokenizer [--chunks 3000] [--rounds 3] [--many 100000]
 
-The tiny FAST against its authors' way (strings of integers in Python; kinder than theirs: a set where they search a
-list, the vocabulary read once, the longest token known). The reference FAST against its own processor (Hugging Face's
-fast tokenizer called once a chunk). Equality is checked first; then both take turns on the same chunks, smooth ones of
-50 steps. Each line gives medians, and the ratio turn by turn. The chunks are few for the sake of the loops, whose time
-grows with their number; what `--many` chunks cost us alone stands below.
+The tiny FAST against its authors' way (strings of integers in Python; kinder than theirs: a dictionary where they
+search a list, the vocabulary read once, the longest token known). The reference FAST against its own processor
+(Hugging Face's fast tokenizer called once a chunk; both train with the same trainer). Equality is checked first; then
+both take turns on the same chunks, smooth ones of 50 steps. Each line gives medians, and the ratio turn by turn. The
+chunks are few for the sake of the loops, whose time grows with their number; what `--many` cost us alone stands below.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def merge(words: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def without_gaps(chunks: Chunks) -> Chunks:
-    """Add chunks with every coefficient that the others jump over: at a gap the reference's ids are others than ours."""
+    """Add chunks with all coefficients that the others jump over: with gaps the reference's last ids are not ours."""
     waves = np.around(dct(chunks[..., 0], axis=1, norm="ortho") * SCALE)
     every = np.arange(waves.min(), waves.max() + 1)
     rows = np.zeros((-(-len(every) // HORIZON), HORIZON))
