@@ -3,7 +3,7 @@
 Deliberately not here: data (a batch is tensors), optimizers, and where parameters lie (the arena of training/).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import NamedTuple, Protocol, cast
@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from ensemble.config.model import ModelConfig
 from ensemble.models.layers import Layer
 from ensemble.models.products import Precision
-from ensemble.schema import Feature, Float32
+from ensemble.schema import Feature, Float32, Int64
 from ensemble.streams import key
+
+
+class Noise(NamedTuple):
+    """What a step's noise is hashed from, see `noise.py`."""
+
+    keys: Tensor  # (E, 2) int32 of `noise_keys`: of the noise, of the flow-matching time
+    counter: Tensor  # (E, B) or (1, B) int32: place in the global batch; number of the window where draws are frozen
 
 
 class Batch(NamedTuple):
@@ -25,6 +32,8 @@ class Batch(NamedTuple):
     points: Tensor  # (E, B, T+1, D) float32, features side by side; one member's worth expands to all
     position: Tensor  # (B,) int32, places of the samples in the global batch
     keys: Tensor | None = None  # (E, sites) int32 of `dropout_keys`, None to evaluate
+    noise: Noise | None = None  # for families that draw noise
+    tokens: Tensor | None = None  # (E, B, L) int64 from BOS on, padded, for families over tokens; E may be 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,27 @@ class DynamicsModel(Protocol):
 
     def rollout(self, history: Tensor, known: Tensor, horizon: int) -> Tensor:
         """Continue (E, B, C, D) true points by `horizon` predicted states (E, B, H, S)."""
+        ...
+
+
+Decode = Callable[[Int64], Float32]
+"""Tokens (N, L) to action chunks (N, H, A), in the units that the tokenizer was fitted on."""
+
+
+class PolicyModel(Protocol):
+    """A pack of models that answer an observation with a chunk of actions."""
+
+    sites: int  # dropout sites: the width of `Batch.keys`
+
+    def __call__(self, batch: Batch, details: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (E,) and, if asked, details (E,) by name, such as "token_accuracy"."""
+        ...
+
+    def act(self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None) -> Tensor:
+        """Return chunks (E, B, H, A) in raw units, without gradient, for states (E, B, S) or (1, B, S) in raw units.
+
+        Families over tokens need `decode`, the tokenizer's; families that draw noise need `noise`.
+        """
         ...
 
 
