@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import Name, Section, Words
 from ensemble.config.data import DataConfig
-from ensemble.config.model import ModelConfig
+from ensemble.config.model import GPTDynamicsConfig, ModelConfig
 from ensemble.config.train import TrainConfig
 
 Seeds = Annotated[
@@ -111,7 +111,7 @@ class Experiment(Section):
 
     experiment: Name = Field(description="name of the run directory, results/<name>; default: the file's name")
     data: DataConfig = Field(description="trajectories")
-    model: ModelConfig = Field(ModelConfig(), description="architecture")
+    model: ModelConfig = Field(GPTDynamicsConfig(), description="architecture")
     train: TrainConfig = Field(TrainConfig(), description="training of each member")
     search: SearchConfig = Field(SearchConfig(), description="choice of configurations")
     ensemble: EnsembleConfig = Field(EnsembleConfig(), description="seed ensemble")

@@ -1,16 +1,17 @@
 """The `model:` section: one config class per model family, importable without torch.
 
-A family names its network (`network`, an import path), so adding one is a class here, a file in `models/`,
-and one entry in `ModelConfig`.
+A family names its network (`network`, an import path), so adding one is a class here or in `policy.py`, a file in
+`models/`, and one entry in `ModelConfig`. Each says its `task` and its `window`, the transitions of a training window.
 """
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ensemble.config.base import Section
+from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.errors import UsageError
 
 if TYPE_CHECKING:  # it brings numpy and pyarrow, which a mistyped file does not wait for
@@ -37,6 +38,7 @@ class GPTDynamicsConfig(Section):
     """GPT dynamics model of NeRD (arXiv 2508.15755) and axion's neural solver."""
 
     network: ClassVar[str] = "ensemble.models.gpt_dynamics:GPTDynamics"
+    task: ClassVar[Literal["dynamics"]] = "dynamics"
 
     family: Literal["gpt_dynamics"] = Field("gpt_dynamics", description="model family")
     history: int = Field(10, ge=1, description="points of a training window, and of the context in a rollout")
@@ -55,6 +57,11 @@ class GPTDynamicsConfig(Section):
     normalize_output: bool = Field(True, description="by the target's mean and variance; weighs the loss as well")
     output_tanh: bool = Field(False, description="tanh on the normalized output")
 
+    @property
+    def window(self) -> int:
+        """Transitions of a training window."""
+        return self.history
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if self.n_embd % self.n_head:
@@ -64,16 +71,35 @@ class GPTDynamicsConfig(Section):
         return self
 
 
-ModelConfig = GPTDynamicsConfig  # becomes Annotated[A | B, Field(discriminator="family")] with the second family
+def _with_family(value: Any) -> Any:
+    """Let a section without `family` be of the first one, so that files from before the second still say the same."""
+    return {"family": "gpt_dynamics", **value} if isinstance(value, dict) else value
+
+
+ModelConfig = Annotated[
+    Annotated[GPTDynamicsConfig | Pi0Config | Pi0FastConfig, Field(discriminator="family")],
+    BeforeValidator(_with_family),
+]
 
 
 def input_features(config: ModelConfig, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
-    """Return which features each named input of a model takes; by default one, of every state and control feature.
+    """Return which features each named input of a model takes.
 
-    Raises UsageError, naming the nearest feature, for one that the data do not have, and when there is no state.
+    A policy has two, "observation" of every state feature and "action" of every control feature; a dynamics model has
+    those of its config, by default one of every state and control feature. Raises UsageError, naming the nearest
+    feature, for one that the data do not have, and when there is no state or, for a policy, no control.
     """
-    if not any(feature.role == "state" for feature in features):
-        raise UsageError(f"model.family {config.family}: none of the features is a state; give one that role in `data`")
+    by_role = {role: tuple(f.name for f in features if f.role == role) for role in ("state", "control")}
+    for role, names in by_role.items():
+        if not names and (role == "state" or config.task == "policy"):
+            words = f"none of the features is a {role}; give one that role in `data`"
+            raise UsageError(f"model.family {config.family}: {words}")
+    if config.task == "policy":
+        return {"observation": by_role["state"], "action": by_role["control"]}
+    return _named_inputs(config, features)
+
+
+def _named_inputs(config: GPTDynamicsConfig, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
     if not config.inputs:
         return {"low_dim": tuple(f.name for f in features if f.role in ("state", "control"))}
     names = [feature.name for feature in features]
