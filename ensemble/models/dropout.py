@@ -26,7 +26,11 @@ def _site_keys(seed: int, sites: int) -> UInt64:
 
 def dropout_keys(seeds: Sequence[int], sites: int, step: int) -> Tensor:
     """Return the keys of a step, (E, sites) int32: streams (seed, "dropout/site") advanced to `step`."""
-    keys = np.stack([_site_keys(seed, sites) for seed in seeds])
+    return step_keys(np.stack([_site_keys(seed, sites) for seed in seeds]), step)
+
+
+def step_keys(keys: UInt64, step: int) -> Tensor:
+    """Advance the keys of streams (E, n) to `step`: (E, n) int32."""
     mixed = mix(keys ^ mix(np.array([step], dtype=np.uint64)))
     return torch.from_numpy((mixed >> np.uint64(32)).astype(np.uint32).view(np.int32))
 
@@ -40,13 +44,20 @@ def _scramble(h: Tensor) -> Tensor:
     return h
 
 
+def hashed(keys: Tensor, counter: Tensor, elements: int, start: int = 0) -> Tensor:
+    """Return 32 random bits an element, (E, B, elements) int32: keys (E,), counter (B,), (1, B) or (E, B), all int32.
+
+    The elements are those from `start` on.
+    """
+    index = torch.arange(start + 1, start + elements + 1, dtype=torch.int32, device=keys.device) * _ODD_3
+    sample = _scramble((counter + 1) * _ODD_3)
+    h = _scramble(keys[:, None] ^ sample)[:, :, None] ^ _scramble(index)  # (E, B, elements)
+    return _scramble(_scramble(h))
+
+
 def keep_mask(keys: Tensor, position: Tensor, elements: int, p: float) -> Tensor:
     """Return which elements stay, (E, B, elements) bool: keys (E,) int32, position (B,) int32, each False with p."""
-    index = torch.arange(1, elements + 1, dtype=torch.int32, device=keys.device) * _ODD_3
-    sample = _scramble((position + 1) * _ODD_3)  # (B,)
-    h = _scramble(keys[:, None] ^ sample)[:, :, None] ^ _scramble(index)  # (E, B, elements)
-    _scramble(_scramble(h))
-    return h >= round(p * 2**32) - 2**31
+    return hashed(keys, position, elements) >= round(p * 2**32) - 2**31
 
 
 class _Masked(torch.autograd.Function):
