@@ -1,4 +1,4 @@
-"""Causal self-attention on folded members, from one tensor of queries, keys and values.
+"""Self-attention on folded members, from one tensor of queries, keys and values.
 
 On a CPU it is written out over batched products, which for short windows is twice as fast as the fused kernel (that one
 takes exponentials one by one when a row is shorter than a vector; here rows are padded to whole vectors, with -inf).
@@ -18,18 +18,19 @@ LONGEST = 64  # times up to which all pairs are written out on a CPU
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k' / sqrt(h) + causal mask) v, its weights masked by dropout, in fp32."""
+    """softmax(q k' / sqrt(h) + mask) v, its weights masked by dropout, in fp32."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, qkv: Tensor, keep: Tensor | None, p: float) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, qkv: Tensor, mask: Tensor, keep: Tensor | None, p: float
+    ) -> Tensor:
         folded, time, _, heads, size = qkv.shape
         parts = qkv.new_empty(3, folded, heads, time, size, dtype=torch.float32).copy_(qkv.permute(2, 0, 3, 1, 4))
         q, k, v = parts.view(3, folded * heads, time, size).unbind(0)
         padded = -(-time // VECTOR) * VECTOR
         scores = q.new_empty(folded * heads, time, padded)
         scores[:, :, time:] = -math.inf
-        future = q.new_full((time, time), -math.inf).triu_(1)
-        torch.add(future, torch.bmm(q, k.mT), alpha=1 / math.sqrt(size), out=scores[:, :, :time])
+        torch.add(mask, torch.bmm(q, k.mT), alpha=1 / math.sqrt(size), out=scores[:, :, :time])
         weights = scores.softmax(-1)[:, :, :time]
         used = weights if keep is None else _masked(weights, keep, p)
         ctx.save_for_backward(q, k, v, weights, keep)  # type: ignore[arg-type]
@@ -38,7 +39,7 @@ class _Attention(torch.autograd.Function):
         return out.transpose(1, 2).to(qkv.dtype).contiguous()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         q, k, v, weights, keep = ctx.saved_tensors  # type: ignore[attr-defined]
         p: float = ctx.p  # type: ignore[attr-defined]
         folded, time, heads, size = grad.shape
@@ -53,7 +54,7 @@ class _Attention(torch.autograd.Function):
         products = (g_scores, k), (g_scores.mT, q), (used.mT, g)  # of queries, keys, values
         for (left, right), part in zip(products, out.permute(2, 0, 3, 1, 4), strict=True):
             part.copy_(torch.bmm(left, right).view(folded, heads, time, size))
-        return out, None, None
+        return out, None, None, None
 
 
 def _masked(weights: Tensor, keep: Tensor, p: float) -> Tensor:
@@ -61,12 +62,26 @@ def _masked(weights: Tensor, keep: Tensor, p: float) -> Tensor:
     return (weights * keep.view(weights.shape)).mul_(1 / (1 - p))
 
 
-def causal_attention(qkv: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:
+def causal_mask(time: int, device: torch.device) -> Tensor:
+    """Return (T, T) to add to scores: -inf where a key lies after its query, else 0."""
+    return torch.full((time, time), -math.inf, device=device).triu_(1)
+
+
+def attention(qkv: Tensor, mask: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:
     """Attend, (F, T, 3, N, h) -> (F, T, N, h), F being members times batch.
 
-    `keep` (F, N, T, T) bool says which weights survive dropout with probability p; None is no dropout.
+    `mask` (T, T) float32 is added to the scores, -inf where a query (row) does not see a key. `keep` (F, N, T, T) bool
+    says which weights survive dropout with probability p; None is no dropout.
     """
     if keep is None and (qkv.is_cuda or qkv.shape[1] > LONGEST):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2)
+    return cast(Tensor, _Attention.apply(qkv, mask, keep, p))  # type: ignore[no-untyped-call]
+
+
+def causal_attention(qkv: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:
+    """Attend to what is not later, (F, T, 3, N, h) -> (F, T, N, h); see `attention`."""
+    if keep is None and (qkv.is_cuda or qkv.shape[1] > LONGEST):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-    return cast(Tensor, _Attention.apply(qkv, keep, p))  # type: ignore[no-untyped-call]
+    return attention(qkv, causal_mask(qkv.shape[1], qkv.device), keep, p)

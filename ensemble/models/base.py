@@ -3,6 +3,7 @@
 Deliberately not here: data (a batch is tensors), optimizers, and where parameters lie (the arena of training/).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,6 +18,8 @@ from ensemble.models.layers import Layer
 from ensemble.models.products import Precision
 from ensemble.schema import Feature, Float32, Int64
 from ensemble.streams import key
+
+EPS = 1e-5  # added to variances, as NeRD does
 
 
 class Noise(NamedTuple):
@@ -34,6 +37,9 @@ class Batch(NamedTuple):
     keys: Tensor | None = None  # (E, sites) int32 of `dropout_keys`, None to evaluate
     noise: Noise | None = None  # for families that draw noise
     tokens: Tensor | None = None  # (E, B, L) int64 from BOS on, padded, for families over tokens; E may be 1
+    targets: Tensor | None = (
+        None  # (E,) what a sum over tokens is divided by, if not by its own number (DDP: the mean's)
+    )
 
 
 @dataclass(frozen=True)
@@ -152,3 +158,15 @@ def column_slices(features: Sequence[Feature]) -> Mapping[str, slice]:
         slices[feature.name] = slice(start, start + feature.width)
         start += feature.width
     return slices
+
+
+def role_columns(features: Sequence[Feature], role: str) -> list[int]:
+    """Return the columns of every feature of a role, in order."""
+    where = column_slices(features)
+    return [i for f in features if f.role == role for i in range(where[f.name].start, where[f.name].stop)]
+
+
+def wrap(angle: Tensor) -> Tensor:
+    """Return angles in [-pi, pi): (x + pi) mod 2 pi - pi."""
+    wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+    return torch.where(wrapped >= math.pi, -math.pi, wrapped)  # a hair below -pi rounds to pi

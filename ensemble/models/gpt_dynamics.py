@@ -20,19 +20,12 @@ from torch import Tensor, nn
 from ensemble.config.model import GPTDynamicsConfig, MLPConfig, input_features
 from ensemble.errors import UsageError
 from ensemble.models.activations import gelu
-from ensemble.models.base import Batch, Normalization, column_slices
+from ensemble.models.base import EPS, Batch, Normalization, column_slices, role_columns, wrap
 from ensemble.models.layers import MLP, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear
 from ensemble.models.products import Precision, add_row, member_mean, sum_rows
 from ensemble.schema import Feature, Float32
 
 Device = str | torch.device
-EPS = 1e-5  # added to variances, as the reference does
-
-
-def wrap(angle: Tensor) -> Tensor:
-    """Return angles in [-pi, pi): (x + pi) mod 2 pi - pi."""
-    wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-    return torch.where(wrapped >= math.pi, -math.pi, wrapped)  # a hair below -pi rounds to pi
 
 
 class Feedforward(nn.Module):
@@ -190,7 +183,7 @@ class GPTDynamics(nn.Module):
         )
         width = sum(encoder.outputs for encoder in self.encoders.values())  # type: ignore[misc]
         self.transformer_model = GPT(config, width, members, precision, device)
-        self.model = Head(config.head, config.n_embd, len(state_columns(features)), members, precision, device)
+        self.model = Head(config.head, config.n_embd, len(role_columns(features, "state")), members, precision, device)
         self.sites = 1 + Transformer.SITES_PER_BLOCK * config.n_layer if config.dropout > 0 else 0
         self._hold_constants(features, normalization, "cpu" if torch.device(device).type == "meta" else device)
 
@@ -201,7 +194,7 @@ class GPTDynamics(nn.Module):
             self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
 
         angles = [angle for feature in features for angle in feature.angles]
-        state = state_columns(features)
+        state = role_columns(features, "state")
         hold("state_columns", state)
         hold("angles", angles)
         hold("state_angles", [angles[column] for column in state])
@@ -283,12 +276,6 @@ def _scale(variance: Float32, normalize: bool) -> Float32:
     """Return sqrt(variance + eps) in float32, as the reference does; one without normalization."""
     scale: Float32 = np.sqrt(variance.astype(np.float32) + np.float32(EPS if normalize else 0))
     return scale
-
-
-def state_columns(features: Sequence[Feature]) -> list[int]:
-    """Return the columns of every state feature, in order."""
-    where = column_slices(features)
-    return [i for f in features if f.role == "state" for i in range(where[f.name].start, where[f.name].stop)]
 
 
 def input_columns(config: GPTDynamicsConfig, features: Sequence[Feature]) -> dict[str, tuple[list[int], MLPConfig]]:

@@ -6,6 +6,7 @@ fills one member's part from a generator. How members stay independent of their 
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,15 @@ from ensemble.models.products import Precision, per_member, product
 class Layer(nn.Module):
     """A module with parameters of its own, which it knows how to fill."""
 
+    transposed: ClassVar[tuple[str, ...]] = ()  # parameters (E, in, out) that torch holds as (out, in)
+
     def reset(self, member: int, generator: torch.Generator) -> None:
         """Fill one member's part of every parameter held here, drawing only from `generator` (a CPU one)."""
         raise NotImplementedError
 
 
-def _parameter(*shape: int, device: str | torch.device) -> nn.Parameter:
+def empty_parameter(*shape: int, device: str | torch.device) -> nn.Parameter:
+    """Return a parameter that a layer's `reset` fills."""
     return nn.Parameter(torch.empty(shape, device=device))
 
 
@@ -35,6 +39,8 @@ class Linear(Layer):
     `std` None draws weight and bias from U(-1/sqrt(in), 1/sqrt(in)), torch's default; a number draws the weight from
     N(0, std^2) and leaves the bias zero.
     """
+
+    transposed = ("weight",)
 
     def __init__(
         self,
@@ -49,8 +55,8 @@ class Linear(Layer):
     ) -> None:
         super().__init__()
         self.std, self.precision = std, precision
-        self.weight = _parameter(members, inputs, outputs, device=device)
-        self.bias = _parameter(members, 1, outputs, device=device) if bias else None
+        self.weight = empty_parameter(members, inputs, outputs, device=device)
+        self.bias = empty_parameter(members, 1, outputs, device=device) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(E, M, in) -> (E, M, out)."""
@@ -80,8 +86,8 @@ class LayerNorm(Layer):
     ) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = _parameter(members, 1, width, device=device)
-        self.bias = _parameter(members, 1, width, device=device) if bias else None
+        self.weight = empty_parameter(members, 1, width, device=device)
+        self.bias = empty_parameter(members, 1, width, device=device) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(E, M, d) -> (E, M, d) float32."""
@@ -111,7 +117,7 @@ class Embedding(Layer):
     ) -> None:
         super().__init__()
         self.std = std
-        self.weight = _parameter(members, entries, width, device=device)
+        self.weight = empty_parameter(members, entries, width, device=device)
 
     def forward(self, index: Tensor) -> Tensor:
         """Look entries up: (E, ..) int64 -> (E, .., d)."""
@@ -178,6 +184,13 @@ class Dropout(nn.Module):
             return x
         return dropout(x, self.p, keys[:, self.site], position)
 
+    def kept(self, position: Tensor, keys: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """Return which elements of a sample's (..) survive, (E, B, ..) bool; None: all of them."""
+        if self.p == 0 or keys is None:
+            return None
+        keep = keep_mask(keys[:, self.site], position, math.prod(shape), self.p)
+        return keep.view(keep.shape[0], keep.shape[1], *shape)
+
 
 class CausalSelfAttention(nn.Module):
     """Multi-head causal self-attention; q, k and v come from one product, members fold into the batch."""
@@ -205,10 +218,7 @@ class CausalSelfAttention(nn.Module):
         members, rows, width = x.shape
         batch, size = rows // time, width // self.heads
         qkv = self.c_attn(x).view(members * batch, time, 3, self.heads, size)
-        keep = None
-        if self.drop.p > 0 and keys is not None:
-            keep = keep_mask(keys[:, self.drop.site], position, self.heads * time * time, self.drop.p)
-            keep = keep.view(members * batch, self.heads, time, time)
-        y = causal_attention(qkv, keep, self.drop.p)
+        keep = self.drop.kept(position, keys, (self.heads, time, time))
+        y = causal_attention(qkv, None if keep is None else keep.flatten(0, 1), self.drop.p)
         out: Tensor = self.c_proj(y.reshape(members, rows, width))
         return out

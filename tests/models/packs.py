@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble.config.model import GPTDynamicsConfig, InputConfig
-from ensemble.models.base import Batch, Normalization, build, initialize
+from ensemble.config.model import InputConfig, ModelConfig
+from ensemble.models.base import Batch, Noise, Normalization, build, initialize
 from ensemble.models.dropout import dropout_keys
+from ensemble.models.noise import noise_keys
 from ensemble.schema import Feature
 
 STATES = Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False))
@@ -45,7 +46,7 @@ def into_arena(module: nn.Module, members: int, odd: int = 3) -> tuple[Tensor, T
     return arena, grad
 
 
-def make_pack(config: GPTDynamicsConfig, seeds: Sequence[int], precision: str = "fp32") -> tuple[nn.Module, Tensor]:
+def make_pack(config: ModelConfig, seeds: Sequence[int], precision: str = "fp32") -> tuple[nn.Module, Tensor]:
     """Return a filled pack in an arena, and the arena of its gradients."""
     module = build(config, FEATURES, len(seeds), normalization(), precision=precision)
     _, grad = into_arena(module, len(seeds))
@@ -58,8 +59,35 @@ def make_points(members: int, batch: int, points: int, seed: int = 0) -> Tensor:
     return torch.randn(members, batch, points, WIDTH, generator=generator) * 2
 
 
-def make_batch(module: nn.Module, seeds: Sequence[int], batch: int = 4, time: int = 5, step: int = 3) -> Batch:
-    """Return a batch in which a member's windows depend on its seed alone."""
-    points = torch.cat([make_points(1, batch, time + 1, seed) for seed in seeds])
+def make_tokens(config: ModelConfig, batch: int, seed: int) -> Tensor:
+    """Return sequences (1, B, L) of random length, [BOS] .. [EOS] [PAD] .., one of them without padding."""
+    random, longest = np.random.default_rng(seed), config.tokenizer.max_length
+    tokens = np.full((1, batch, longest), 2)
+    for row, length in zip(tokens[0], [longest, *random.integers(3, longest + 1, batch - 1)], strict=True):
+        row[:length] = [0, *random.integers(4, config.tokenizer.vocabulary, length - 2), 1]
+    return torch.from_numpy(tokens)
+
+
+def make_batch(
+    module: nn.Module, seeds: Sequence[int], batch: int = 4, time: int | None = None, step: int = 3
+) -> Batch:
+    """Return a batch in which a member's windows, noise and tokens depend on its seed alone."""
+    config = module.config
+    points = torch.cat([make_points(1, batch, (time or config.window) + 1, seed) for seed in seeds])
+    position = torch.arange(batch, dtype=torch.int32)
     keys = dropout_keys(seeds, module.sites, step) if module.sites else None
-    return Batch(points, torch.arange(batch, dtype=torch.int32), keys)
+    noise = Noise(noise_keys(seeds, step), position[None]) if config.family == "pi0" else None
+    tokens = None
+    if config.family == "pi0_fast":
+        tokens = torch.cat([make_tokens(config, batch, seed) for seed in seeds])
+    return Batch(points, position, keys, noise, tokens)
+
+
+def take(batch: Batch, samples: Tensor | slice) -> Batch:
+    """Return a batch of some of the samples."""
+    return batch._replace(
+        points=batch.points[:, samples],
+        position=batch.position[samples],
+        noise=batch.noise and batch.noise._replace(counter=batch.noise.counter[:, samples]),
+        tokens=None if batch.tokens is None else batch.tokens[:, samples],
+    )

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from packs import FEATURES, into_arena, make_batch, make_pack, normalization, pendulum_inputs
+from packs import FEATURES, into_arena, make_batch, make_pack, normalization, pendulum_inputs, take
 
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig
+from ensemble.config.policy import Pi0Config, Pi0FastConfig, TokenizerConfig
 from ensemble.models.base import build, initialize, move_buffers, parameter_count
 
 FAMILIES: dict[str, ModelConfig] = {
@@ -13,6 +14,35 @@ FAMILIES: dict[str, ModelConfig] = {
     ),
     "gpt_dynamics with biases and dropout": GPTDynamicsConfig(
         n_layer=1, n_head=4, n_embd=16, history=5, block_size=5, bias=True, dropout=0.1
+    ),
+    "pi0": Pi0Config(n_layer=2, n_head=2, n_embd=32, n_inner=48, chunk=6),
+    "pi0 as openpi": Pi0Config(
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        n_inner=48,
+        chunk=6,
+        attention="bidirectional",
+        time_law="beta",
+        time_per="sample",
+        time_embedding="sinusoidal",
+        noise_clip=None,
+        solver="heun",
+        normalize=True,
+        dropout=0,
+    ),
+    "pi0_fast": Pi0FastConfig(
+        n_layer=2, n_head=2, n_embd=32, n_inner=48, chunk=6, tokenizer=TokenizerConfig(vocabulary=20, max_length=7)
+    ),
+    "pi0_fast with logits dropped": Pi0FastConfig(
+        n_layer=1,
+        n_head=4,
+        n_embd=32,
+        n_inner=48,
+        chunk=6,
+        tokenizer=TokenizerConfig(vocabulary=20, max_length=7),
+        logits_dropout=0.1,
+        normalize=True,
     ),
 }
 SEEDS = [4, 2, 7]
@@ -101,8 +131,7 @@ def test_the_order_within_a_batch_does_not_matter(config: ModelConfig) -> None:
     module, _ = make_pack(config, SEEDS)
     batch = make_batch(module, SEEDS, batch=6)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    shuffled = batch._replace(points=batch.points[:, order], position=batch.position[order])
-    torch.testing.assert_close(module(batch)[0], module(shuffled)[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(module(batch)[0], module(take(batch, order))[0], rtol=1e-5, atol=0)
 
 
 def test_a_pack_on_the_meta_device_costs_nothing_and_counts_alike(config: ModelConfig) -> None:

@@ -11,8 +11,7 @@ from twins import ModelMixedInput, copy_member
 
 from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig
 from ensemble.errors import UsageError
-from ensemble.models.base import Batch, Normalization, build, initialize, parameter_count
-from ensemble.models.gpt_dynamics import wrap
+from ensemble.models.base import Batch, Normalization, build, initialize, parameter_count, wrap
 from ensemble.schema import Feature
 
 SMALL = GPTDynamicsConfig(

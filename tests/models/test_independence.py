@@ -10,8 +10,8 @@ from torch import Tensor
 from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig
 from ensemble.models.activations import ACTIVATIONS
 from ensemble.models.attention import LONGEST
+from ensemble.models.base import wrap
 from ensemble.models.dropout import dropout
-from ensemble.models.gpt_dynamics import wrap
 from ensemble.models.layers import CausalSelfAttention, Dropout, LayerNorm
 from ensemble.models.products import LOOP_FROM, add_row, member_mean, per_member, product
 
