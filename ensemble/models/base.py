@@ -37,9 +37,7 @@ class Batch(NamedTuple):
     keys: Tensor | None = None  # (E, sites) int32 of `dropout_keys`, None to evaluate
     noise: Noise | None = None  # for families that draw noise
     tokens: Tensor | None = None  # (E, B, L) int64 from BOS on, padded, for families over tokens; E may be 1
-    targets: Tensor | None = (
-        None  # (E,) what a sum over tokens is divided by, if not by its own number (DDP: the mean's)
-    )
+    targets: Tensor | None = None  # (E,) divisor of a loss over tokens, if not the batch's own count (DDP: mean count)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """What every model family promises. A new family adds a line to FAMILIES and passes."""
 
+import numpy as np
 import pytest
 import torch
 from packs import FEATURES, into_arena, make_batch, make_pack, normalization, pendulum_inputs, take
 
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig
 from ensemble.config.policy import Pi0Config, Pi0FastConfig, TokenizerConfig
-from ensemble.models.base import build, initialize, move_buffers, parameter_count
+from ensemble.models.base import Noise, build, initialize, move_buffers, parameter_count
+from ensemble.models.noise import noise_keys
 
 FAMILIES: dict[str, ModelConfig] = {
     "gpt_dynamics": GPTDynamicsConfig(
@@ -67,7 +69,10 @@ def test_details_come_when_asked_and_leave_the_loss_alone(config: ModelConfig) -
     batch = make_batch(module, SEEDS)
     loss, details = module(batch, details=True)
     assert torch.equal(loss, module(batch)[0])
-    assert {value.shape[0] for value in details.values()} == {3}
+    assert all(value.shape[0] == 3 for value in details.values())
+    assert (
+        set(details) == {"gpt_dynamics": {"one_step_mse"}, "pi0": set(), "pi0_fast": {"token_accuracy"}}[config.family]
+    )
 
 
 def test_a_gradient_reaches_every_parameter_of_every_member_in_the_arena(config: ModelConfig) -> None:
@@ -163,9 +168,19 @@ def test_both_precisions_tell_the_same_story(config: ModelConfig, precision: str
     assert (precision == "fp32") == torch.equal(grad, exact_grad)
 
 
-def test_a_rollout_has_a_state_for_each_step(config: ModelConfig) -> None:
+def test_a_dynamics_model_predicts_a_state_for_each_step_and_a_policy_a_chunk_of_actions(config: ModelConfig) -> None:
     module, _ = make_pack(config, SEEDS)
-    points = make_batch(module, SEEDS, batch=2, time=7).points
-    states = module.rollout(points[:, :, :2], points, 6)
-    assert states.shape == (3, 2, 6, 4)
-    assert not states.requires_grad
+    batch = make_batch(module, SEEDS, batch=2, time=7)
+    if config.task == "dynamics":
+        answer, shape = module.rollout(batch.points[:, :, :2], batch.points, 6), (3, 2, 6, 4)
+    else:
+        noise, shape = Noise(noise_keys(SEEDS, 0), batch.position[None]), (3, 2, 6, 2)
+        answer = module.act(batch.points[:, :, 0, 2:6], noise, decode=pretend_decode)
+    assert answer.shape == shape
+    assert bool(answer.isfinite().all())
+    assert not answer.requires_grad
+
+
+def pretend_decode(tokens: np.ndarray) -> np.ndarray:
+    """Turn tokens (N, L) into chunks (N, 6, 2) as a tokenizer would."""
+    return np.repeat(tokens[:, :6, None].astype(np.float32), 2, axis=2)

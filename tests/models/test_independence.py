@@ -7,13 +7,17 @@ import torch
 from packs import make_batch, make_pack, pendulum_inputs
 from torch import Tensor
 
-from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig
+from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig, ModelConfig
+from ensemble.config.policy import Pi0Config, Pi0FastConfig, TokenizerConfig
 from ensemble.models.activations import ACTIVATIONS
 from ensemble.models.attention import LONGEST
-from ensemble.models.base import wrap
+from ensemble.models.attention import attention as attend
+from ensemble.models.base import Noise, initialize, wrap
 from ensemble.models.dropout import dropout
 from ensemble.models.layers import CausalSelfAttention, Dropout, LayerNorm
+from ensemble.models.noise import noise_keys
 from ensemble.models.products import LOOP_FROM, add_row, member_mean, per_member, product
+from ensemble.models.transformer import Step, TokenAttention
 
 Operation = Callable[..., Tensor]
 Shape = tuple[int, ...]
@@ -69,6 +73,40 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return layer(x)
 
 
+def kernel(heads: int, p: float, mask: Callable[[int], Tensor]) -> Operation:
+    """Attention alone, from (B*T, 3d), under any mask."""
+
+    def run(x: Tensor, key: Tensor) -> Tensor:
+        members, batch, time, width = x.shape
+        position = torch.arange(batch, dtype=torch.int32)
+        keep = Dropout(p, 0).kept(position, as_keys(key), (heads, time, time))
+        qkv = x.view(members * batch, time, 3, heads, width // 3 // heads)
+        out = attend(qkv, mask(time), None if keep is None else keep.flatten(0, 1), p)
+        return out.reshape(members, batch, time, -1)
+
+    return run
+
+
+def openpi_mask(time: int) -> Tensor:
+    mask = torch.zeros(time, time)
+    mask[0, 1:] = -torch.inf
+    return mask
+
+
+def token_attention(heads: int, p: float) -> Operation:
+    def run(memory: Tensor, in_proj: Tensor, out_proj: Tensor, key: Tensor) -> Tensor:
+        members, batch, width = memory.shape
+        config = Pi0FastConfig(n_embd=width, n_head=heads, dropout=p)
+        layer = TokenAttention(config, members, 0, "fp32", "cpu")
+        initialize(layer, range(members))
+        del layer.in_proj_weight, layer.out_proj.weight
+        layer.in_proj_weight, layer.out_proj.weight = in_proj, out_proj
+        position = torch.arange(batch, dtype=torch.int32)
+        return layer(memory, 5, Step(position, as_keys(key), torch.zeros(5, 5))).clone()
+
+    return run
+
+
 def attention(heads: int, p: float) -> Operation:
     def run(x: Tensor, c_attn: Tensor, c_proj: Tensor, key: Tensor) -> Tensor:
         members, batch, time, width = x.shape
@@ -121,6 +159,8 @@ def sweep_attention(batches: list[int], times: list[int], widths: list[tuple[int
                 shapes = [(batch, time, width), (width, 3 * width), (width, width), (1,)]
                 for p in (0.0, 0.2):
                     found += breaches(f"attention, {heads} heads, dropout {p}", attention(heads, p), shapes)
+                    one = [(batch, time, 3 * width), (1,)]
+                    found += breaches(f"openpi's attention, {heads} heads, {p}", kernel(heads, p, openpi_mask), one)
     return found
 
 
@@ -150,6 +190,16 @@ def test_elementwise_norms_and_sums_give_each_member_the_bits_it_gets_alone(thre
 def test_attention_gives_each_member_the_bits_it_gets_alone(threads: int) -> None:
     found = sweep_attention([2, 3, 9], [1, 5, 10], [(1, 1), (6, 3), (48, 12)])
     found += sweep_attention([2, 3], [LONGEST, LONGEST + 1], [(6, 3)])
+    assert not found, report(found)
+
+
+def test_attention_to_one_token_gives_each_member_the_bits_it_gets_alone(threads: int) -> None:
+    found = []
+    for batch in (2, 3, 16, 64):
+        for width, heads in ((2, 1), (6, 3), (48, 4), (128, 4)):
+            shapes = [(batch, width), (width, 3 * width), (width, width), (1,)]
+            for p in (0.0, 0.2):
+                found += breaches(f"one token, {heads} heads, dropout {p}", token_attention(heads, p), shapes)
     assert not found, report(found)
 
 
@@ -183,28 +233,76 @@ MODELS = {
 }
 
 
-def gradients(config: GPTDynamicsConfig, seeds: list[int], batch: int, precision: str) -> list[Tensor]:
+def policy(kind: type[Pi0Config] | type[Pi0FastConfig], **changes: object) -> Pi0Config | Pi0FastConfig:
+    return kind(**({"n_layer": 2, "n_head": 2, "n_embd": 16, "n_inner": 24, "chunk": 6} | changes))
+
+
+TOKENS = TokenizerConfig(vocabulary=20, max_length=7)
+POLICIES = {
+    "pi0": policy(Pi0Config),
+    "pi0 as openpi": policy(
+        Pi0Config,
+        attention="bidirectional",
+        time_law="beta",
+        time_per="sample",
+        time_embedding="sinusoidal",
+        solver="heun",
+        normalize=True,
+    ),
+    "pi0, tiny": policy(Pi0Config, n_layer=1, n_head=4, n_embd=128, n_inner=256, chunk=50, solver_steps=3),
+    "pi0_fast": policy(Pi0FastConfig, tokenizer=TOKENS, logits_dropout=0.1, temperature=0.7, normalize=True),
+    "pi0_fast, no dropout": policy(Pi0FastConfig, tokenizer=TOKENS, dropout=0),
+    "pi0_fast, tiny": policy(
+        Pi0FastConfig, n_layer=1, n_head=4, n_embd=128, n_inner=256, chunk=50, tokenizer=TokenizerConfig()
+    ),
+}
+
+
+def gradients(config: ModelConfig, seeds: list[int], batch: int, precision: str) -> dict[str, Tensor]:
     """Return losses, details, and the whole gradient arena (E, P) of one step."""
     module, grad = make_pack(config, seeds, precision)
     loss, details = module(make_batch(module, seeds, batch=batch), details=True)
     loss.sum().backward()
     assert grad.abs().sum() > 0
-    return [loss.detach(), details["one_step_mse"], grad]
+    return {"loss": loss.detach(), **details, "gradient": grad}
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_whole_model_steps_alike_alone_and_in_any_pack(name: str, precision: str, threads: int) -> None:
-    seeds = [11, 5, 8, 1, 2, 3, 4, 90, 91, 92]
+def actions(config: ModelConfig, seeds: list[int], batch: int, precision: str) -> dict[str, Tensor]:
+    """Return what a policy answers: a chunk, or the tokens of one."""
+    module, _ = make_pack(config, seeds, precision)
+    given = make_batch(module, seeds, batch=batch)
+    noise, states = Noise(noise_keys(seeds, 7), given.position[None]), given.points[:, :, 0, 2:6]
+    if config.family == "pi0_fast":
+        return {"tokens": module.generate(states, noise)}
+    return {"chunk": module.act(states, noise)}
+
+
+def differences(
+    name: str, run: Callable[..., dict[str, Tensor]], config: ModelConfig, precision: str, packs: tuple[int, ...]
+) -> list[str]:
+    """Run members alone and in packs of several sizes; return what differed."""
+    seeds = [11, 5, 8, 1, 2, 3, 4, 90, 91, 92][: max(packs)]
     found = []
     for batch in (2, 3, 16):
-        alone = [gradients(MODELS[name], [seed], batch, precision) for seed in seeds]
-        for members in PACKS:
-            packed = gradients(MODELS[name], seeds[:members], batch, precision)
-            for part, together in zip(("loss", "one_step_mse", "gradient"), packed, strict=True):
-                single = torch.cat([one[("loss", "one_step_mse", "gradient").index(part)] for one in alone[:members]])
-                if not torch.equal(single, together):
+        alone = [run(config, [seed], batch, precision) for seed in seeds]
+        for members in packs:
+            for part, together in run(config, seeds[:members], batch, precision).items():
+                if not torch.equal(torch.cat([one[part] for one in alone[:members]]), together):
                     found.append(f"model {name}, {precision}, batch {batch}: {part} differs in a pack of {members}")
+    return found
+
+
+@pytest.mark.parametrize("name", [*MODELS, *POLICIES])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_whole_model_steps_alike_alone_and_in_any_pack(name: str, precision: str, threads: int) -> None:
+    found = differences(name, gradients, (MODELS | POLICIES)[name], precision, PACKS)
+    assert not found, report(found)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_policy_acts_alike_alone_and_in_any_pack(name: str, precision: str, threads: int) -> None:
+    found = differences(name, actions, POLICIES[name], precision, (2, 5))
     assert not found, report(found)
 
 
