@@ -73,9 +73,8 @@ def make_batch(
 ) -> Batch:
     """Return a batch in which a member's windows, noise and tokens depend on its seed alone."""
     config = module.config
-    points = torch.cat(
-        [make_points(1, batch, (time or 5 if config.task == "dynamics" else config.window) + 1, seed) for seed in seeds]
-    )
+    time = config.window if config.task == "policy" else time or 5
+    points = torch.cat([make_points(1, batch, time + 1, seed) for seed in seeds])
     position = torch.arange(batch, dtype=torch.int32)
     keys = dropout_keys(seeds, module.sites, step) if module.sites else None
     noise = Noise(noise_keys(seeds, step), position[None]) if config.family == "pi0" else None
