@@ -1,5 +1,7 @@
 """pi0-FAST against a twin of torch's own layers, and how it generates."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ensemble.config.policy import Pi0FastConfig, TokenizerConfig
 from ensemble.models.base import Batch, Normalization, build, initialize, parameter_count
 from ensemble.models.pi0_fast import Pi0Fast
 from ensemble.models.state_dicts import load_state_dict, to_state_dict
+from ensemble.models.transformer import Step
 
 SMALL = Pi0FastConfig(
     n_layer=2,
@@ -68,11 +71,10 @@ def test_logits_loss_and_gradients_agree_with_a_twin_of_torch_layers(config: Pi0
         right = (theirs.argmax(-1) == target)[counted].float().mean()
         torch.testing.assert_close(details["token_accuracy"][member], right)
         expected.backward()
+        ours = gradients_of(module, member)
         for name, parameter in twin.named_parameters():
-            gradient = gradients_of(module, member)[name]
-            torch.testing.assert_close(
-                gradient, parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            message = partial("{}: {}".format, name)
+            torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=message)
 
 
 def gradients_of(module: Pi0Fast, member: int) -> dict[str, torch.Tensor]:
@@ -103,8 +105,6 @@ def test_dropped_heads_are_those_of_a_mask_applied_to_attention_weights() -> Non
     layer = pack(config).transformer.layers[0].multihead_attn
     memory, position = torch.randn(3, 5, 16), torch.arange(5, dtype=torch.int32)
     keys = torch.arange(3 * 14, dtype=torch.int32).view(3, 14)
-    from ensemble.models.transformer import Step
-
     ours = layer(memory, 4, Step(position, keys, torch.zeros(4, 4))).view(3, 5, 4, 16)
     keep = layer.drop.kept(position, keys, (4, 2)) / 0.6  # (E, B, T, N)
     values = torch.einsum("ebd,edf->ebf", memory, layer.in_proj_weight[:, :, 32:]) + layer.in_proj_bias[:, :, 32:]
