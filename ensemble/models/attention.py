@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ensemble.models.dropout import as_numbers
+
 VECTOR = 16  # floats in the widest CPU vector
 LONGEST = 64  # times up to which all pairs are written out on a CPU
 
@@ -59,7 +61,7 @@ class _Attention(torch.autograd.Function):
 
 def _masked(weights: Tensor, keep: Tensor, p: float) -> Tensor:
     """Drop (F*N, T, T) by keep (F, N, T, T), and scale what stays."""
-    return (weights * keep.view(weights.shape)).mul_(1 / (1 - p))
+    return (weights * as_numbers(keep).view(weights.shape)).mul_(1 / (1 - p))
 
 
 def causal_mask(time: int, device: torch.device) -> Tensor:
