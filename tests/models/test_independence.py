@@ -80,7 +80,7 @@ def kernel(heads: int, p: float, mask: Callable[[int], Tensor]) -> Operation:
         members, batch, time, width = x.shape
         position = torch.arange(batch, dtype=torch.int32)
         keep = Dropout(p, 0).kept(position, as_keys(key), (heads, time, time))
-        qkv = x.view(members * batch, time, 3, heads, width // 3 // heads)
+        qkv = x.reshape(members * batch, time, 3, heads, width // 3 // heads)
         out = attend(qkv, mask(time), None if keep is None else keep.flatten(0, 1), p)
         return out.reshape(members, batch, time, -1)
 
