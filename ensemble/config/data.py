@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import Name, Section, Words
 
@@ -50,9 +50,21 @@ class SplitConfig(Section):
     train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
     validation: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
     test: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
+    by: Literal["episode", "window"] = Field(
+        "episode",
+        description="policies: what is divided. Windows of one episode in two splits test memory, not generalization: "
+        "`window` is for comparison with those who did so",
+    )
+
+    @property
+    def shares(self) -> dict[str, float | int | list[str]]:
+        """What each split gets, by its name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @model_validator(mode="after")
     def _fractions_fit(self) -> Self:
+        if self.by == "window" and any(isinstance(share, list) for share in (self.train, self.validation, self.test)):
+            raise ValueError("by: window divides by fractions or numbers of windows, not by names of episodes")
         fractions = [share for share in (self.train, self.validation, self.test) if isinstance(share, float)]
         used = fractions if len(fractions) == 3 else fractions[isinstance(self.train, float) :]
         if sum(used) > 1 + 1e-9:
@@ -77,11 +89,21 @@ class DataConfig(Section):
     )
     angles: list[str] = Field([], description="entries that wrap at +-pi, as feature or feature[index]")
     dt: float | None = Field(None, gt=0, description="seconds between two points; read from the file where it says")
+    starts: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="policies: points of an episode at which windows may begin; default: all"
+    )
     decimate: int = Field(1, ge=1, description="keep every n-th point of each episode")
     split: SplitConfig = Field(SplitConfig(), description="train, validation and test")
     validation: dict[Name, str] = Field({}, description="name: path of further validation sets")
     drop_bad_episodes: bool = Field(False, description="leave out episodes with NaN or infinity and count them")
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
+
+    @field_validator("starts")
+    @classmethod
+    def _starts_ascend(cls, starts: list[int] | None) -> list[int] | None:
+        if starts is not None and starts != sorted(set(starts)):
+            raise ValueError("points in ascending order, each once")
+        return starts
 
     @model_validator(mode="after")
     def _has_origin(self) -> Self:

@@ -5,11 +5,13 @@ order of files, not on a seed. Fewer than ten episodes are cut along time instea
 """
 
 import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ensemble.config.data import SplitConfig
+from ensemble import streams
+from ensemble.config.data import DataConfig, SplitConfig
 from ensemble.data.trajectories import Segments, Trajectories, nearest
 from ensemble.errors import DataError
 from ensemble.schema import Int64
@@ -28,7 +30,7 @@ def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[
     A pool of fewer than ten episodes that only fractions divide is cut into blocks of time, a window apart.
     Episodes of equal content stay together. Raises DataError for unknown names, too few episodes, or no window.
     """
-    shares = {name: getattr(split, name) for name in SPLITS}
+    shares = split.shares
     named = {name: _named(data, name, share) for name, share in shares.items() if isinstance(share, list)}
     _refuse_overlap(data, named)
     pool = named.pop("train", None)
@@ -42,6 +44,47 @@ def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[
     for name in SPLITS:
         require_windows(parts[name], window, f"split '{name}'")
     return {name: parts[name] for name in SPLITS}
+
+
+def split_windows(data: Trajectories, config: DataConfig, window: int) -> dict[str, Segments]:
+    """Return the windows of `window` transitions of each split that begin where `data.starts` says, a piece a window.
+
+    Divided are episodes, and their windows go with them; with `data.split.by: window` the windows themselves are.
+    Without `starts` and divided by episode the pieces are whole episodes: every window counts. Raises DataError as
+    `split_episodes`, and when no window begins at any of the starts.
+    """
+    starts = config.starts
+    if config.split.by == "window":
+        every = cut(data.episodes, starts or range(int(data.episodes.points.max())), window)
+        place = streams.mix(every.hashes + (every.first - _origin(data, every)).astype(np.uint64))
+        return _by_hash(Segments(every.first, every.points, place), config.split.shares)
+    parts = split_episodes(data, config.split, window)
+    return parts if starts is None else {name: cut(part, starts, window) for name, part in parts.items()}
+
+
+def cut(pieces: Segments, starts: Sequence[int], window: int) -> Segments:
+    """Return the windows of `window` transitions that begin at these points of the pieces; DataError if none fits."""
+    fits = np.add.outer(-pieces.points, np.asarray(starts) + window) < 0  # (m, k)
+    piece, start = np.nonzero(fits)
+    if not len(piece):
+        raise DataError(f"data.starts: no episode has {window} steps from point {min(starts)} on")
+    first = pieces.first[piece] + np.asarray(starts, dtype=np.int64)[start]
+    return Segments(first, np.full(len(first), window + 1, np.int64), pieces.hashes[piece])
+
+
+def _origin(data: Trajectories, pieces: Segments) -> Int64:
+    """Return the first row of the episode that each piece belongs to."""
+    return data.episodes.first[np.searchsorted(data.episodes.first, pieces.first, side="right") - 1]
+
+
+def split_text(data: Trajectories, config: DataConfig, window: int) -> str:
+    """Say how the data are split, for the head of a table."""
+    if config.split.by == "episode":
+        return describe_split(data, split_episodes(data, config.split, window))
+    parts = split_windows(data, config, window)
+    return (
+        f"by window {'/'.join(str(len(part)) for part in parts.values())}: windows of one episode lie in several splits"
+    )
 
 
 def describe_split(data: Trajectories, parts: dict[str, Segments]) -> str:

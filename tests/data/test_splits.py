@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.config.data import SplitConfig
-from ensemble.data.splits import describe_split, split_episodes
+from ensemble.config.data import DataConfig, SplitConfig
+from ensemble.data.splits import cut, describe_split, split_episodes, split_text, split_windows
 from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.data.windows import Windows
 from ensemble.errors import DataError
 
 DEFAULT = SplitConfig()
@@ -143,3 +144,45 @@ def test_fractions_above_one_are_refused() -> None:
     with pytest.raises(ValueError, match="are more than 1"):
         SplitConfig(train=["a"], validation=0.6, test=0.5)
     SplitConfig(validation=0.2, test=["a"])
+
+
+def test_windows_begin_at_the_starts_that_fit_and_follow_their_episode(make_data) -> None:
+    data = make_data([12, 9, 12, 20, 12, 12, 12, 12, 12, 12])
+    config = DataConfig(path="x", starts=[0, 3, 5, 14])
+    parts = split_windows(data, config, window=5)
+    episodes = split_episodes(data, config.split, window=5)
+    for name, part in parts.items():
+        assert (part.points == 6).all()
+        begin = part.first - data.episodes.first[np.searchsorted(data.episodes.first, part.first, "right") - 1]
+        expected = [
+            start for points in episodes[name].points.tolist() for start in config.starts or [] if start + 5 < points
+        ]
+        assert sorted(begin.tolist()) == sorted(expected)
+        assert rows_of(part) <= rows_of(episodes[name])
+
+
+def test_divided_by_window_the_windows_of_an_episode_lie_in_several_splits_each_once(make_data) -> None:
+    data = make_data([30] * 12)
+    config = DataConfig(path="x", starts=list(range(0, 20, 2)), split=SplitConfig(by="window"))
+    parts = split_windows(data, config, window=9)
+    assert sizes(parts) == [96, 12, 12]
+    firsts = [part.first.tolist() for part in parts.values()]
+    assert len(set.union(*map(set, firsts))) == 120
+    owners = [set((np.array(first) // 30).tolist()) for first in firsts]
+    assert owners[0] & owners[1]
+    assert "by window 96/12/12" in split_text(data, config, 9)
+
+
+def test_starts_beyond_every_episode_are_refused(make_data) -> None:
+    with pytest.raises(DataError, match="no episode has 5 steps from point 40 on"):
+        split_windows(make_data([12] * 10), DataConfig(path="x", starts=[40]), window=5)
+
+
+def test_a_window_keeps_its_place_in_the_shuffle_when_others_are_left_out(make_data) -> None:
+    data = make_data([30] * 3)
+    every = Windows(data, data.episodes, 9)
+    some = Windows(data, cut(data.episodes, [0, 4, 8], 9), 9)
+    first_of = {number: number // 21 * 30 + number % 21 for number in range(every.count)}
+    whole = [first_of[n] for n in every.order(7, 2)[np.arange(every.count)].tolist()]
+    few = [n // 3 * 30 + n % 3 * 4 for n in some.order(7, 2)[np.arange(some.count)].tolist()]
+    assert few == [first for first in whole if first in set(few)]
