@@ -72,8 +72,18 @@ class CosineConfig(ConstantConfig):
     lr_end: float = Field(1e-4, ge=0, description="rate at the end")
 
 
+class PlateauConfig(ConstantConfig):
+    """lr * factor^n: lowered for a member whose validation loss has not improved (torch's ReduceLROnPlateau)."""
+
+    name: Literal["plateau"] = Field("plateau", description="schedule")  # type: ignore[assignment]
+    factor: float = Field(0.5, gt=0, lt=1, description="of each reduction")
+    patience: int = Field(5, ge=0, description="validations without a better loss that are forgiven")
+    threshold: float = Field(1e-4, ge=0, description="relative improvement that counts")
+
+
 ScheduleConfig = Annotated[
-    Annotated[ConstantConfig | LinearConfig | CosineConfig, Field(discriminator="name")], _named("linear")
+    Annotated[ConstantConfig | LinearConfig | CosineConfig | PlateauConfig, Field(discriminator="name")],
+    _named("linear"),
 ]
 
 
@@ -82,7 +92,8 @@ class RolloutConfig(Section):
 
     horizon: int = Field(10, ge=1, description="steps predicted without seeing the truth")
     test_horizon: int | None = Field(None, ge=1, description="horizon on the test split; default: horizon")
-    windows: int = Field(256, ge=1, description="start points, the same for every member")
+    windows: int = Field(256, ge=1, description="start points (policies: observations), the same for every member")
+    test_windows: int | None = Field(None, ge=1, description="policies: windows of the test split, for both measures")
     context: int | None = Field(None, ge=1, description="true points seen before; default: the model's history")
 
 
@@ -93,7 +104,10 @@ class TrainConfig(Section):
     batch_size: int = Field(512, ge=2, description="windows per member and step, over all workers")
     epoch_steps: int | None = Field(None, ge=1, description="steps that count as an epoch; default: one pass")
     optimizer: OptimizerConfig = Field(AdamConfig(), description="adam, adamw or sgd")
-    schedule: ScheduleConfig = Field(LinearConfig(), description="constant, linear or cosine")
+    schedule: ScheduleConfig = Field(LinearConfig(), description="constant, linear, cosine or plateau")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an exponential average of the weights, which is then what is measured"
+    )
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm of a member; null: none")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; default: steps / 20")
     validation_windows: int = Field(2048, ge=1, description="at most so many windows, the same for every member")

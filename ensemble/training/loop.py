@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ensemble.config import Experiment
+from ensemble.config.train import PlateauConfig
 from ensemble.schema import (
     GRADIENT_NORM_AFTER,
     GRADIENT_NORM_BEFORE,
@@ -17,14 +18,15 @@ from ensemble.schema import (
     VALIDATION_ROLLOUT,
 )
 from ensemble.store import MemberDirectory
+from ensemble.training.average import WeightAverage
 from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, is_whole, layout_json, save
 from ensemble.training.context import Context
 from ensemble.training.loggers import MetricLogger
-from ensemble.training.measure import Measure
 from ensemble.training.members import Best, Curve, Member
 from ensemble.training.pack import Pack, StepResult
 from ensemble.training.schedule import learning_rate
+from ensemble.training.setup import Measure
 
 _CHECKPOINT_SECONDS = 30.0
 
@@ -71,6 +73,7 @@ class Trainer:
         self._since: list[StepResult] = []  # steps since the last validation
         self._clock = self._saved = time.perf_counter()
         self._best = {name: pack.arena.values.detach().clone() for name in ("best_loss", "best_rollout")}
+        self._average = WeightAverage(pack.arena, experiment.train.ema)
 
     @property
     def step(self) -> int:
@@ -98,6 +101,7 @@ class Trainer:
         self.pack.arena.values.copy_(stacked.pop("arena"))
         for name in self._best:
             self._best[name].copy_(stacked.pop(name))
+        self._average.restore(stacked)
         self.pack.optimizer.load_moments(stacked)
         self.pack.members[:] = [Member.from_json(c.state["member"]) for c in checkpoints]
 
@@ -105,8 +109,9 @@ class Trainer:
         """Train the running members up to step `until`, and validate there."""
         self._clock = time.perf_counter()
         for step in range(self.step, until):
-            rates = [self._rate(step)] * len(self.pack.members)
+            rates = [self._rate(step, member) for member in self.pack.members]
             self._since.append(self.pack.step(self._batches.at(step), rates))
+            self._average.update(step)
             if not self.running:
                 break
         self.validate(until)
@@ -120,11 +125,16 @@ class Trainer:
             return step % self._train.checkpoint_every == 0
         return time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
 
-    def _rate(self, step: int) -> float:
-        return learning_rate(self._train, step, self._epoch_steps)
+    def _rate(self, step: int, member: Member) -> float:
+        return learning_rate(self._train, step, self._epoch_steps) * member.plateau.scale
 
     def validate(self, step: int) -> None:
         """Measure every member, keep the best weights, stop who has waited too long, write the curves."""
+        with self._average.applied():
+            self._validate(step)
+        self._since.clear()
+
+    def _validate(self, step: int) -> None:
         measured = [measure(self.pack) for measure in self._measures]
         now = time.perf_counter()
         share = (now - self._clock) / max(1, sum(member.active for member in self.pack.members))
@@ -138,7 +148,6 @@ class Trainer:
             self._judge(index, member, metrics)
             member.last = {**trained, **metrics}
             self._write(index, step, member.last)
-        self._since.clear()
 
     def _trained(self, index: int, step: int) -> dict[str, float]:
         """Summarize the steps since the last validation: mean loss and norms, the newest rate."""
@@ -147,7 +156,7 @@ class Trainer:
             return {}
         return {
             TRAIN_LOSS: sum(result.loss[index] for result in self._since) / count,
-            LEARNING_RATE: self._rate(step - 1),
+            LEARNING_RATE: self._rate(step - 1, self.pack.members[index]),
             GRADIENT_NORM_BEFORE: sum(result.norm_before[index] for result in self._since) / count,
             GRADIENT_NORM_AFTER: sum(result.norm_after[index] for result in self._since) / count,
         }
@@ -156,10 +165,12 @@ class Trainer:
         """Keep the best weights; freeze a member whose validation is not a number or has not improved for long."""
         for name, metric in (("best_loss", VALIDATION_LOSS), ("best_rollout", VALIDATION_ROLLOUT)):
             best: Best = getattr(member, name)
-            if best.improved_by(metrics[metric]):
+            if metric in metrics and best.improved_by(metrics[metric]):
                 setattr(member, name, Best(metrics[metric], member.step))
                 self._best[name][index].copy_(self.pack.arena.values[index].detach())
         member.waited = 0 if member.best_loss.step == member.step else member.waited + 1
+        if isinstance(self._train.schedule, PlateauConfig):
+            member.plateau = member.plateau.after(self._train.schedule, metrics[VALIDATION_LOSS])
         if metrics[VALIDATION_LOSS] - metrics[VALIDATION_LOSS] != 0.0:
             member.diverge(member.step, "the validation loss")
         elif self._train.patience is not None and member.waited >= self._train.patience:
@@ -174,7 +185,8 @@ class Trainer:
         """Write a checkpoint for every member that has not diverged (rank 0)."""
         if self._context.rank:
             return
-        tensors = {"arena": self.pack.arena.values.detach(), **self._best, **self.pack.optimizer.moments}
+        kept = {**self._best, **self._average.tensors, **self.pack.optimizer.moments}
+        tensors = {"arena": self.pack.arena.values.detach(), **kept}
         for index, (member, output) in enumerate(zip(self.pack.members, self.outputs, strict=True)):
             if member.state == "diverged" or is_whole(output.directory.checkpoints, member.step):
                 continue  # a member that stopped early was saved when it stopped

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ensemble.schema import CURVE_COLUMNS, MemberRole
+from ensemble.training.schedule import Plateau
 
 State = Literal["running", "stopped", "diverged", "pruned"]
 
@@ -35,6 +36,7 @@ class Member:
     waited: int = 0  # validations since the best loss
     best_loss: Best = field(default_factory=Best)
     best_rollout: Best = field(default_factory=Best)
+    plateau: Plateau = field(default_factory=Plateau)
     last: dict[str, float] = field(default_factory=dict)  # the newest validation
 
     @property
@@ -56,19 +58,27 @@ class Member:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON (infinity before the first validation becomes null)."""
         record = asdict(self)
-        for name in ("best_loss", "best_rollout"):
-            if record[name]["value"] == float("inf"):
-                record[name]["value"] = None
+        for name, (_, key) in _STANDINGS.items():
+            if record[name][key] == float("inf"):
+                record[name][key] = None
         return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Member":
         """Read what `to_json` wrote."""
         values = dict(record)
-        for name in ("best_loss", "best_rollout"):
-            value = values[name]["value"]
-            values[name] = Best(float("inf") if value is None else value, values[name]["step"])
+        for name, (kind, key) in _STANDINGS.items():
+            value = values[name][key]
+            values[name] = kind(**{**values[name], key: float("inf") if value is None else value})
         return cls(**values)
+
+
+# Parts of a member's record that begin at infinity: their class, and the number that does.
+_STANDINGS: dict[str, tuple[type[Best] | type[Plateau], str]] = {
+    "best_loss": (Best, "value"),
+    "best_rollout": (Best, "value"),
+    "plateau": (Plateau, "best"),
+}
 
 
 class Curve:

@@ -1,8 +1,29 @@
-"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore."""
+"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore.
+
+The exception is the plateau, which looks at the losses of a member; its three numbers are part of the member's record.
+"""
 
 import math
+from dataclasses import dataclass
 
-from ensemble.config.train import ConstantConfig, CosineConfig, LinearConfig, TrainConfig
+from ensemble.config.train import ConstantConfig, CosineConfig, LinearConfig, PlateauConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """How a member stands with a plateau schedule: the factor of its rate, the loss to beat, validations since then."""
+
+    scale: float = 1.0
+    best: float = math.inf
+    waited: int = 0
+
+    def after(self, schedule: PlateauConfig, loss: float) -> "Plateau":
+        """Take in a validation loss, as torch.optim.lr_scheduler.ReduceLROnPlateau does (mode min, threshold rel)."""
+        if loss < self.best * (1 - schedule.threshold):
+            return Plateau(self.scale, loss)
+        if self.waited == schedule.patience:
+            return Plateau(self.scale * schedule.factor, self.best)
+        return Plateau(self.scale, self.best, self.waited + 1)
 
 
 def learning_rate(train: TrainConfig, step: int, epoch_steps: int) -> float:
