@@ -1,18 +1,25 @@
 """Distributed training of robot-learning ensembles."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ensemble.training.load import Ensemble, load
+    from ensemble.training.load_policy import PolicyEnsemble, load_policy
 
-__all__ = ["Ensemble", "__version__", "load"]
+__all__ = ["Ensemble", "PolicyEnsemble", "__version__", "load", "load_policy"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Ensemble": "ensemble.training.load",
+    "load": "ensemble.training.load",
+    "PolicyEnsemble": "ensemble.training.load_policy",
+    "load_policy": "ensemble.training.load_policy",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` and `Ensemble` when they are asked for: torch is heavy."""
-    if name in ("Ensemble", "load"):
-        from ensemble.training import load as module
-
-        return getattr(module, name)
+    """Import what loads members when it is asked for: torch is heavy."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ensemble' has no attribute {name!r}")

@@ -1,10 +1,12 @@
 """Names that cross a floor or reach a file: roles, metrics, columns and Parquet schemas.
 
 Everything here is public: notebooks read `members.parquet`, `curves.parquet` and `summary.parquet` by these names.
-Floor 0: it imports nothing of ours, and it holds no behaviour.
+Floor 0: it imports nothing of ours, and it holds next to no behaviour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -32,6 +34,12 @@ VALIDATION_LOSS = "validation/loss"
 VALIDATION_ROLLOUT = "validation/rollout_rmse"
 TEST_LOSS = "test/loss"
 TEST_ROLLOUT = "test/rollout_rmse"
+ACTION_MAE = "action_mae"  # of sampled chunks, mean over samples, steps and entries, in raw units; after "<split>/"
+ACTION_MSE = "action_mse"
+TOKEN_ACCURACY = "token_accuracy"
+VALIDATION_ACTION = f"validation/{ACTION_MAE}"
+TEST_ACTION = f"test/{ACTION_MAE}"
+TEST_ACTION_SQUARED = f"test/{ACTION_MSE}"
 
 
 def one_step_metric(split: str, label: str) -> str:
@@ -58,6 +66,17 @@ class Feature:
     role: FeatureRole
     labels: tuple[str, ...]  # one a column
     angles: tuple[bool, ...]  # which columns wrap at +-pi
+
+
+def role_columns(features: Sequence[Feature], role: FeatureRole) -> list[int]:
+    """Return the columns of every feature of a role, in order, features lying side by side."""
+    ends = list(accumulate(feature.width for feature in features))
+    return [
+        column
+        for feature, end in zip(features, ends, strict=True)
+        if feature.role == role
+        for column in range(end - feature.width, end)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

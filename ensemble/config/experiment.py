@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from ensemble.config.base import Name, Section, Words
 from ensemble.config.data import DataConfig
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig
+from ensemble.config.policy import POLICIES
 from ensemble.config.train import TrainConfig
 
 Seeds = Annotated[
@@ -31,7 +32,10 @@ class SearchConfig(Section):
         None, description="configurations to try; default: 32, with a grid all of them"
     )
     seeds: Seeds = Field(3, description="seeds of each configuration: a number (0, 1, ..) or a list")
-    metric: str = Field("validation/rollout_rmse", description="what is compared: its mean over the seeds")
+    metric: str = Field(
+        "validation/rollout_rmse",
+        description="what is compared: its mean over the seeds; for policies by default validation/action_mae",
+    )
     mode: Literal["min", "max"] = Field("min", description="which end is better")
     also: dict[str, Literal["min", "max"]] = Field(
         {}, description="further objectives, as in {parameters: min}; then the best are a Pareto front"
@@ -118,6 +122,16 @@ class Experiment(Section):
     resources: ResourcesConfig = Field(ResourcesConfig(), description="devices of a trial")
     logging: LoggingConfig = Field(LoggingConfig(), description="where curves go")
     storage: str | None = Field(None, description="results directory; default: --results")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policies_have_another_metric(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        model, search = value.get("model") or {}, value.get("search") or {}
+        if isinstance(model, dict) and isinstance(search, dict) and model.get("family") in POLICIES:
+            return {**value, "search": {"metric": "validation/action_mae", **search}}
+        return value
 
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:

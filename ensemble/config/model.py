@@ -62,6 +62,11 @@ class GPTDynamicsConfig(Section):
         """Transitions of a training window."""
         return self.history
 
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences that go through the transformer."""
+        return self.history
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if self.n_embd % self.n_head:

@@ -30,6 +30,11 @@ class _PolicyConfig(Section):
         """Transitions of a training window."""
         return self.chunk
 
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences that go through the transformer: the observation and the chunk."""
+        return 1 + self.chunk
+
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.n_embd % self.n_head:
@@ -82,6 +87,7 @@ class Pi0FastConfig(_PolicyConfig):
     """pi0-FAST: next-token prediction over compressed action chunks (arXiv 2501.09747), in the tiny form."""
 
     network: ClassVar[str] = "ensemble.models.pi0_fast:Pi0Fast"
+    draw: ClassVar[None] = None  # it draws no noise
 
     family: Literal["pi0_fast"] = Field("pi0_fast", description="model family")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="fitted once on the training split")
@@ -89,3 +95,11 @@ class Pi0FastConfig(_PolicyConfig):
         0.0, ge=0, lt=1, description="of the logits; the original's 0.1 lifts the training loss far above validation's"
     )
     temperature: float = Field(0.0, ge=0, description="of the tokens drawn when acting; 0 takes the likeliest")
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences that go through the transformer."""
+        return self.tokenizer.max_length
+
+
+POLICIES = frozenset({"pi0", "pi0_fast"})  # families whose task is a policy's

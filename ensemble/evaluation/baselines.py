@@ -19,6 +19,7 @@ from ensemble.data.splits import split_episodes
 from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
+from ensemble.evaluation import policy_baselines
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
 from ensemble.evaluation.state import Float64, StateLayout, error_scale, state_moments
 from ensemble.store import config_hash, write_table
@@ -35,7 +36,8 @@ def write_baselines(path: Path, experiments: Sequence[Experiment], data: Traject
     for experiment in experiments:
         question = _question(experiment)
         if question not in known:
-            known[question] = measure_baselines(experiment, data)
+            measure = policy_baselines.measure_baselines if experiment.model.task == "policy" else measure_baselines
+            known[question] = measure(experiment, data)
         identity = config_hash(experiment)
         rows += [
             (name, identity, metric, value)
@@ -49,8 +51,9 @@ def write_baselines(path: Path, experiments: Sequence[Experiment], data: Traject
 
 def _question(experiment: Experiment) -> str:
     """Return what the baselines of a configuration depend on."""
-    model, rollout = experiment.model, experiment.train.rollout
-    return f"{model.history} {model.inputs} {rollout} {experiment.data.split}"
+    model, data = experiment.model, experiment.data
+    inputs = None if model.task == "policy" else model.inputs
+    return f"{model.task} {model.window} {inputs} {experiment.train.rollout} {data.split} {data.starts}"
 
 
 def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
@@ -60,11 +63,11 @@ def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str
         DataError: the test split has no window of the rollout's length.
     """
     layout = StateLayout.of(data.features)
-    splits = split_episodes(data, experiment.data.split, experiment.model.history)
+    splits = split_episodes(data, experiment.data.split, experiment.model.window)
     moments = state_moments(data, splits["train"])
     rollout = experiment.train.rollout
-    seen = rollout.context or experiment.model.history
-    length = min(seen, experiment.model.history)
+    seen = rollout.context or experiment.model.window
+    length = min(seen, experiment.model.window)
     windows = Windows(data, splits["test"], seen + (rollout.test_horizon or rollout.horizon) - 1)
     points = _points(windows, rollout.windows)
     truth = points[:, seen:][:, :, list(layout.columns)]

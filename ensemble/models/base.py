@@ -158,12 +158,6 @@ def column_slices(features: Sequence[Feature]) -> Mapping[str, slice]:
     return slices
 
 
-def role_columns(features: Sequence[Feature], role: str) -> list[int]:
-    """Return the columns of every feature of a role, in order."""
-    where = column_slices(features)
-    return [i for f in features if f.role == role for i in range(where[f.name].start, where[f.name].stop)]
-
-
 def wrap(angle: Tensor) -> Tensor:
     """Return angles in [-pi, pi): (x + pi) mod 2 pi - pi."""
     wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

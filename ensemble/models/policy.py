@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ensemble.config.model import input_features
 from ensemble.config.policy import Pi0Config, Pi0FastConfig
-from ensemble.models.base import EPS, Normalization, role_columns, wrap
-from ensemble.schema import Feature
+from ensemble.models.base import EPS, Normalization, wrap
+from ensemble.schema import Feature, role_columns
 
 Device = str | torch.device
 

@@ -1,22 +1,17 @@
 """The end of a pack: the best weights of each member measured on the test split, and everything a member leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from ensemble.config import Experiment
-from ensemble.data.windows import Windows
 from ensemble.models.base import parameter_count
 from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole, Status
 from ensemble.store import write_table
 from ensemble.training.context import Context
 from ensemble.training.loop import Outputs, Trainer
-from ensemble.training.measure import rollout
 from ensemble.training.members import Member
-from ensemble.training.pack import Pack
 from ensemble.training.rows import member_row, write_member
 from ensemble.training.setup import Setup
 from ensemble.training.weights import save_model, save_row, weights_sha256
@@ -27,8 +22,6 @@ _STATUS: Mapping[str, Status] = {
     "pruned": "pruned",
     "diverged": "diverged",
 }
-_SHOWN_WINDOWS = 6  # rollouts kept for the figure
-_SHOWN_HORIZONS = 5  # their length, in horizons, where the episodes are long enough
 
 
 def finish(
@@ -50,7 +43,7 @@ def finish(
     last = pack.arena.values.detach().clone()
     tested = _test(trainer, setup) if any(whole) else [{} for _ in whole]
     if context.rank == 0:
-        rollouts = _rollouts(pack, setup, experiment) if any(whole) else []
+        examples = setup.examples(pack) if any(whole) else []
         for index, (member, output) in enumerate(zip(pack.members, trainer.outputs, strict=True)):
             facts = _facts(trainer, index, context, data_fingerprint)
             metrics = _metrics(member, output, tested[index] if whole[index] else {})
@@ -58,7 +51,7 @@ def finish(
             if member.state != "diverged":
                 _save(experiment, trainer, index, setup, row)
             if whole[index]:
-                write_table(output.directory.rollouts_file, rollouts[index])
+                write_table(output.directory.rollouts_file, examples[index])
             for logger in output.loggers if whole[index] else ():
                 logger.log(member.seed, member.step, {k: v for k, v in metrics.items() if k.startswith("test/")})
             write_member(output.directory, row, output.curve)
@@ -67,15 +60,18 @@ def finish(
 
 def _test(trainer: Trainer, setup: Setup) -> list[dict[str, float]]:
     """Measure both kinds of best weights of each member on the test split; leaves those of the best loss in place."""
-    pack = trainer.pack
-    pack.arena.values.data.copy_(trainer.best["best_rollout"])
-    measured = setup.test(pack)
+    pack, best = trainer.pack, trainer.best
+    rolled = any(member.has_rolled_out for member in pack.members)
+    measured: list[dict[str, float]] = [{} for _ in pack.members]
+    if rolled:
+        pack.arena.values.data.copy_(best["best_rollout"])
+        measured = setup.test(pack)
     tested = [
         {f"best_rollout/{name}": value for name, value in metrics.items() if member.has_rolled_out}
         for member, metrics in zip(pack.members, measured, strict=True)
     ]
-    if not torch.equal(trainer.best["best_rollout"], trainer.best["best_loss"]):
-        pack.arena.values.data.copy_(trainer.best["best_loss"])
+    pack.arena.values.data.copy_(best["best_loss"])
+    if not rolled or not torch.equal(best["best_rollout"], best["best_loss"]):
         measured = setup.test(pack)
     return [{**by_rollout, **by_loss} for by_rollout, by_loss in zip(tested, measured, strict=True)]
 
@@ -103,7 +99,7 @@ def _metrics(member: Member, output: Outputs, tested: Mapping[str, float]) -> di
         return {}
     best = output.curve.at(member.best_loss.step)
     metrics = {name: value for name, value in best.items() if not name.startswith("train/")}
-    metrics |= {f"last/{name}": member.last[name] for name in (VALIDATION_LOSS, VALIDATION_ROLLOUT)}
+    metrics |= {f"last/{n}": member.last[n] for n in (VALIDATION_LOSS, VALIDATION_ROLLOUT) if n in member.last}
     if member.has_rolled_out:
         metrics[f"best_rollout/{VALIDATION_ROLLOUT}"] = member.best_rollout.value
     return {**metrics, **tested}
@@ -116,37 +112,5 @@ def _save(experiment: Experiment, trainer: Trainer, index: int, setup: Setup, ro
         save_row(directory.path / "best_rollout.safetensors", trainer.best["best_rollout"][index], layout)
     identity = {name: row[name] for name in ("experiment", "config_hash", "seed", "weights_sha256", "data_fingerprint")}
     save_model(directory, experiment, setup.features, setup.normalization, layout, identity)
-
-
-def _rollouts(pack: Pack, setup: Setup, experiment: Experiment) -> list[pa.Table]:
-    """Predict some test windows open loop, for the figure: a table a member."""
-    seen = experiment.train.rollout.context or experiment.model.history
-    longest = int(setup.splits["test"].points.max()) - seen
-    asked = experiment.train.rollout.test_horizon or experiment.train.rollout.horizon
-    horizon = max(asked, min(longest, _SHOWN_HORIZONS * experiment.train.rollout.horizon))
-    windows = Windows(setup.data, setup.splits["test"], seen + horizon - 1)
-    device = pack.arena.values.device
-    points = windows.gather(windows.fixed(_SHOWN_WINDOWS), device)
-    pack.module.eval()
-    with torch.no_grad():
-        packed = points.expand(len(pack.members), *points.shape).contiguous()
-        predicted = rollout(pack, packed, seen, horizon)
-    truth = points[:, :, list(setup.layout.columns)].cpu().numpy()
-    return [_rollout_table(truth, member, setup.layout.labels, seen) for member in predicted]
-
-
-def _rollout_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], seen: int) -> pa.Table:
-    """Lay one member's rollouts out as rows: truth (n, T, S), predicted (n, H, S); step 1 is the first prediction."""
-    count, points, width = truth.shape
-    full = np.concatenate([truth[:, :seen], predicted], axis=1)
-    window, step, label = np.meshgrid(range(count), range(points), range(width), indexing="ij")
-    return pa.table(
-        {
-            "split": ["test"] * truth.size,
-            "window": pa.array(window.ravel(), pa.int32()),
-            "step": pa.array(step.ravel() - seen + 1, pa.int32()),
-            "label": np.array(labels)[label.ravel()],
-            "true": pa.array(truth.ravel(), pa.float32()),
-            "predicted": pa.array(full.ravel(), pa.float32()),
-        }
-    )
+    for name, write in setup.companions.items():
+        write(directory.path / name)

@@ -1,6 +1,6 @@
 """A finished run as an object: the ensemble of a configuration, or one member, ready to predict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ensemble.config import ModelConfig
 from ensemble.config.model import input_features
+from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
 from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import build
-from ensemble.schema import VALIDATION_ROLLOUT, Feature, Float32
+from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
 from ensemble.store import RunDirectory
 from ensemble.training.arena import Arena
 from ensemble.training.weights import load_model_record, load_row, read_features, read_normalization
@@ -45,16 +46,7 @@ class Ensemble:
         config = TypeAdapter(ModelConfig).validate_python(records[0]["model"])
         read = {name for names in input_features(config, self.features).values() for name in names}
         self._needed = [f.name for f in self.features if f.name in read or f.role == "state"]
-        self._module = self._build(config, records[0])
-
-    def _build(self, config: ModelConfig, record: Mapping[str, Any]) -> Any:
-        module = build(
-            config, self.features, len(self.seeds), read_normalization(record), precision=record["precision"]
-        )
-        arena = Arena(module)
-        for row, directory in zip(arena.values.data, self._directories.values(), strict=True):
-            row.copy_(load_row(directory / "best.safetensors", arena.layout))
-        return module.eval()
+        self._module = load_pack(tuple(directories.values()))
 
     def member(self, seed: int) -> "Ensemble":
         """Return one member as an ensemble of one; UsageError names the seeds there are."""
@@ -113,20 +105,41 @@ class Ensemble:
         return value
 
 
+def load_pack(members: Sequence[Path], device: str = "cpu") -> Any:
+    """Build the module of a pack and fill it with the best weights of members of one configuration."""
+    record = load_model_record(members[0])
+    config = TypeAdapter(ModelConfig).validate_python(record["model"])
+    features, normalization = read_features(record), read_normalization(record)
+    module = build(config, features, len(members), normalization, precision=record["precision"])
+    arena = Arena(module, device)
+    for row, directory in zip(arena.values.data, members, strict=True):
+        row.copy_(load_row(directory / "best.safetensors", arena.layout))
+    return module.eval()
+
+
 def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
-    """Load a run's ensemble: the completed members of one configuration.
+    """Load a run's ensemble of dynamics models: the completed members of one configuration.
 
     Args:
         path: a run directory, or one member's (`results/<experiment>/members/<id>`).
         config_hash: which configuration; by default the one with the best mean validation rollout error.
 
     Raises:
-        UsageError: no such configuration.
+        UsageError: no such configuration, or it is a policy's (see `load_policy`).
         StorageError: nothing that finished lies there.
     """
+    members = find_members(path, config_hash)
+    family = load_model_record(next(iter(members.values())))["model"]["family"]
+    if family in POLICIES:
+        raise UsageError(f"{path}: {family} is a policy: load it with ensemble.load_policy")
+    return Ensemble(members)
+
+
+def find_members(path: str | Path, config_hash: str | None = None) -> dict[int, Path]:
+    """Return the directories of the completed members of one configuration by seed; see `load`."""
     path = Path(path)
     if (path / "model.json").is_file():
-        return Ensemble({load_model_record(path)["seed"]: path})
+        return {load_model_record(path)["seed"]: path}
     run = RunDirectory(path)
     if not run.members_file.is_file():
         raise StorageError(f"{path}: no finished run there (no {run.members_file.name})")
@@ -141,10 +154,11 @@ def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
         raise UsageError(f"no configuration {chosen} in {path}; there are {', '.join(by_hash)}")
     completed = [row for row in by_hash[chosen] if row["status"] == "completed"]
     members = sorted(completed, key=lambda row: int(row["seed"]))
-    return Ensemble({row["seed"]: run.member(f"{chosen}-s{row['seed']}").path for row in members})
+    return {row["seed"]: run.member(f"{chosen}-s{row['seed']}").path for row in members}
 
 
 def _score(rows: list[dict[str, Any]]) -> tuple[bool, bool, float]:
     """Return what configurations are ranked by: whole first, then the mean validation error; never a test number."""
-    mean = float(np.mean([row[VALIDATION_ROLLOUT] for row in rows if row["status"] == "completed"]))
+    metric = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in rows[0] else VALIDATION_ACTION
+    mean = float(np.mean([row[metric] for row in rows if row["status"] == "completed"]))
     return any(row["status"] != "completed" for row in rows), not np.isfinite(mean), mean

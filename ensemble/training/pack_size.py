@@ -11,7 +11,6 @@ import torch
 
 from ensemble.config import Experiment
 from ensemble.models.base import build, parameter_count
-from ensemble.training.batches import Batches
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup
@@ -64,8 +63,7 @@ def _parameters(experiment: Experiment, setup: Setup) -> int:
 
 def _step_seconds(experiment: Experiment, setup: Setup, seeds: Sequence[int], context: Context) -> float:
     pack = Pack(experiment, setup.features, setup.normalization, seeds, context, wrap=False)
-    sites = pack.sites if experiment.model.dropout > 0 else 0
-    batches = Batches(setup.train, tuple(seeds), experiment.train.batch_size, sites, context)
+    batches = setup.batches(pack, experiment.train.batch_size, context)
     times = []
     for step in range(1 + _STEPS):
         start = time.perf_counter()

@@ -1,21 +1,35 @@
-"""What all packs of a trial share: splits, statistics of the training split, training windows, measures."""
+"""What all packs of a trial share: training windows, statistics of the training split, and what members are asked.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+It is the same for every family: a module per task (`dynamics`, `policy`) fills it, and the loop looks no further.
+"""
 
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+from torch import Tensor
 
 from ensemble.config import Experiment
-from ensemble.data.splits import split_episodes
-from ensemble.data.statistics import feature_moments, target_moments
-from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.data.windows import Windows
-from ensemble.errors import DataError
-from ensemble.evaluation.state import Float64, StateLayout, error_scale, state_moments
+from ensemble.data.trajectories import Trajectories
+from ensemble.data.windows import WindowSource
 from ensemble.models.base import Normalization
 from ensemble.schema import Feature
+from ensemble.training.batches import Batches, Draw
 from ensemble.training.context import Context
-from ensemble.training.measure import Measure
+from ensemble.training.pack import Pack
+
+_TASKS = {"dynamics": "ensemble.training.dynamics", "policy": "ensemble.training.policy"}
+
+
+class Measure(Protocol):
+    """The fixed questions of one split, the same for every member, every configuration and every validation."""
+
+    def __call__(self, pack: Pack) -> list[dict[str, float]]:
+        """Measure every member: `<split>/loss` and the errors of its task, a dict a member."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,15 +44,19 @@ class TrialData:
 class Setup:
     """A trial's data, ready to train on."""
 
-    data: Trajectories
     features: tuple[Feature, ...]
-    layout: StateLayout
     normalization: Normalization
-    scale: Float64  # (S,) what rollout errors are divided by
-    splits: Mapping[str, Segments]
-    train: Windows
-    validations: tuple[Measure, ...]  # `validation` first, then the named sets
+    train: WindowSource
+    validations: Sequence[Measure]  # `validation` first, then the named sets
     test: Measure
+    examples: Callable[[Pack], list[pa.Table]]  # predictions on test windows for the figure: a table a member
+    draw: Draw | None = None  # how a family that draws noise counts its draws
+    tokens: Tensor | None = None  # (windows, L) of families over tokens
+    companions: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)  # files beside `model.json`: writers
+
+    def batches(self, pack: Pack, batch_size: int, context: Context) -> Batches:
+        """Return the training batches of a pack."""
+        return Batches(self.train, pack.seeds, batch_size, pack.sites, context, self.draw, self.tokens)
 
 
 def set_up(
@@ -47,47 +65,8 @@ def set_up(
     """Split the data, take the statistics of the training split (unless given), and fix the questions of each split.
 
     Raises:
-        DataError: a split has no window of the model's history or of the rollout, or a named set has other features.
+        DataError: a split has no window of the model's length or of the rollout, or a named set has other features.
     """
-    main, history = data.main, experiment.model.history
-    splits = split_episodes(main, experiment.data.split, history)
-    layout = StateLayout.of(main.features)
-    scale = error_scale(state_moments(main, splits["train"]).variance)
-
-    rollout = experiment.train.rollout
-
-    def measure(name: str, source: Trajectories, segments: Segments, horizon: int = rollout.horizon) -> Measure:
-        return Measure(name, source, segments, experiment, scale, context, horizon)
-
-    for name, other in data.named.items():
-        if other.features != main.features:
-            raise DataError(f"data.validation.{name} has other features than the training data")
-    return Setup(
-        data=main,
-        features=main.features,
-        layout=layout,
-        normalization=normalization or normalize(experiment, main, splits["train"]),
-        scale=scale,
-        splits=splits,
-        train=Windows(main, splits["train"], history),
-        validations=(
-            measure("validation", main, splits["validation"]),
-            *(measure(f"validation_{name}", other, other.episodes) for name, other in data.named.items()),
-        ),
-        test=measure("test", main, splits["test"], rollout.test_horizon or rollout.horizon),
-    )
-
-
-def normalize(experiment: Experiment, data: Trajectories, segments: Segments) -> Normalization:
-    """Take the statistics of inputs and target from the training split alone."""
-    layout = StateLayout.of(data.features)
-    inputs = [feature_moments(data, segments, feature.name, wrapped=True) for feature in data.features]
-    target = target_moments(
-        data, segments, np.array(layout.columns), np.array(layout.angles), experiment.model.prediction
-    )
-    return Normalization(
-        mean=np.concatenate([moments.mean for moments in inputs]).astype(np.float32),
-        variance=np.concatenate([moments.variance for moments in inputs]).astype(np.float32),
-        target_mean=target.mean.astype(np.float32),
-        target_variance=target.variance.astype(np.float32),
-    )
+    module = import_module(_TASKS[experiment.model.task])
+    setup: Setup = module.set_up(experiment, data, context, normalization)
+    return setup

@@ -20,9 +20,8 @@ from ensemble.config import Experiment
 from ensemble.errors import StorageError
 from ensemble.models.base import Normalization
 from ensemble.models.memory import keep_freed_memory
-from ensemble.schema import TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
+from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
 from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
-from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, load_newest
 from ensemble.training.context import Context, Paused
 from ensemble.training.finish import finish
@@ -144,7 +143,7 @@ def _progress(trainers: Sequence[Trainer], rung: int, steps: int) -> dict[str, f
     for name in sorted(set(alive[0].last) if alive else ()):
         values = [member.last[name] for member in alive if name in member.last]
         progress[name] = float(np.mean(values))
-        if name in (TRAIN_LOSS, VALIDATION_ROLLOUT) or name.endswith("/loss"):
+        if name in (TRAIN_LOSS, VALIDATION_ROLLOUT, VALIDATION_ACTION) or name.endswith("/loss"):
             progress[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return progress
 
@@ -203,8 +202,7 @@ def _trainer(
     pack = Pack(experiment, setup.features, setup.normalization, seeds, context)
     if not any(checkpoints):
         _start_from(trial, pack, setup)
-    sites = pack.sites if experiment.model.dropout > 0 else 0
-    batches = Batches(setup.train, tuple(seeds), experiment.train.batch_size, sites, context)
+    batches = setup.batches(pack, experiment.train.batch_size, context)
     whole = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
     outputs = [
         _outputs(trial, seed, checkpoint, context, loggers) for seed, checkpoint in zip(seeds, checkpoints, strict=True)
@@ -245,7 +243,7 @@ def _start_from(trial: Trial, pack: Pack, setup: Setup) -> None:
         return
     origin = InitialWeights.find(trial.origin or trial.experiment.train.init_from)
     for member in pack.members:
-        check_same_question(origin.of(member.seed), setup.features, trial.experiment.model.prediction)
+        check_same_question(origin.of(member.seed), setup.features, trial.experiment.model.model_dump())
     for index, member in enumerate(pack.members):
         row = load_row(origin.of(member.seed) / "best.safetensors", pack.arena.layout)
         pack.arena.values.data[index].copy_(row)

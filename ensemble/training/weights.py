@@ -71,7 +71,6 @@ def save_model(
         **identity,
         "model": experiment.model.model_dump(mode="json"),
         "precision": experiment.train.precision,
-        "rollout_context": experiment.train.rollout.context or experiment.model.history,
         "features": [asdict(feature) for feature in features],
         "normalization": statistics,
         "layout": layout_json(layout),
@@ -137,11 +136,14 @@ class InitialWeights:
         return path
 
 
-def check_same_question(origin: Path, features: tuple[Feature, ...], prediction: str) -> None:
-    """Raise UsageError unless the member at `origin` reads these features and predicts in the same way."""
+def check_same_question(origin: Path, features: tuple[Feature, ...], model: Mapping[str, Any]) -> None:
+    """Raise UsageError unless the member at `origin` is of the same family, features and kind of prediction."""
     record = load_model_record(origin)
     if read_features(record) != features:
         names = ", ".join(f"{feature.name} ({feature.width})" for feature in read_features(record))
         raise UsageError(f"train.init_from: {origin} was trained on other features: {names}")
-    if record["model"]["prediction"] != prediction:
-        raise UsageError(f"train.init_from: {origin} predicts {record['model']['prediction']}, this model {prediction}")
+    for key in ("family", "prediction"):
+        if record["model"].get(key) != model.get(key):
+            raise UsageError(
+                f"train.init_from: {origin} has model.{key} {record['model'].get(key)}, this model {model.get(key)}"
+            )

@@ -7,8 +7,8 @@ from pendulum import FEATURES, experiment, trajectories
 from ensemble.data.windows import Windows
 from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
+from ensemble.training.dynamics import normalize
 from ensemble.training.pack import Pack
-from ensemble.training.setup import normalize
 
 DATA = trajectories()
 RATES = [1e-3, 3e-3, 1e-4, 1e-2, 5e-4, 2e-3, 7e-3, 1e-5, 4e-3, 6e-4]
@@ -19,7 +19,7 @@ def weights_after(seeds: tuple[int, ...], dropout: float, precision: str, steps:
     config = experiment(model={"dropout": dropout}, train={"precision": precision})
     context = InlineContext()
     pack = Pack(config, FEATURES, normalize(config, DATA, DATA.episodes), seeds, context)
-    batches = Batches(Windows(DATA, DATA.episodes, 4), seeds, 8, pack.sites if dropout else 0, context)
+    batches = Batches(Windows(DATA, DATA.episodes, 4), seeds, 8, pack.sites, context)
     for step in range(steps):
         pack.step(batches.at(step), [RATES[seed] for seed in seeds])
     return dict(zip(seeds, pack.arena.values.detach().clone(), strict=True))

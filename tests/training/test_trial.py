@@ -83,6 +83,23 @@ def test_neither_a_weight_nor_a_row_depends_on_the_pack(tmp_path: Path, dropout:
     assert all(result == results[0] for result in results[1:])
 
 
+def test_averaged_weights_and_plateaus_neither_depend_on_the_pack_nor_on_a_kill(tmp_path: Path) -> None:
+    schedule = {"name": "plateau", "factor": 0.3, "patience": 0, "threshold": 0.5}
+    chosen = {"ema": 0.9, "schedule": schedule, "steps": 24, "checkpoint_every": 4, "validate_every": 4}
+    alone, packed = (experiment(train=chosen, resources={"pack": pack}) for pack in (1, 3))
+    whole = train(tmp_path / "whole", alone)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", packed, kill_at=16)
+    resumed = train(tmp_path / "killed", packed)
+    assert {s: comparable(r) for s, r in resumed.items()} == {s: comparable(r) for s, r in whole.items()}
+    curve = pq.read_table(next((tmp_path / "whole").glob("members/*-s0/curves.parquet"))).to_pandas()
+    rates = curve[curve["metric"] == "train/learning_rate"]["value"].to_numpy()
+    assert rates[0] == 1e-3
+    assert rates[-1] < 1e-3
+    plain = train(tmp_path / "plain", experiment(train={**chosen, "ema": None}))
+    assert plain[0]["validation/loss"] != whole[0]["validation/loss"]
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("kill_at", [4, 8, 12])
 def test_a_killed_trial_continues_to_the_bit(tmp_path: Path, optimizer: str, kill_at: int) -> None:
@@ -185,7 +202,7 @@ def test_weights_of_another_question_are_refused_as_a_start(tmp_path: Path) -> N
         train(tmp_path / "two", run)
     member = str(next((tmp_path / "first").glob("members/*-s1")))
     absolute = experiment(model={"prediction": "absolute"}, train={"init_from": member})
-    with pytest.raises(UsageError, match="predicts relative, this model absolute"):
+    with pytest.raises(UsageError, match=r"has model\.prediction relative, this model absolute"):
         train(tmp_path / "other", absolute)
 
 

@@ -1,4 +1,4 @@
-"""Losses, one-step errors and open-loop rollouts of a pack on one split.
+"""What a dynamics model is asked: losses, one-step errors and open-loop rollouts of a pack on one split.
 
 The windows are the same for every member, every configuration of the same history and every validation, so members
 are compared on the same questions. With several workers each measures its share and the sums are added.
@@ -23,7 +23,7 @@ from ensemble.training.pack import Pack
 _CHUNK = 256  # windows per forward pass
 
 
-class Measure:
+class DynamicsMeasure:
     """The fixed questions of one split.
 
     Raises:
@@ -40,7 +40,7 @@ class Measure:
         context: Context,
         horizon: int,
     ) -> None:
-        train, history = experiment.train, experiment.model.history
+        train, history = experiment.train, experiment.model.window
         self.split = split
         self._layout = StateLayout.of(data.features)
         self._scale = scale

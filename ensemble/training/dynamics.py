@@ -1,0 +1,103 @@
+"""The task of dynamics models: predict the next state, judged by one-step errors and open-loop rollouts."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ensemble.config import Experiment
+from ensemble.config.model import GPTDynamicsConfig
+from ensemble.data.splits import split_episodes
+from ensemble.data.statistics import feature_moments, target_moments
+from ensemble.data.trajectories import Segments, Trajectories
+from ensemble.data.windows import Windows
+from ensemble.errors import DataError
+from ensemble.evaluation.state import StateLayout, error_scale, state_moments
+from ensemble.models.base import Normalization
+from ensemble.training.context import Context
+from ensemble.training.measure_dynamics import DynamicsMeasure, rollout
+from ensemble.training.pack import Pack
+from ensemble.training.setup import Setup, TrialData
+
+_SHOWN_WINDOWS = 6  # rollouts kept for the figure
+_SHOWN_HORIZONS = 5  # their length, in horizons, where the episodes are long enough
+
+
+def set_up(experiment: Experiment, data: TrialData, context: Context, normalization: Normalization | None) -> Setup:
+    """Fill a setup for a dynamics model; see `setup.set_up`."""
+    main, history, asked = data.main, experiment.model.window, experiment.train.rollout
+    splits = split_episodes(main, experiment.data.split, history)
+    scale = error_scale(state_moments(main, splits["train"]).variance)
+
+    def measure(name: str, source: Trajectories, segments: Segments, horizon: int = asked.horizon) -> DynamicsMeasure:
+        return DynamicsMeasure(name, source, segments, experiment, scale, context, horizon)
+
+    for name, other in data.named.items():
+        if other.features != main.features:
+            raise DataError(f"data.validation.{name} has other features than the training data")
+    return Setup(
+        features=main.features,
+        normalization=normalization or normalize(experiment, main, splits["train"]),
+        train=Windows(main, splits["train"], history),
+        validations=(
+            measure("validation", main, splits["validation"]),
+            *(measure(f"validation_{name}", other, other.episodes) for name, other in data.named.items()),
+        ),
+        test=measure("test", main, splits["test"], asked.test_horizon or asked.horizon),
+        examples=partial(examples, experiment, main, splits["test"]),
+    )
+
+
+def normalize(experiment: Experiment, data: Trajectories, segments: Segments) -> Normalization:
+    """Take the statistics of inputs and target from the training split alone."""
+    assert isinstance(experiment.model, GPTDynamicsConfig)
+    layout = StateLayout.of(data.features)
+    inputs = [feature_moments(data, segments, feature.name, wrapped=True) for feature in data.features]
+    target = target_moments(
+        data, segments, np.array(layout.columns), np.array(layout.angles), experiment.model.prediction
+    )
+    return Normalization(
+        mean=np.concatenate([moments.mean for moments in inputs]).astype(np.float32),
+        variance=np.concatenate([moments.variance for moments in inputs]).astype(np.float32),
+        target_mean=target.mean.astype(np.float32),
+        target_variance=target.variance.astype(np.float32),
+    )
+
+
+def examples(experiment: Experiment, data: Trajectories, test: Segments, pack: Pack) -> list[pa.Table]:
+    """Predict some test windows open loop, for the figure: a table a member."""
+    asked, layout = experiment.train.rollout, StateLayout.of(data.features)
+    seen = asked.context or experiment.model.window
+    longest = int(test.points.max()) - seen
+    horizon = max(asked.test_horizon or asked.horizon, min(longest, _SHOWN_HORIZONS * asked.horizon))
+    windows = Windows(data, test, seen + horizon - 1)
+    points = windows.gather(windows.fixed(_SHOWN_WINDOWS), pack.arena.values.device)
+    pack.module.eval()
+    with torch.no_grad():
+        packed = points.expand(len(pack.members), *points.shape).contiguous()
+        predicted = rollout(pack, packed, seen, horizon)
+    truth = points[:, :, list(layout.columns)].cpu().numpy()
+    return [_rollout_table(truth, member, layout.labels, seen) for member in predicted]
+
+
+def _rollout_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], seen: int) -> pa.Table:
+    """Lay one member's rollouts out as rows: truth (n, T, S), predicted (n, H, S); step 1 is the first prediction."""
+    full = np.concatenate([truth[:, :seen], predicted], axis=1)
+    return example_table(truth, full, labels, 1 - seen)
+
+
+def example_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], first: int) -> pa.Table:
+    """Lay predictions (n, T, S) beside the truth as rows; `first` is the step of the first time."""
+    window, step, label = np.meshgrid(*map(range, truth.shape), indexing="ij")
+    return pa.table(
+        {
+            "split": ["test"] * truth.size,
+            "window": pa.array(window.ravel(), pa.int32()),
+            "step": pa.array(step.ravel() + first, pa.int32()),
+            "label": np.array(labels)[label.ravel()],
+            "true": pa.array(truth.ravel(), pa.float32()),
+            "predicted": pa.array(predicted.ravel(), pa.float32()),
+        }
+    )
