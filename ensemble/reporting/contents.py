@@ -14,6 +14,7 @@ from ensemble.reporting.findings import Findings, find
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.reporting.summary import Group, group_members
 from ensemble.reporting.tables import Table, build_table
+from ensemble.schema import ACTION_MAE, ACTION_MSE
 from ensemble.store import member_id
 
 
@@ -142,6 +143,9 @@ def _meaning(run: Run, metric: str) -> str:
         return f"normalized open-loop error on the {split} split at step {rest.partition('@')[2]} of the horizon."
     if rest.startswith("rollout_rmse/"):
         return f"open-loop error of {rest.partition('/')[2]} on the {split} split {steps}, in its own unit."
+    if rest in (ACTION_MAE, ACTION_MSE):
+        kind = "absolute" if rest == ACTION_MAE else "squared"
+        return f"mean {kind} error of sampled action chunks on the {split} split, over steps and entries, in raw units."
     if rest == "loss":
         return f"the training objective on the {split} split."
     return f"measured on the {split} split."

@@ -34,12 +34,13 @@ from ensemble.reporting.predictions import draw_rollouts
 from ensemble.reporting.ranking import rank_run
 from ensemble.reporting.search_figures import cast_of, draw_courses, draw_history, draw_importances, draw_pareto
 from ensemble.reporting.summary import Group, is_finite
-from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_LOSS, VALIDATION_ROLLOUT
+from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT
 
 PANELS = (
     (TRAIN_LOSS, "training loss"),
     (VALIDATION_LOSS, "validation loss"),
     (VALIDATION_ROLLOUT, "validation rollout error"),
+    (VALIDATION_ACTION, "validation action error"),
 )
 _POINTS = 200  # of a curve; more are averaged in bins
 
@@ -91,7 +92,7 @@ def choose(report: Report) -> list[Drawn]:
 
 
 def draw_curves(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture | None:
-    """Draw training loss, validation loss and validation rollout error by step, a band per configuration."""
+    """Draw training loss, validation loss and the error of rollouts or actions by step, a band per configuration."""
     table = report.run.curves()
     curves = {} if table is None else read_curves(table, drawn)
     panels = [(metric, title) for metric, title in PANELS if any(key[2] == metric for key in curves)]

@@ -16,7 +16,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.files import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.statistics import Mode, natural_mode
 from ensemble.reporting.trials import Search, read_search
-from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_LOSS, TEST_ROLLOUT
+from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT
 from ensemble.store import RunDirectory, member_id, read_json
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
@@ -82,7 +82,7 @@ class Run:
         """Return the metric to compare, by default the test error; UsageError names the nearest one there is."""
         if metric is None:
             searched = (self.search.metric,) if self.search else ()
-            wanted = (TEST_ROLLOUT, TEST_LOSS, *searched, *self.metrics)
+            wanted = (TEST_ROLLOUT, TEST_ACTION, TEST_LOSS, *searched, *self.metrics)
             return next((m for m in wanted if self._measured(m)), TEST_ROLLOUT)
         if metric in self.metrics:
             return metric

@@ -19,10 +19,13 @@ from math import isinf
 from typing import Any
 
 from ensemble.config import Experiment, ModelConfig
+from ensemble.config.model import GPTDynamicsConfig
+from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.config.train import SGDConfig, TrainConfig
 from ensemble.models.attention import LONGEST, VECTOR
 from ensemble.models.base import Normalization, build, parameter_count
 from ensemble.models.layers import Linear
+from ensemble.models.transformer import SelfAttention, TokenAttention
 from ensemble.schema import Feature
 
 PROCESS = 450 * 2**20  # bytes of a trial's process before it has a model: Python, torch, Ray
@@ -64,12 +67,13 @@ def cost_of(experiment: Experiment, features: Sequence[Feature], device: str = "
     model, train = experiment.model, experiment.train
     shape = json.dumps(_without_fractions(model.model_dump(mode="json")))
     parameters, products, layers = _shapes(shape, type(model), tuple(features))
-    tokens = train.batch_size // experiment.resources.workers * model.history
-    forward = model.history * (2.0 * products + 4.0 * model.n_layer * model.n_embd * model.history)
+    time = model.tokens
+    tokens = train.batch_size // experiment.resources.workers * time
+    forward = time * (2.0 * products + 4.0 * model.n_layer * model.n_embd * time)
     widths = tokens * model.n_embd * (_FLYING + (_FLYING_DROPOUT if model.dropout else 0))
     half = train.precision == "bf16"
     saved = int(tokens * _saved_bytes(model, features, half, device)) + 2 * products * half  # rounded weights as well
-    rollout = train.rollout
+    rollout, ahead = train.rollout, _ahead(experiment)
     return Cost(
         parameters=parameters,
         flops=3 * forward * train.batch_size,
@@ -78,9 +82,17 @@ def cost_of(experiment: Experiment, features: Sequence[Feature], device: str = "
         working=int(4 * widths + _SLACK * saved),
         state=4 * parameters * (2 + _moments(experiment) + 2),
         layers=layers,
-        validation=_passes(train, rollout.horizon, 1 + len(experiment.data.validation)),
-        test=_passes(train, rollout.test_horizon or rollout.horizon, 1),
+        validation=_passes(train, ahead or rollout.horizon, 1 + len(experiment.data.validation)),
+        test=_passes(train, ahead or rollout.test_horizon or rollout.horizon, 1),
     )
+
+
+def _ahead(experiment: Experiment) -> int | None:
+    """Return the forward passes that sampling a chunk takes; None for a model that is rolled out."""
+    model = experiment.model
+    if isinstance(model, Pi0Config):
+        return model.solver_steps * (2 if model.solver == "heun" else 1)
+    return 1 if isinstance(model, Pi0FastConfig) else None  # token by token, which with a cache costs one pass
 
 
 def trial_bytes(cost: Cost, seeds: int, pack: int, data: int = 0) -> int:
@@ -121,7 +133,10 @@ def _moments(experiment: Experiment) -> int:
 def _shapes(model: str, family: type[ModelConfig], features: tuple[Feature, ...]) -> tuple[int, int, int]:
     """Return parameters, weights in matrix products, and the number of these matrices."""
     module = build(family.model_validate_json(model), features, 1, Normalization.identity(features))
-    weights = [layer.weight[0].numel() for layer in module.modules() if isinstance(layer, Linear)]
+    once = {id(part) for memory in module.modules() if isinstance(memory, TokenAttention) for part in memory.modules()}
+    layers = [layer for layer in module.modules() if id(layer) not in once]  # what multiplies every token
+    weights = [layer.weight[0].numel() for layer in layers if isinstance(layer, Linear)]
+    weights += [layer.in_proj_weight[0].numel() for layer in layers if isinstance(layer, SelfAttention)]
     return parameter_count(module), sum(weights), len(weights)
 
 
@@ -138,10 +153,12 @@ def _saved_bytes(model: ModelConfig, features: Sequence[Feature], half: bool, de
     A block keeps 2 d into its norms with their 4 moments, 3 d + 8 d into its products (half as wide in bf16), 3 d of
     q, k, v, and for each head a row of T weights, padded to whole vectors; a fused kernel keeps d + heads instead.
     """
-    d, heads, time = model.n_embd, model.n_head, model.history
+    d, heads, time = model.n_embd, model.n_head, model.tokens
     fused = (device != "cpu" and not model.dropout) or (time > LONGEST and not model.dropout)
     weights = d + heads if fused else heads * -(-time // VECTOR) * VECTOR
     product = 2 if half else 4  # bytes of a number that enters a product
+    if not isinstance(model, GPTDynamicsConfig):
+        return _saved_by_policy(model, weights, product)
     block = 4 * (2 * d + 4 + 3 * d + weights) + product * 11 * d
     ends = 4 * (d + 2 + sum(f.width for f in features if f.role == "state")) + product * (
         2 * d + _mlp_floats(model, features)
@@ -150,7 +167,18 @@ def _saved_bytes(model: ModelConfig, features: Sequence[Feature], half: bool, de
     return model.n_layer * block + ends + masks
 
 
-def _mlp_floats(model: ModelConfig, features: Sequence[Feature]) -> int:
+def _saved_by_policy(model: Pi0Config | Pi0FastConfig, weights: float, product: int) -> float:
+    """Return about the bytes per token that autograd keeps of a post-norm transformer; a decoder has a norm more."""
+    d, crossed = model.n_embd, isinstance(model, Pi0FastConfig)
+    attention = 4 * (3 * d + weights) + product * 2 * d
+    feedforward = 4 * model.n_inner + product * (d + model.n_inner)
+    norms = (3 if crossed else 2) * 4 * (d + 2)
+    masks = (3 * d + model.n_inner + model.n_head * model.tokens) if model.dropout else 0
+    logits = 4 * 2 * model.tokenizer.vocabulary if isinstance(model, Pi0FastConfig) else 0
+    return model.n_layer * (attention + feedforward + norms + masks) + logits
+
+
+def _mlp_floats(model: GPTDynamicsConfig, features: Sequence[Feature]) -> int:
     """Return the numbers per token that encoders and head keep: what enters them, and what each layer makes."""
     read = sum(feature.width for feature in features if feature.role in ("state", "control"))
     sizes = [entry.layer_sizes for entry in model.inputs.values()] + [model.head.layer_sizes]

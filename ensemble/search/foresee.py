@@ -82,7 +82,7 @@ def _headers(config: DataConfig, files: list[Path]) -> Foreseen:
 def _assumed(experiment: Experiment, why: str) -> Foreseen:
     """Take the features that the file names, one column each, or some states where it names none."""
     config = experiment.data
-    wanted = [name for entry in experiment.model.inputs.values() for name in entry.features]
+    wanted = [name for entry in getattr(experiment.model, "inputs", {}).values() for name in entry.features]
     names = list(dict.fromkeys([*config.map, *config.roles, *wanted]))
     features = [_feature(name, 1, config.roles.get(name, "state")) for name in names]
     if not any(feature.role == "state" for feature in features):

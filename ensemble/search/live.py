@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.schema import TRAIN_LOSS, VALIDATION_ROLLOUT
+from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT
 
 SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
 SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds
@@ -159,7 +159,7 @@ COLUMNS: tuple[Column, ...] = (
     ("seeds", lambda view: seed_text(view.seeds)),
     ("step", lambda view: f"{_number(view.progress, 'step') or 0:.0f}/{view.steps}"),
     ("loss", lambda view: _spread(view.progress, TRAIN_LOSS, f"{TRAIN_LOSS}_std")),
-    ("rollout", lambda view: _spread(view.progress, VALIDATION_ROLLOUT, f"{VALIDATION_ROLLOUT}_std")),
+    ("error", lambda view: _error(view.progress)),  # of rollouts or of actions
     ("steps/s", lambda view: f"{view.rate:.0f}" if view.rate else ""),
     ("left", lambda view: _left(view) or view.status),
 )
@@ -290,6 +290,11 @@ def _spread(progress: Progress, mean: str, std: str) -> str:
     if middle is None:
         return ""
     return f"{middle:.3g}" if spread is None or spread != spread else f"{middle:.3g} ± {spread:.1g}"
+
+
+def _error(progress: Progress) -> str:
+    name = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in progress else VALIDATION_ACTION
+    return _spread(progress, name, f"{name}_std")
 
 
 def _left(view: TrialView) -> str:

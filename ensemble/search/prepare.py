@@ -19,8 +19,7 @@ from ensemble import schema
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
-from ensemble.config.train import RolloutConfig
-from ensemble.data.splits import require_windows, split_episodes
+from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, StorageError, UsageError
 from ensemble.evaluation.rollout import named_steps
@@ -99,16 +98,27 @@ def find_origin(init_from: str | None, beside: Path) -> str | None:
     raise UsageError(f"train.init_from: {init_from}: no trained member there (a run directory or its members/<id>)")
 
 
-def metric_names(data: Trajectories, rollout: RolloutConfig, named: Iterable[str] = ()) -> list[str]:
+def metric_names(experiment: Experiment, data: Trajectories) -> list[str]:
     """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
+    splits = ("validation", *(f"validation_{name}" for name in experiment.data.validation))
+    names = _policy_metrics if experiment.model.task == "policy" else _dynamics_metrics
+    return [schema.TRAIN_LOSS, *(name for split in splits for name in names(experiment, data, split))]
+
+
+def _dynamics_metrics(experiment: Experiment, data: Trajectories, split: str) -> list[str]:
     labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
-    names = [schema.TRAIN_LOSS]
-    for split in ("validation", *(f"validation_{name}" for name in named)):
-        names += [f"{split}/loss", f"{split}/rollout_rmse"]
-        names += [schema.one_step_metric(split, label) for label in labels]
-        names += [schema.rollout_metric(split, label) for label in labels]
-        names += [schema.rollout_step_metric(split, step) for step in named_steps(rollout.horizon)]
-    return names
+    names = [f"{split}/loss", f"{split}/rollout_rmse"]
+    names += [schema.one_step_metric(split, label) for label in labels]
+    names += [schema.rollout_metric(split, label) for label in labels]
+    steps = named_steps(experiment.train.rollout.horizon)
+    return names + [schema.rollout_step_metric(split, step) for step in steps]
+
+
+def _policy_metrics(experiment: Experiment, data: Trajectories, split: str) -> list[str]:
+    del data
+    names = ["loss", schema.ACTION_MAE, schema.ACTION_MSE]
+    names += [schema.TOKEN_ACCURACY] if experiment.model.family == "pi0_fast" else []
+    return [f"{split}/{name}" for name in names]
 
 
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
@@ -217,7 +227,7 @@ def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
         input_features(experiment.model, data.features)
     except UsageError as error:
         problems += str(error).splitlines()
-    metrics = metric_names(data, experiment.train.rollout, experiment.data.validation)
+    metrics = metric_names(experiment, data)
     wanted = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
     for key, names in wanted.items():
         allowed = metrics if key == "metric" else [*metrics, *_COSTS]
@@ -232,13 +242,24 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
-    history, rollout = experiment.model.history, experiment.train.rollout
+    for name, other in named.items():
+        if other.features != data.features:
+            raise DataError(f"data.validation.{name}: other features than the data")
+    if experiment.model.task == "policy":
+        window = experiment.model.window
+        split_windows(data, experiment.data, window)
+        for name, other in named.items():
+            require_windows(other.episodes, window, f"data.validation.{name}")
+    else:
+        _check_rollouts(experiment, data, named)
+
+
+def _check_rollouts(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
+    history, rollout = experiment.model.window, experiment.train.rollout
     before = (rollout.context or history) - 1  # transitions seen before a rollout
     horizons = {"validation": rollout.horizon, "test": rollout.test_horizon or rollout.horizon}
     parts = split_episodes(data, experiment.data.split, history)
     for split, horizon in horizons.items():
         require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
     for name, other in named.items():
-        if other.features != data.features:
-            raise DataError(f"data.validation.{name}: other features than the data")
         require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")

@@ -18,7 +18,6 @@ from ensemble.config.experiment import seed_numbers
 from ensemble.data.trajectories import read_trajectories
 from ensemble.search.cost import Cost, Passes, cost_of, validations
 from ensemble.search.prepare import PreparedData
-from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
@@ -184,8 +183,7 @@ class _Run:
         members = seeds[: choose_pack(experiment, self._setup, len(seeds), self._context)]
         setup = self._setup
         self._pack = Pack(experiment, setup.features, setup.normalization, members, self._context, wrap=False)
-        sites = self._pack.sites if experiment.model.dropout > 0 else 0
-        self._batches = Batches(setup.train, members, experiment.train.batch_size, sites, self._context)
+        self._batches = setup.batches(self._pack, experiment.train.batch_size, self._context)
         self._steps: list[float] = []
         self._validations: list[float] = []
         self._taken = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.config import Experiment, ExperimentFile, load
-from ensemble.data.splits import describe_split, split_episodes
+from ensemble.data.splits import split_text
 from ensemble.data.trajectories import Trajectories, read_manifest
 from ensemble.errors import UsageError
 from ensemble.search.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
@@ -128,9 +128,8 @@ def _refuse_early(experiment: Experiment, options: Options) -> None:
 def _notes(
     experiment: Experiment, data: PreparedData, description: Trajectories, forced: Sequence[str]
 ) -> dict[str, Any]:
-    parts = split_episodes(description, experiment.data.split, experiment.model.history)
     return {
-        "split": describe_split(description, parts),
+        "split": split_text(description, experiment.data, experiment.model.window),
         "notices": [*read_manifest(data.main)["notices"], *forced],
         "fingerprint": read_manifest(data.main)["fingerprint"],
         "versions": {**versions(), "git_commit": git_commit()},

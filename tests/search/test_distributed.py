@@ -69,3 +69,36 @@ def test_a_trial_that_is_killed_gives_its_workers_back_even_beside_another_ray(
     said = python(tmp_path, str(script), str(tmp_path), title)
     assert "failed" in said
     assert said.splitlines()[-1] == "free cores: 2.0"
+
+
+POLICY = """\
+experiment: policy
+data: {source: inverted_pendulum, simulate: {episodes: 30, steps: 40}, starts: [0, 3, 9, 20]}
+model: {chunk: 8, n_layer: 1, n_head: 2, n_embd: 16, n_inner: 32, dropout: 0.1, %s}
+train: {steps: 20, batch_size: 16, validate_every: 10, validation_windows: 32, rollout: {windows: 16}}
+ensemble: {seeds: 2}
+resources: {pack: 2}
+"""
+TOKENS = "tokenizer: {kind: tiny, scale: 10, vocabulary: 200, max_length: 12}"
+
+
+@pytest.mark.parametrize("family", ["family: pi0", f"family: pi0_fast, {TOKENS}"])
+def test_two_workers_train_a_policy_as_one_process_does(tmp_path: Path, family: str) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY % family)
+    for workers in (1, 2):
+        command = ("train", "--config", "policy.yaml", "--results", f"r{workers}")
+        ensemble(tmp_path, *command, "--set", f"resources.workers={workers}")
+    one, two = tmp_path / "r1" / "policy", tmp_path / "r2" / "policy"
+    for metric in ("train/loss", "validation/loss", "validation/action_mae"):
+        expected, found = curve(one, metric), curve(two, metric)
+        assert expected.keys() == found.keys()
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    for row in pq.read_table(two / "members.parquet").to_pylist():
+        assert row["world_size"] == 2
+        name = f"{row['config_hash']}-s{row['seed']}"
+        expected = load_file(RunDirectory(one).member(name).weights)
+        for parameter, weights in load_file(RunDirectory(two).member(name).weights).items():
+            counted = np.ones(weights.shape, bool)
+            if parameter.endswith("in_proj_bias"):
+                counted[..., 16:32] = False  # of keys: their true gradient is zero
+            np.testing.assert_allclose(weights[counted], expected[parameter][counted], atol=1e-5, err_msg=parameter)

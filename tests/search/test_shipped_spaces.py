@@ -11,7 +11,6 @@ from ensemble.search.cost import cost_of
 from ensemble.search.estimate import expected_hours
 from ensemble.search.prepare import check, find_origin, prepare
 from ensemble.search.sample import sample_space
-from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup, TrialData, set_up
@@ -111,9 +110,7 @@ def step(experiment: Experiment, data: Trajectories) -> None:
     context = InlineContext()
     setup: Setup = set_up(tried, TrialData(data, {}), context)
     pack = Pack(tried, setup.features, setup.normalization, (0, 1), context, wrap=False)
-    sites = pack.sites if tried.model.dropout else 0
-    batches = Batches(setup.train, (0, 1), 8, sites, context)
-    result = pack.step(batches.at(0), [1e-3, 1e-3])
+    result = pack.step(setup.batches(pack, 8, context).at(0), [1e-3, 1e-3])
     assert all(0 < loss < 100 for loss in result.loss)
     assert len(pack.arena.values[0]) == cost_of(experiment, data.features).parameters
 
