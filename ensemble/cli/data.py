@@ -18,7 +18,7 @@ from ensemble.simulation import ENVIRONMENTS
 Progress = Callable[[int, int], None]
 
 _PATH = click.Path(path_type=Path)
-_LAYOUTS = ["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
+_LAYOUTS = ["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 _MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable."
 
 

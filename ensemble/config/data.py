@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import Name, Section, Words
 
-Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "map"]
+Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
     Words("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),

@@ -15,6 +15,7 @@ import yaml
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.data.blocks import READ_ROWS, plan_blocks
+from ensemble.data import pairs
 from ensemble.data.container import ArrayInfo, Container, Values, size_text, walk_arrays
 from ensemble.data.layouts import Match, detect, open_container, open_recording
 from ensemble.data.recording import RawFeature, Recording, safe_name
@@ -155,6 +156,13 @@ def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
     groups = [name for name in ("train", "validation", "test") if name in recording.given]
     if "train" in groups and len(groups) > 1:
         data["split"] = {name: [name] for name in groups}
+    if recording.layout == pairs.NAME:  # the states after the first are unknown: a policy, begun at the first point
+        return {
+            "data": {**data, "starts": [0]},
+            "model": {"family": "pi0", "chunk": longest - 1, "dropout": 0.0},
+            "train": {"steps": 1000, "batch_size": 128, "schedule": {"name": "cosine", "warmup_steps": 50}},
+            "ensemble": {"seeds": 3},
+        }
     return {
         "data": data,
         "model": {"history": history, "block_size": max(16, history), "n_layer": 2, "n_head": 4, "n_embd": 64},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
-from ensemble.data import d4rl, hdf5, mapped, nerd, npz, npz_file, robomimic, robosuite
+from ensemble.data import d4rl, hdf5, mapped, nerd, npz, npz_file, pairs, robomimic, robosuite
 from ensemble.data.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
@@ -50,6 +50,7 @@ LAYOUTS = (
     Layout("robosuite", robosuite.TITLE, robosuite.wanted, robosuite.open_recording),
     Layout("d4rl", d4rl.TITLE, d4rl.wanted, d4rl.open_recording),
     Layout("npz", npz.TITLE, npz.wanted, npz.open_recording),
+    Layout("pairs", pairs.TITLE, pairs.wanted, pairs.open_recording),
 )
 
 
