@@ -13,6 +13,7 @@ from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
 from ensemble.cli.explain import explain
+from ensemble.cli.foreign import export, import_
 from ensemble.cli.plan import plan
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
@@ -34,7 +35,8 @@ def cli() -> None:
     """Train ensembles of robot-learning models on trajectories and see which is really better."""
 
 
-for command in (simulate, inspect, convert, plan, train, tune, resume, report, explain, schema, doctor):
+_RUNS = (plan, train, tune, resume, report, explain)
+for command in (simulate, inspect, convert, *_RUNS, export, import_, schema, doctor):
     cli.add_command(command)
 
 

@@ -34,7 +34,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if container.has(_TOKENS) and not container.has(_CHUNK):
         raise DataError(
             f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not in the file; give the pairs that they "
-            f"were made from, with {_STATE} and {_CHUNK} (training_pairs_original.npz): pi0_fast fits a tokenizer to them"
+            f"were made from, with {_STATE} and {_CHUNK} (training_pairs_original.npz), and pi0_fast fits one to them"
         )
     require(container, (_STATE, _CHUNK), NAME)
     state, chunk = container.array(_STATE), container.array(_CHUNK)

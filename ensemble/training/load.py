@@ -160,5 +160,6 @@ def find_members(path: str | Path, config_hash: str | None = None) -> dict[int, 
 def _score(rows: list[dict[str, Any]]) -> tuple[bool, bool, float]:
     """Return what configurations are ranked by: whole first, then the mean validation error; never a test number."""
     metric = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in rows[0] else VALIDATION_ACTION
-    mean = float(np.mean([row[metric] for row in rows if row["status"] == "completed"]))
+    values = [row.get(metric) for row in rows if row["status"] == "completed"]
+    mean = float(np.mean([np.nan if value is None else value for value in values]))  # imported members have none
     return any(row["status"] != "completed" for row in rows), not np.isfinite(mean), mean
