@@ -37,17 +37,10 @@ def explain(run: Run, config: str, seed: int | None) -> str:
     if seed is not None:
         members = [require_member(run, found, seed)]
     chosen = members[0]
-    return joined(
-        line
-        for part in (
-            _configuration_lines(run, found, chosen),
-            _member_lines(run, members),
-            _lineage_lines(run, chosen),
-            _stream_lines(run, chosen),
-            _rebuild_lines(run, chosen),
-        )
-        for line in part
-    )
+    made_here = (_lineage_lines(run, chosen), _stream_lines(run, chosen), _rebuild_lines(run, chosen))
+    lineage = (_import_lines(members),) if chosen.get("imported_from") else made_here
+    parts = (_configuration_lines(run, found, chosen), _member_lines(run, members), *lineage)
+    return joined(line for part in parts for line in part)
 
 
 def find_configuration(run: Run, text: str) -> str:
@@ -108,10 +101,19 @@ def _member_lines(run: Run, members: Sequence[MemberRow]) -> Iterator[str]:
         name = metric if is_finite(member.get(metric)) else searched_metric
         value = f"{name} {number(member[name], 6)}" if is_finite(member.get(name)) else str(member["error"] or "")
         weights = member["weights_sha256"] or "none"
-        yield f"  {member['role']:<8}  seed {member['seed']:<4}  {member['status']:<9}  step {member['steps']}  {value}"
+        step = "imported" if member["steps"] is None else f"step {member['steps']}"
+        yield f"  {member['role']:<8}  seed {member['seed']:<4}  {member['status']:<9}  {step}  {value}".rstrip()
         yield f"            weights_sha256 {weights}"
     if len(members) > _SHOWN:
         yield f"  .. and {len(members) - _SHOWN} more in {run.directory.members_file.name}"
+
+
+def _import_lines(members: Sequence[MemberRow]) -> Iterator[str]:
+    """Say which files members are from that were not trained here; nothing trains them again."""
+    yield ""
+    yield "imported: trained elsewhere, on data and by a recipe that the files do not say"
+    for member in members[:_SHOWN]:
+        yield f"  seed {member['seed']:<4}  {member['imported_from']}  sha256 {member['imported_sha256']}"
 
 
 def _lineage_lines(run: Run, member: MemberRow) -> Iterator[str]:

@@ -83,7 +83,8 @@ class Run:
         if metric is None:
             searched = (self.search.metric,) if self.search else ()
             wanted = (TEST_ROLLOUT, TEST_ACTION, TEST_LOSS, *searched, *self.metrics)
-            return next((m for m in wanted if self._measured(m)), TEST_ROLLOUT)
+            named = next((m for m in wanted if m in self.metrics), TEST_ROLLOUT)
+            return next((m for m in wanted if self._measured(m)), named)
         if metric in self.metrics:
             return metric
         near = difflib.get_close_matches(metric, self.metrics, n=1, cutoff=0)

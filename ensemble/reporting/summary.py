@@ -56,9 +56,10 @@ class Group:
     def status(self, metric: str) -> str:
         """Say how the members ended, "completed" when all did: `2 diverged, 1 missing`."""
         counts = Counter(member["status"] for member in self.members)
-        counts["not finite"] = len(self.completed) - len(self.counted(metric))
+        counts["not measured"] = sum(member.get(metric) is None for member in self.completed)
+        counts["not finite"] = len(self.completed) - len(self.counted(metric)) - counts["not measured"]
         counts["missing"] = len(self.missing)
-        kinds = ("pruned", "diverged", "failed", "not finite", "missing")
+        kinds = ("pruned", "diverged", "failed", "not measured", "not finite", "missing")
         return ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind]) or "completed"
 
     @property

@@ -28,6 +28,8 @@ _SAID_BY = {
     "pi0": ("state_embedding.weight", "action_embedding.weight", "position_embedding.weight", _INNER),
     "pi0_fast": ("state_embedding.weight", "token_embedding.weight", "position_embedding.weight", _INNER),
 }
+_WANTED = "only plain state dicts are read, torch.save(model.state_dict(), ..)"
+_BROKEN = "no file of torch.save, or damaged"
 # A damaged pickle can break its reader anywhere.
 _DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -48,7 +50,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         raise DataError(f"{path}: {_refused(str(error))}; {_WANTED}") from error
     except _DAMAGE as error:
-        raise DataError(f"{path}: no file of torch.save, or damaged: {str(error).splitlines()[0][:120]}") from error
+        raise DataError(f"{path}: {_BROKEN} ({type(error).__name__}); {_WANTED}") from error
     if not isinstance(content, Mapping) or not content:
         raise DataError(f"{path}: holds {_kind(content)}; {_WANTED}")
     problems = [problem for name, value in content.items() if (problem := _problem(name, value))]
@@ -57,12 +59,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in content.items()}
 
 
-_WANTED = "only plain state dicts are read, torch.save(model.state_dict(), ..)"
-
-
 def _refused(message: str) -> str:
     found = re.search(r"GLOBAL (\S+)", message)
-    return f"holds the object {found[1]}, which is not loaded" if found else "no file of torch.save, or damaged"
+    return f"holds the object {found[1]}, which is not loaded" if found else _BROKEN
 
 
 def _kind(content: object) -> str:

@@ -128,7 +128,8 @@ def test_a_member_without_a_finite_value_is_never_best(tmp_path: Path, value: fl
     rows = [member("a1", s, **{"test/rollout_rmse": value if s == 1 else 0.1 + s}) for s in range(3)]
     report = write_report(build_run(tmp_path / "wide", rows, complete=False), figures=False)
     best = report.table.rows[0]
-    assert (best["best_seed"], best["n"], best["status"]) == (0, "2/3", "1 not finite")
+    status = "1 not measured" if value is None else "1 not finite"
+    assert (best["best_seed"], best["n"], best["status"]) == (0, "2/3", status)
     assert math.isfinite(best["statistics"].mean)
 
 
