@@ -41,8 +41,9 @@ def import_(
     ensemble import trained_models/tinypi0fast_*.pth --family pi0_fast --tokenizer fast_tokenizer.json --name tinyfast
     """
     from ensemble.search.imported import Request, import_policies
+    from ensemble.search.prepare import shown
 
-    run = import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite))
+    run = shown(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
     say(f"{run}: {len(files)} members of {family}, imported as they are; nothing was measured")
     say(f"next: ensemble evaluate {run}")
 

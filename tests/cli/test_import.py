@@ -19,6 +19,7 @@ import ensemble
 from ensemble.cli import main
 from ensemble.config import load
 from ensemble.config.policy import Pi0Config
+from ensemble.data.trajectories import read_trajectories
 from ensemble.models.base import Noise
 from ensemble.models.noise import noise_keys
 from ensemble.store import read_table
@@ -293,3 +294,14 @@ def test_what_is_there_is_replaced_only_when_asked(there: Path, capsys: pytest.C
     assert (there / "results" / "mine" / "thesis.txt").is_file()
     export = ("export", "results/tiny", "--layout", "tinypi0", "--out", "out")
     assert [command(*export), command(*export), command(*export, "--overwrite")] == [0, 2, 0]
+
+
+def test_imported_policies_read_what_the_simulated_pendulum_and_imported_pairs_have(there: Path) -> None:
+    twin(TinyPi0, there / "a.pth")
+    command("import", "a.pth", "--family", "pi0", "--name", "tiny")
+    command("simulate", "inverted_pendulum", "--episodes", "2", "--steps", "60", "--out", "simulated.h5")
+    np.savez(there / "pairs.npz", state=STATES, action_chunk=np.zeros((len(STATES), LONG), np.float32))
+    imported = ensemble.load_policy(there / "results" / "tiny").features
+    for file in ("simulated.h5", "pairs.npz"):
+        assert command("convert", file, "--out", f"shards/{file}") == 0
+        assert read_trajectories(there / "shards" / file).features == imported
