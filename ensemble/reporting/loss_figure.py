@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib
+from matplotlib.ticker import MaxNLocator
 
 from ensemble.reporting.drawing import PALETTE, STYLE, Series, new_figure, save
 
@@ -17,5 +18,6 @@ def draw_losses(train: Series, validation: Series, test: float | None, label: st
         if test is not None:
             axes.axhline(test, color="red", linestyle=":", label=f"Test Loss ({test:.4f})")
         axes.set(title="Loss Curve", xlabel="Epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
     save(figure, file)
