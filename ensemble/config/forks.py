@@ -108,12 +108,15 @@ def _fork(node: Node, kind: str, path: Keys, name: str, problems: list[Problem])
 
 
 def _labels(options: tuple[Node, ...]) -> list[str]:
-    """Name options of a choice by their `name` or `family` where these differ, else by index."""
-    for tag in ("name", "family"):
-        tags = [o.value[tag].value if isinstance(o.value, Mapping) and tag in o.value else None for o in options]
-        if all(isinstance(t, str) for t in tags) and len(set(tags)) == len(tags):
-            return [str(t) for t in tags]
-    return [str(i) for i in range(len(options))]
+    """Name options of a choice by their `name` or `family` where no other has it, else by index."""
+    tags = [option_name(option.plain()) for option in options]
+    return [tag if tag is not None and tags.count(tag) == 1 else str(i) for i, tag in enumerate(tags)]
+
+
+def option_name(option: object) -> str | None:
+    """Return the `name` or `family` of an option that is a section; None where it has none."""
+    tags = [option.get(tag) for tag in ("name", "family")] if isinstance(option, Mapping) else []
+    return next((tag for tag in tags if isinstance(tag, str) and not tag.isdecimal()), None)
 
 
 def _strays(node: Node, path: Keys) -> Iterator[tuple[Keys, Node]]:

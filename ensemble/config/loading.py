@@ -88,11 +88,18 @@ class ExperimentFile:
         fit together or break a constraint (for a sampler: an infeasible point).
         """
 
+        return _possible(self._answered(ask))
+
+    def settings(self, ask: Callable[[str, Distribution], Any]) -> dict[str, Any]:
+        """Return dotted path: value of what is searched and reached, as `ask` answers; defaults are not among them."""
+        return _pick(flatten(self._answered(ask).plain()), self._searched)
+
+    def _answered(self, ask: Callable[[str, Distribution], Any]) -> Node:
         def answer(fork: Fork) -> Node:
             value = ask(fork.name, fork.distribution)
             return fork.candidates[value] if isinstance(fork.distribution, Choice) else Node(value, fork.position)
 
-        return _possible(resolve(self.tree, answer))
+        return resolve(self.tree, answer)
 
     def varied(self, experiment: Experiment) -> dict[str, Any]:
         """Return dotted path: value of what is searched, as it stands in one configuration."""

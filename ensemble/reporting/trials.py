@@ -36,6 +36,7 @@ class Trial:
     steps: int  # member-steps
     seeds: int
     parameters: dict[str, Any]  # by name as suggested
+    settings: dict[str, Any]  # by dotted path: what they come to
     objectives: dict[str, float]  # those that are numbers
 
 
@@ -98,7 +99,10 @@ class Search:
     def names(self) -> dict[str, str]:
         """Short names of the searched values; inside an option of a choice as in `lr (adamw)`."""
         short = short_names(self.parameters)
-        return {name: re.sub(r"^[^\[\]]*\[([^\[\]]*)\]\.(.+)$", r"\2 (\1)", text) for name, text in short.items()}
+        return {
+            name: re.sub(r"^[^\[\]]*(?:\[[^\[\]]*\])*\[([^\[\]]*)\]\.(.+)$", r"\2 (\1)", text)
+            for name, text in short.items()
+        }
 
     @cached_property
     def _by_hash(self) -> dict[str, tuple[Trial, ...]]:
@@ -116,7 +120,7 @@ class Search:
         trials = self.trials_of(config_hash)
         if not trials:
             return config_hash
-        given = trials[0].parameters
+        given = trials[0].settings
         names = short_names([*given])  # what the other options of a choice would be called does not matter here
         settings = [f"{names[name]}={setting(given[name])}" for name in self._in_file_order if name in given]
         return f"#{trials[0].number} {', '.join(settings)}".strip()
@@ -128,7 +132,7 @@ class Search:
 
     @cached_property
     def _in_file_order(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.parameters))
+        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.settings))
 
     @cached_property
     def courses(self) -> dict[int, tuple[Float64, Float64]]:
@@ -186,7 +190,7 @@ def read_search(run: Path, experiment: Mapping[str, Any]) -> Search | None:
 
 def _trial(file: Path, row: Mapping[str, Any]) -> Trial:
     objectives = _mapping(file, row, "objectives")
-    value = row["value"]
+    value, parameters = row["value"], _mapping(file, row, "parameters")
     return Trial(
         number=row["number"],
         config_hash=row["config_hash"] or "",
@@ -194,14 +198,26 @@ def _trial(file: Path, row: Mapping[str, Any]) -> Trial:
         value=value if value is not None and math.isfinite(value) else None,
         steps=row["steps"] or 0,
         seeds=row["seeds"] or 0,
-        parameters=_mapping(file, row, "parameters"),
+        parameters=parameters,
+        settings=_mapping(file, row, "settings") or _settings(parameters),
         objectives={k: float(v) for k, v in objectives.items() if isinstance(v, int | float) and math.isfinite(v)},
     )
 
 
+def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters by dotted path, without the options in brackets: of a choice in a choice the innermost."""
+    settings = {}
+    for name, value in parameters.items():
+        path = name
+        while path != (shorter := re.sub(r"\[[^\[\]]*\]", "", path)):
+            path = shorter
+        settings[path] = value
+    return settings
+
+
 def _mapping(file: Path, row: Mapping[str, Any], column: str) -> dict[str, Any]:
     try:
-        value = json.loads(row[column] or "{}")
+        value = json.loads(row.get(column) or "{}")
     except ValueError as error:
         raise StorageError(f"{file}: trial {row['number']}: {column} is no JSON: {error}") from error
     if not isinstance(value, dict):

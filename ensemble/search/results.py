@@ -15,6 +15,7 @@ from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS
 from ensemble.search.judge import Judge
 from ensemble.search.plan import SEARCH
 from ensemble.search.records import Configuration
+from ensemble.search.space import settings_of
 from ensemble.store import config_hash, table_of, write_json, write_table
 
 
@@ -65,6 +66,7 @@ def _trial_row(judge: Judge, c: Configuration, seeds: int) -> dict[str, Any]:
         "steps": c.steps,
         "seeds": seeds,
         "parameters": json.dumps(c.parameters),
+        "settings": json.dumps(settings_of(c.parameters, judge.file)),
         "objectives": json.dumps(objectives),
     }
 

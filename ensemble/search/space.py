@@ -20,8 +20,10 @@ from optuna.distributions import (
 
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.checking import nearest
+from ensemble.config.forks import option_name
 from ensemble.config.space import Choice, Distribution, Int, LogUniform, Uniform
 from ensemble.errors import UsageError
+from ensemble.search.space_words import option_words
 
 Parameters = dict[str, CategoricalChoiceType]
 
@@ -38,16 +40,21 @@ def optuna_distribution(distribution: Distribution) -> BaseDistribution:
 
 
 def labels(choice: Choice) -> list[CategoricalChoiceType]:
-    """Return what stands for each option: itself where it is a scalar, else its name, its JSON or its index."""
-    if all(option is None or isinstance(option, bool | int | float | str) for option in choice.options):
-        return list(choice.options)
-    for tag in ("name", "family"):
-        tags = [option.get(tag) if isinstance(option, Mapping) else None for option in choice.options]
-        if all(isinstance(each, str) for each in tags) and len(set(tags)) == len(tags):
-            return tags
-    if not any(isinstance(option, Mapping) for option in choice.options):
-        return [json.dumps(option) for option in choice.options]
-    return [str(index) for index in range(len(choice.options))]
+    """Return what stands for each option: itself where it is a scalar, else its name, its JSON or its words.
+
+    Options that would be called the same have their JSON instead, which is never another's.
+    """
+    found = [_label(option) for option in choice.options]
+    return [
+        json.dumps(option) if isinstance(option, Mapping) and found.count(label) > 1 else label
+        for option, label in zip(choice.options, found, strict=True)
+    ]
+
+
+def _label(option: Any) -> CategoricalChoiceType:
+    if option is None or isinstance(option, bool | int | float | str):
+        return option
+    return option_name(option) or (option_words(option) if isinstance(option, Mapping) else json.dumps(option))
 
 
 def configuration_of(trial: Trial, file: ExperimentFile) -> Experiment:
@@ -63,6 +70,16 @@ def configuration_of(trial: Trial, file: ExperimentFile) -> Experiment:
         return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
 
     return file.resolve(ask)
+
+
+def settings_of(parameters: Mapping[str, Any], file: ExperimentFile) -> dict[str, Any]:
+    """Return dotted path: value of what is searched, as suggested parameters have it."""
+
+    def answer(name: str, distribution: Distribution) -> Any:
+        value = parameters[name]
+        return labels(distribution).index(value) if isinstance(distribution, Choice) else value
+
+    return file.settings(answer)
 
 
 def grid_parameters(file: ExperimentFile) -> Iterator[Parameters]:

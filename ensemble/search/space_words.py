@@ -6,7 +6,8 @@ from math import isinf, log
 
 from ensemble.config import Choice, Distribution, Experiment, ExperimentFile, Int, IntLog, LogUniform
 from ensemble.config.experiment import fresh_seeds, seed_numbers
-from ensemble.config.forks import grid_size
+from ensemble.config.forks import grid_size, option_name
+from ensemble.config.space import KINDS
 
 DEFAULT_TRIALS = 32
 _LONGEST = 60
@@ -31,12 +32,20 @@ def distribution_words(distribution: Distribution) -> str:
     return f"{ends}, logarithmic" if isinstance(distribution, LogUniform) else ends
 
 
+def option_words(option: object) -> str:
+    """Return one option of a choice in words; a distribution inside it stands in parentheses."""
+    if not isinstance(option, Mapping):
+        return f"{option:g}" if isinstance(option, float) else json.dumps(option).strip('"')
+    if kind := next((key for key in option if key in KINDS), None):
+        return f"({distribution_words(KINDS[kind][0].model_validate(option))})"
+    name = option_name(option)
+    if name is not None:
+        return f"{name} .." if len(option) > 1 else name
+    return " ".join(f"{key}={option_words(value)}" for key, value in option.items())
+
+
 def _option(option: object) -> str:
-    if isinstance(option, Mapping):
-        name = next((str(option[tag]) for tag in ("name", "family") if isinstance(option.get(tag), str)), None)
-        text = f"{name} .." if name and len(option) > 1 else name or str(dict(option))
-    else:
-        text = f"{option:g}" if isinstance(option, float) else json.dumps(option).strip('"')
+    text = option_words(option)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

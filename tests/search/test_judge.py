@@ -1,6 +1,7 @@
 """The judge, replayed on made-up curves: no Ray, no training."""
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -13,10 +14,13 @@ import pytest
 import yaml
 
 from ensemble.config import ExperimentFile, load
+from ensemble.config.space import Choice
 from ensemble.errors import StorageError, UsageError
 from ensemble.search.events import EventLog, read_events
 from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
+from ensemble.search.results import findings
+from ensemble.search.space import labels
 
 METRIC = "validation/rollout_rmse"
 RUNGS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -358,3 +362,42 @@ def test_a_disk_that_fills_for_a_moment_leaves_the_log_whole(tmp_path: Path, mon
             log.append({"event": "two"})
     log.append({"event": "three"})
     assert [event["event"] for event in read_events(tmp_path / "log")] == ["one", "three"]
+
+
+NESTED = {
+    "data": {"source": "double_pendulum"},
+    "model": {"n_head": 2, "n_embd": {"choice": [16, {"choice": [32, {"choice": [64, 128]}]}]}},
+    "train": {
+        "optimizer": {
+            "choice": [
+                {"name": "adam", "lr": {"choice": [1e-3, {"log_uniform": [1e-4, 1e-2]}]}},
+                {"choice": [{"name": "adamw", "lr": 1e-3, "weight_decay": {"choice": [0.0, {"uniform": [0.1, 0.2]}]}}]},
+            ]
+        }
+    },
+}
+
+
+def test_a_choice_in_a_choice_is_told_by_the_value_it_comes_to(space: Callable[..., ExperimentFile]) -> None:
+    judge = Judge(space(NESTED, trials=40, pruner="none", sampler="random"))
+    run(judge)
+    widths, names = set(), set()
+    for row in findings(judge).tables["trials.parquet"].to_pylist():
+        settings = json.loads(row["settings"])
+        experiment = next(c.experiment for c in judge.configurations if c.number == row["number"])
+        optimizer = experiment.train.optimizer.model_dump()
+        assert settings.pop("model.n_embd") == experiment.model.n_embd
+        assert {name: optimizer[name.rpartition(".")[2]] for name in settings} == settings
+        assert ("train.optimizer.weight_decay" in settings) == (optimizer["name"] == "adamw")
+        widths.add(experiment.model.n_embd)
+        names.add(optimizer["name"])
+    assert widths == {16, 32, 64, 128}
+    assert names == {"adam", "adamw"}
+
+
+def test_options_are_called_what_they_are(space: Callable[..., ExperimentFile]) -> None:
+    found = {name: labels(each) for name, each in space(NESTED).space.items() if isinstance(each, Choice)}
+    assert found["model.n_embd"] == [16, "(32 or (64 or 128))"]
+    assert found["train.optimizer"] == ["adam", "(adamw ..)"]
+    assert found["train.optimizer[adam].lr"] == [1e-3, "(0.0001 to 0.01, logarithmic)"]
+    assert found["train.optimizer[1][adamw].weight_decay"][0] == 0.0
