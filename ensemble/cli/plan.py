@@ -33,7 +33,12 @@ def plan(
     ensemble plan mine.yaml --set train.steps=500 --address auto
     """
     found = load(find_space(file), overrides)
+    from ensemble.search.door import check_plan
+    from ensemble.search.plan import make_plan
+
+    checked = make_plan(found, results)
     survey, speed, timings = _counted(found, results, calibrate, address, device)
+    check_plan(checked, None if survey.data.assumed else survey.data.features)
     from rich.console import Console
 
     from ensemble.search.plan_text import plan_view

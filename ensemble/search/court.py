@@ -17,11 +17,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from ensemble.config import ExperimentFile
-from ensemble.config.space import Choice
 from ensemble.search.pruners import make_pruner, reports
 from ensemble.search.records import Configuration
 from ensemble.search.samplers import make_sampler
 from ensemble.search.space import Parameters, optuna_distribution
+from ensemble.search.space_words import longest
 
 _FEWEST_COMPLETED = 4  # to speak of importance
 
@@ -132,14 +132,6 @@ class Court:
             pruner = make_pruner(self._search, steps, self._file.first.train.validate_every or max(1, steps // 20))
             name = self._file.first.experiment
             return optuna.create_study(storage=storage, pruner=pruner, study_name=name, directions=directions)
-
-
-def longest(file: ExperimentFile) -> int:
-    """Return the steps of the configuration that trains longest."""
-    steps = file.space.get("train.steps")
-    if steps is None:
-        return file.first.train.steps
-    return int(max(steps.options)) if isinstance(steps, Choice) else int(steps.high)
 
 
 def _storage(journal: Path | None) -> BaseStorage:

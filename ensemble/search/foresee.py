@@ -27,6 +27,7 @@ class Foreseen:
     points: int | None
     ready: bool
     words: str  # where this is from, for the reader
+    assumed: bool = False  # whether the features are a guess, since there are no data
 
     @property
     def bytes(self) -> int:
@@ -89,7 +90,7 @@ def _assumed(experiment: Experiment, why: str) -> Foreseen:
         features.append(_feature("states", ASSUMED_STATES, "state"))
     width = sum(feature.width for feature in features)
     words = f"not there yet ({why}): the numbers assume {width} columns ({', '.join(f.name for f in features)})"
-    return Foreseen(tuple(features), None, None, False, words)
+    return Foreseen(tuple(features), None, None, False, words, assumed=True)
 
 
 def _feature(name: str, width: int, role: str) -> Feature:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ensemble.config import Experiment
 from ensemble.search.cost import trial_bytes
+from ensemble.search.door import notes
 from ensemble.search.estimate import Case, Hours, Survey, gib, hours, model_words
 from ensemble.search.place import held
 from ensemble.search.space_words import kept_share, size_words, space_words
@@ -37,6 +38,7 @@ def plan_view(found: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> Re
         parts += [_nodes(found)]
     if timings:
         parts += [_calibration(timings)]
+    parts += [Text(f"note: {note}") for note in notes(found.file)]
     if found.too_large:
         parts += [Text(f"does not fit: {found.too_large}")]
     return Group(*parts)

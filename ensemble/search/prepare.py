@@ -9,7 +9,7 @@ import difflib
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, StorageError, UsageError
 from ensemble.evaluation.rollout import named_steps
+from ensemble.schema import Feature
 
 Say = Callable[[str], None]
 
@@ -79,7 +80,7 @@ def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories
     named = {name: _description(path) for name, path in data.named.items()}
     problems: list[str] = []
     for experiment in experiments:
-        problems += [problem for problem in _problems(experiment, whole) if problem not in problems]
+        problems += [problem for problem in problems_of(experiment, whole.features) if problem not in problems]
         if not problems:
             _check_windows(experiment, whole, named)
     if problems:
@@ -98,15 +99,15 @@ def find_origin(init_from: str | None, beside: Path) -> str | None:
     raise UsageError(f"train.init_from: {init_from}: no trained member there (a run directory or its members/<id>)")
 
 
-def metric_names(experiment: Experiment, data: Trajectories) -> list[str]:
+def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
     """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
     splits = ("validation", *(f"validation_{name}" for name in experiment.data.validation))
     names = _policy_metrics if experiment.model.task == "policy" else _dynamics_metrics
-    return [schema.TRAIN_LOSS, *(name for split in splits for name in names(experiment, data, split))]
+    return [schema.TRAIN_LOSS, *(name for split in splits for name in names(experiment, features, split))]
 
 
-def _dynamics_metrics(experiment: Experiment, data: Trajectories, split: str) -> list[str]:
-    labels = [label for feature in data.features if feature.role == "state" for label in feature.labels]
+def _dynamics_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
+    labels = [label for feature in features if feature.role == "state" for label in feature.labels]
     names = [f"{split}/loss", f"{split}/rollout_rmse"]
     names += [schema.one_step_metric(split, label) for label in labels]
     names += [schema.rollout_metric(split, label) for label in labels]
@@ -114,8 +115,8 @@ def _dynamics_metrics(experiment: Experiment, data: Trajectories, split: str) ->
     return names + [schema.rollout_step_metric(split, step) for step in steps]
 
 
-def _policy_metrics(experiment: Experiment, data: Trajectories, split: str) -> list[str]:
-    del data
+def _policy_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
+    del features
     names = ["loss", schema.ACTION_MAE, schema.ACTION_MSE]
     names += [schema.TOKEN_ACCURACY] if experiment.model.family == "pi0_fast" else []
     return [f"{split}/{name}" for name in names]
@@ -221,13 +222,14 @@ def _description(directory: Path) -> Trajectories:
     return describe(read_manifest(directory), read_table(directory / EPISODES))
 
 
-def _problems(experiment: Experiment, data: Trajectories) -> list[str]:
+def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
+    """Return what an experiment names that data of these features do not have: inputs and metrics."""
     problems = []
     try:
-        input_features(experiment.model, data.features)
+        input_features(experiment.model, features)
     except UsageError as error:
         problems += str(error).splitlines()
-    metrics = metric_names(experiment, data)
+    metrics = metric_names(experiment, features)
     wanted = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
     for key, names in wanted.items():
         allowed = metrics if key == "metric" else [*metrics, *_COSTS]

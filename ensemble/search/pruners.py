@@ -18,6 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from ensemble.config.experiment import SearchConfig
+from ensemble.search.space_words import default_grace
 
 _SEEDS_APART = 1000  # wilcoxon: its "step" is step * 1000 + the seed's place
 
@@ -56,15 +57,6 @@ class IEpochPruner(BasePruner):
 def _rung(trial: FrozenTrial, grace: int) -> int | None:
     """Return the first reported step at or after `grace`."""
     return min((step for step in trial.intermediate_values if step >= grace), default=None)
-
-
-def default_grace(eta: int, steps: int, every: int) -> int:
-    """Return the steps before the first decision: the last validation before steps / eta^2.
-
-    Later decisions err less often: on the recorded table (`python -m benchmarks.search`) the expected cost of finding
-    the winner hardly changes between steps / 20 and steps / 5, the share of searches that find it does.
-    """
-    return max(1, steps // eta**2 // every) * every
 
 
 PRUNERS: dict[str, Callable[[SearchConfig, int, int], BasePruner]] = {

@@ -23,7 +23,7 @@ from ensemble.config.checking import nearest
 from ensemble.config.forks import option_name
 from ensemble.config.space import Choice, Distribution, Int, LogUniform, Uniform
 from ensemble.errors import UsageError
-from ensemble.search.space_words import option_words
+from ensemble.search.space_words import distribution_words, option_words
 
 Parameters = dict[str, CategoricalChoiceType]
 
@@ -113,6 +113,10 @@ def _listed(distribution: Distribution) -> range:
     return range(distribution.low, distribution.high + 1, distribution.step)
 
 
+class _OutsideError(UsageError):
+    """A point has a value that its distribution does not hold."""
+
+
 def point_parameters(file: ExperimentFile, point: Mapping[str, Any], where: str) -> Parameters:
     """Return the parameters that a point fixes; keys are nested, dotted or both, missing ones are left to the sampler.
 
@@ -146,6 +150,8 @@ def point_parameters(file: ExperimentFile, point: Mapping[str, Any], where: str)
 
     try:
         experiment = file.resolve(ask)
+    except _OutsideError:
+        raise
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     _refuse_unused(file, experiment, values, used, where)
@@ -164,8 +170,16 @@ def refuse_other_space(file: ExperimentFile, other: ExperimentFile) -> None:
             raise UsageError(f"search.warm_start: {other.path}: search.{key} is {its} there, {mine} here")
 
 
+def refuse_other_parameters(file: ExperimentFile, parameters: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError where parameters of an earlier search are not named, or not valued, as this version does."""
+    for name, value in parameters.items():
+        space = file.space.get(name)
+        if space is None or (isinstance(space, Choice) and value not in labels(space)):
+            raise UsageError(f"{where}: {name} = {value!r} is of another version of ensemble; leave it out")
+
+
 def _words(distribution: Distribution | None) -> str:
-    return "not searched" if distribution is None else str(distribution.model_dump(mode="json", by_alias=True))
+    return "not searched" if distribution is None else distribution_words(distribution)
 
 
 def _flat(point: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,7 +243,7 @@ def _kind(option: object, value: object) -> bool:
 def _refuse_value(path: str, values: Mapping[str, Any], distribution: Distribution, where: str) -> None:
     if path in values or any(name.startswith(f"{path}.") for name in values):
         shown = values.get(path, {n[len(path) + 1 :]: v for n, v in values.items() if n.startswith(f"{path}.")})
-        raise UsageError(f"{where}: {path}: {shown} is not in {_words(distribution)}")
+        raise _OutsideError(f"{where}: {path}: needs {distribution_words(distribution)}, found {json.dumps(shown)}")
 
 
 def _refuse_unused(

@@ -105,3 +105,22 @@ def _halving(grace: int, eta: int, steps: int) -> float:
         taken += alive * (rung - before)
         before, rung, alive = rung, rung * eta, alive / eta
     return (taken + alive * (steps - before)) / steps
+
+
+def default_grace(eta: int, steps: int, every: int) -> int:
+    """Return the steps before the first decision: the last validation before steps / eta^2.
+
+    Later decisions err less often: on the recorded table (`python -m benchmarks.search`) the expected cost of finding
+    the winner hardly changes between steps / 20 and steps / 5, the share of searches that find it does.
+    """
+    return max(1, steps // eta**2 // every) * every
+
+
+def longest(file: ExperimentFile) -> int:
+    """Return the steps of the configuration that trains longest."""
+    found = [file.first.train.steps]
+    for name, steps in file.space.items():
+        if name.partition("[")[0] == "train.steps":
+            found += [each for each in steps.options if isinstance(each, int)] if isinstance(steps, Choice) else []
+            found += [] if isinstance(steps, Choice) else [int(steps.high)]
+    return max(found)

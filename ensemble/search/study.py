@@ -3,7 +3,6 @@
 It decides who trains with whom and when, which changes nothing about the results (the law of independence).
 """
 
-import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.config import Experiment, ExperimentFile, load
+from ensemble.config import Experiment
 from ensemble.data.splits import split_text
 from ensemble.data.trajectories import Trajectories, read_manifest
 from ensemble.errors import UsageError
 from ensemble.search.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
+from ensemble.search.door import Known, check_search, notes
 from ensemble.search.plan import Plan, planned_text, row_files, write_plan
 from ensemble.search.prepare import PreparedData, check, find_origin, prepare, shown
 from ensemble.store import RunDirectory, read_table
 from ensemble.versions import git_commit, versions
 
 Say = Callable[[str], None]
-Known = list[tuple[dict[str, Any], float]]  # parameters and value of finished trials
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     first = plan.configurations[0]
     beside = plan.beside
     _refuse_early(first, options)
-    known = _check_search(plan.file, beside) if plan.role == "search" else []
+    known = check_search(plan.file, beside) if plan.role == "search" else []
     if shards is None:
         data = prepare(first.data, beside, plan.run.parent, say)
     else:
@@ -83,25 +82,6 @@ def _open_log(plan: Plan, data: PreparedData, known: Known) -> None:
     from ensemble.search.judge import Judge
 
     Judge(plan.file, plan.log, known=known, feasible=Feasible(data, plan.beside))
-
-
-def _check_search(file: ExperimentFile, beside: Path) -> Known:
-    """Check the points to start from, and return the completed trials of the searches that `warm_start` names.
-
-    Raises UsageError for a point outside the space, and where a directory is no search of this space and objective.
-    """
-    from ensemble.search.space import check_points, refuse_other_space
-
-    check_points(file)
-    found: Known = []
-    for name in file.first.search.warm_start:
-        run = next((p for p in (Path(name).expanduser(), beside / name) if (p / "trials.parquet").is_file()), None)
-        if run is None:
-            raise UsageError(f"search.warm_start: {name}: no search there (it would have a trials.parquet)")
-        refuse_other_space(file, load(run / "experiment.yaml"))
-        rows = read_table(run / "trials.parquet").to_pylist()
-        found += [(json.loads(row["parameters"]), row["value"]) for row in rows if row["value"] is not None]
-    return found
 
 
 def _refuse_other_data(plan: Plan, data: PreparedData) -> None:
@@ -147,4 +127,6 @@ def _announce(plan: Plan, request: Needs, count: int, description: Trajectories,
     say(f"data {shown(data.main)}: {episodes} episodes, {points} points")
     for values, reason in () if plan.sampled else plan.file.infeasible:
         say(f"left out {', '.join(f'{name}={value}' for name, value in values.items())}: {reason}")
+    for note in notes(plan.file):
+        say(f"note: {note}")
     say(f"{planned_text(plan)} to {shown(plan.run)}")

@@ -117,3 +117,15 @@ def test_at_a_cluster_the_plan_lists_what_each_node_holds(run: Run, space: Path,
 def ray_authentication() -> dict[str, str]:
     """Return how this process identifies itself to its Ray."""
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["search.metric=validation/los", "search.points=[{train.optimizer.lr: 0.5}]", "search.warm_start=[nowhere]"],
+)
+def test_plan_and_tune_refuse_with_the_same_words(run: Run, space: Path, override: str) -> None:
+    plan = run("plan", str(space), "--set", override)
+    tune = run("tune", "--space", str(space), "--set", override)
+    assert (plan.returncode, tune.returncode) == (2, 2)
+    assert plan.stderr.startswith(f"error: {override.partition('=')[0]}")
+    assert plan.stderr == tune.stderr

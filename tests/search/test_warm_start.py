@@ -9,7 +9,7 @@ import pytest
 
 from ensemble.config import load
 from ensemble.errors import UsageError
-from ensemble.search.study import _check_search
+from ensemble.search.door import check_search
 from ensemble.store import write_table
 
 Tiny = Callable[..., Path]
@@ -29,7 +29,7 @@ def earlier(tiny: Tiny, *replaced: tuple[str, str]) -> Path:
 def test_completed_trials_of_the_same_question_are_known(tiny: Tiny) -> None:
     run = earlier(tiny)
     file = load(tiny(SAMPLED), [f"search.warm_start=[{run.name}]"])
-    assert _check_search(file, run.parent) == [
+    assert check_search(file, run.parent) == [
         ({"train.optimizer.lr": 1e-3}, 0.5),
         ({"train.optimizer.lr": 1e-2}, 0.25),
     ]
@@ -47,9 +47,9 @@ def test_another_space_or_objective_is_refused_by_its_first_difference(
 ) -> None:
     run = earlier(tiny, replaced)
     with pytest.raises(UsageError, match=message):
-        _check_search(load(tiny(SAMPLED), [f"search.warm_start=[{run}]"]), run.parent)
+        check_search(load(tiny(SAMPLED), [f"search.warm_start=[{run}]"]), run.parent)
 
 
 def test_a_directory_without_a_search_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"search\.warm_start: nowhere: no search there"):
-        _check_search(load(tiny(SAMPLED), ["search.warm_start=[nowhere]"]), tmp_path)
+        check_search(load(tiny(SAMPLED), ["search.warm_start=[nowhere]"]), tmp_path)
