@@ -4,7 +4,7 @@ Any number of nodes ask it at their rungs. It is also the way to interrupt a run
 asks is paused, saves what it has trained and ends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,16 @@ class Desk:
         self._paused = False
 
     def open_search(
-        self, file: ExperimentFile, log: Path, journal: Path, feasible: Callable[[Experiment], str | None]
+        self,
+        file: ExperimentFile,
+        log: Path,
+        journal: Path,
+        feasible: Callable[[Experiment], str | None],
+        rows: Collection[str],
     ) -> None:
-        """Take up a search where its log ends."""
+        """Take up a search where its log ends; who failed, or is not among `rows` any more, is trained again."""
         self._judge = Judge(file, log, journal, feasible)
-        self._judge.reopen_failures()
+        self._judge.reopen_failures(rows)
         self._waiting = self._judge.unfinished
 
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:

@@ -67,11 +67,9 @@ class Fleet:
 
     def _search(self) -> None:
         plan = self._plan
-        ray.get(
-            self._desk.open_search.remote(
-                plan.file, plan.log, plan.run / "optuna.journal", Feasible(self._data, plan.beside)
-            )
-        )
+        rows = {file.parent.name for file in row_files(plan.run)}
+        journal, feasible = plan.run / "optuna.journal", Feasible(self._data, plan.beside)
+        ray.get(self._desk.open_search.remote(plan.file, plan.log, journal, feasible, rows))
         source = Suggested(self._desk, plan.run, self._origin)
         search = self._first.search
         width = min(self._count, search.lag) if search.order == "sync" else self._count

@@ -9,7 +9,7 @@ and so does every decision about it, so that a search comes out the same whichev
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -23,7 +23,7 @@ from ensemble.search.plan import DEFAULT_TRIALS
 from ensemble.search.racing import next_round
 from ensemble.search.records import Configuration, Outcome, Suggestion
 from ensemble.search.space import Parameters, check_points, configuration_of, grid_parameters
-from ensemble.store import config_hash
+from ensemble.store import config_hash, member_id
 
 _ALL = 1 << 40
 _FIRST_OF_RACE = 1_000_000  # number of a job that adds seeds
@@ -107,10 +107,13 @@ class Judge:
         """The jobs without an outcome: what a resumed search begins with."""
         return [self._jobs[number] for number in sorted(self._open)]
 
-    def reopen_failures(self) -> None:
-        """Let the jobs that failed be tried again."""
-        for number in sorted(number for number, outcome in self._outcomes.items() if outcome.state == "failed"):
-            self._reopen(number)
+    def reopen_failures(self, rows: Collection[str] | None = None) -> None:
+        """Let jobs that failed be tried again, and those of which a member is not among `rows`: it is lost."""
+        for number, outcome in sorted(self._outcomes.items()):
+            job = self._jobs[number]
+            names = {member_id(config_hash(job.experiment), seed) for seed in job.seeds}
+            if outcome.state == "failed" or (rows is not None and not names.issubset(rows)):
+                self._reopen(number)
 
     def _reopen(self, number: int) -> None:
         self._log.append({"event": "retry", "number": number})
@@ -137,7 +140,7 @@ class Judge:
         if number != configuration.number:
             return True  # a further seed of the race
         if step not in configuration.rungs and configuration.told:
-            return True  # a failure that is tried again: Optuna knows it as failed
+            return True  # tried again, since it failed or its rows are lost: Optuna knows how it ended
         if step not in configuration.rungs:
             kept = self._court.decide(configuration, step, values)
             configuration.rungs[step] = dict(values), kept

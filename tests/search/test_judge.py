@@ -21,6 +21,7 @@ from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
 from ensemble.search.results import findings
 from ensemble.search.space import labels
+from ensemble.store import config_hash, member_id
 
 METRIC = "validation/rollout_rmse"
 RUNGS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -404,3 +405,25 @@ def test_options_are_called_what_they_are(space: Callable[..., ExperimentFile]) 
     assert found["train.optimizer"] == ["adam", "(adamw ..)"]
     assert found["train.optimizer[adam].lr"] == [1e-3, "(0.0001 to 0.01, logarithmic)"]
     assert found["train.optimizer[1][adamw].weight_decay"][0] == 0.0
+
+
+@pytest.mark.parametrize("order", ["async", "sync"])
+def test_a_job_whose_rows_are_lost_is_done_again_and_comes_out_the_same(
+    space: Callable[..., ExperimentFile], tmp_path: Path, order: str
+) -> None:
+    file, log = space(order=order), tmp_path / "search.log"
+    judge = Judge(file, log)
+    run(judge)
+    rows = {member_id(config_hash(job.experiment), seed) for job in judge._jobs.values() for seed in job.seeds}
+    lost = judge.ranking()[0]
+    again = Judge(file, log)
+    again.reopen_failures(rows - {member_id(config_hash(lost.experiment), 0)})
+    assert [job.number for job in again.unfinished] == [lost.number]
+    assert not again.finished
+    run(again)
+    resumed = Judge(file, log)
+    resumed.reopen_failures(rows)
+    assert resumed.finished
+    for other in (again, resumed):
+        assert [c.number for c in other.ranking()] == [c.number for c in judge.ranking()]
+        assert [c.steps for c in other.configurations] == [c.steps for c in judge.configurations]
