@@ -5,6 +5,8 @@ import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,10 +156,21 @@ def test_wandb_offline_leaves_a_run_of_each_member_and_no_key(tmp_path: Path) ->
     for log in logs:
         log.close()
     for member in members:
-        (record,) = member.glob("wandb/offline-run-*/run-*.wandb")
-        assert b"rollout_rmse@10" in record.read_bytes()
+        assert eventually(lambda member=member: b"rollout_rmse@10" in offline_records(member))
     written = b"".join(path.read_bytes() for member in members for path in member.rglob("*") if path.is_file())
     assert CANARY.encode() not in written
+
+
+def offline_records(member: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in member.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
+    """Wait for what another process writes in its own time: on a busy machine `finish` comes back before it has."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.1)
+    return holds()
 
 
 @pytest.mark.usefixtures("offline_wandb")
