@@ -1,7 +1,7 @@
 """What a search found, before it has a format: the answer in sentences, the sheets, the ledger and its facts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ensemble.reporting.digits import interval, number, plus_minus
 from ensemble.reporting.leaderboard import finalists, leaderboard, pareto, pareto_front
@@ -65,9 +65,14 @@ def find(run: Run, search: Search, table: Table) -> Findings:
     metric = table.metric if leading else search.metric
     leaders = leading or [g for g in whole if g.counted(metric)]
     mode = run.mode(metric) if leading else search.mode
+    answer = _answer(search, leaders, metric, mode, fresh if leading else old, old, promised)
+    shown = board or everyone
+    if search.unfinished:
+        answer = (f"**This search is {search.unfinished}.**", *answer)
+        shown = replace(shown, title=f"{shown.title} (not finished)")
     return Findings(
-        answer=_answer(search, leaders, metric, mode, fresh if leading else old, old, promised),
-        board=board or everyone,
+        answer=answer,
+        board=shown,
         sheets=tuple(sheet for sheet in sheets if sheet is not None),
         accounts=tuple(sheet for sheet in (importance_sheet(search), spent) if sheet is not None),
         promises=tuple(promise_line(search, each) for each in promised),

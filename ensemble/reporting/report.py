@@ -52,7 +52,8 @@ def render_terminal(report: Report, console: Console) -> None:
     """Print the table of a run, and beneath it who failed, where their logs lie and which seeds are missing."""
     search = report.run.search
     if report.findings is None or (search is not None and search.compares_all):
-        console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}", console.width))
+        unfinished = " (not finished)" if search is not None and search.unfinished else ""
+        console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}{unfinished}", console.width))
     else:
         render_board(report.findings, report.run.name, console)
     if report.findings is not None:

@@ -14,10 +14,11 @@ import yaml
 
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.files import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
+from ensemble.reporting.search_log import LOG, planned_trials, trial_rows
 from ensemble.reporting.statistics import Mode, natural_mode
 from ensemble.reporting.trials import Search, read_search
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT
-from ensemble.store import RunDirectory, member_id, read_json
+from ensemble.store import RunDirectory, member_id, read_json, read_table
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
@@ -139,12 +140,15 @@ def read_run(path: Path) -> Run:
 
 
 def _members_table(directory: RunDirectory) -> pa.Table:
-    """Read the members; rows of a run that was interrupted before they were collected are collected now."""
+    """Read the members; rows of a run that still runs, or was interrupted before, are collected now."""
     file = directory.members_file
-    if not file.exists() and any(directory.path.glob("members/*/member.parquet")):
+    ended = sum(1 for _ in directory.path.glob("members/*/member.parquet"))
+    if ended > (read_table(file, ["seed"]).num_rows if file.exists() else 0):
         directory.collect()
     if not file.exists():
-        raise UsageError(f"{file} is missing: no member of this run has ended yet")
+        begun, planned = len(trial_rows(directory.path / LOG, "")), planned_trials(directory.path / LOG)
+        search = f"; of its search {begun} of {planned or '?'} trials were begun" if begun else ""
+        raise UsageError(f"{file} is missing: no member of this run has ended yet{search}")
     return checked_table(file, MEMBER_COLUMNS)
 
 

@@ -18,6 +18,7 @@ from ensemble.errors import StorageError
 from ensemble.reporting.digits import setting
 from ensemble.reporting.files import optional_table, rows_of
 from ensemble.reporting.labels import short_names
+from ensemble.reporting.search_log import LOG, planned_trials, rung_rows, trial_rows
 from ensemble.reporting.statistics import Float64, Mode, natural_mode
 from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS, VALIDATION_ROLLOUT
 from ensemble.store import read_json
@@ -82,6 +83,15 @@ class Search:
         """Whether every combination was trained to its end and none again: a comparison rather than a search."""
         facts = self.facts
         return facts.get("sampler") == "grid" and facts.get("pruner") == "none" and not facts.get("finalists")
+
+    @property
+    def unfinished(self) -> str | None:
+        """What there is of a search that still runs or was interrupted, in words; None where it has ended."""
+        if self.facts.get("finished", True):
+            return None
+        ended = sum(trial.state != "running" for trial in self.trials)
+        words = f"{len(self.trials)} of {self.facts.get('trials_planned', '?')} trials begun, {ended} ended"
+        return f"not finished (it runs or was interrupted): {words}"
 
     @property
     def mode(self) -> Mode:
@@ -162,17 +172,22 @@ class Search:
 
 def read_search(run: Path, experiment: Mapping[str, Any]) -> Search | None:
     """Read the search of a run directory; None where there was none. StorageError where a file is damaged."""
-    trials = optional_table(run / TRIALS, TRIAL_COLUMNS)
-    if trials is None:
-        return None
     section = experiment.get("search") if isinstance(experiment.get("search"), dict) else {}
     facts = read_json(run / FACTS) if (run / FACTS).exists() else {}
     if not isinstance(facts, dict):
         raise StorageError(f"{run / FACTS}: damaged: it holds no mapping")
-    rungs = rows_of(optional_table(run / RUNGS, RUNG_COLUMNS))
+    objectives = _objectives({**(section or {}), **facts})
+    if (run / LOG).exists() and not facts.get("finished"):  # the tables, if any, are of an earlier end
+        trials, rungs = trial_rows(run / LOG, next(iter(objectives))), rung_rows(run / LOG)
+        facts = {**(section or {}), **facts, "finished": False, "trials_planned": planned_trials(run / LOG) or "?"}
+    else:
+        table = optional_table(run / TRIALS, TRIAL_COLUMNS)
+        if table is None:
+            return None
+        trials, rungs = rows_of(table), rows_of(optional_table(run / RUNGS, RUNG_COLUMNS))
     shares = rows_of(optional_table(run / IMPORTANCES, IMPORTANCE_COLUMNS))
     return Search(
-        trials=tuple(_trial(run / TRIALS, row) for row in sorted(rows_of(trials), key=lambda row: row["number"])),
+        trials=tuple(_trial(run / TRIALS, row) for row in sorted(trials, key=lambda row: row["number"])),
         rungs=tuple(
             Rung(r["number"], r["step"], r["seed"], math.nan if r["value"] is None else r["value"], bool(r["kept"]))
             for r in sorted(rungs, key=lambda r: (r["number"], r["step"], r["seed"]))
@@ -182,7 +197,7 @@ def read_search(run: Path, experiment: Mapping[str, Any]) -> Search | None:
             for r in sorted(shares, key=lambda r: (-(r["importance"] or 0.0), r["parameter"]))
             if r["importance"] is not None and math.isfinite(r["importance"])
         ),
-        objectives=_objectives({**(section or {}), **facts}),
+        objectives=objectives,
         facts=facts,
         points=len((section or {}).get("points") or ()),
     )

@@ -22,7 +22,7 @@ from ensemble.search.events import Event, EventLog, keyed, seeded
 from ensemble.search.plan import DEFAULT_TRIALS
 from ensemble.search.racing import next_round
 from ensemble.search.records import Configuration, Outcome, Suggestion
-from ensemble.search.space import Parameters, check_points, configuration_of, grid_parameters
+from ensemble.search.space import Parameters, check_points, configuration_of, grid_parameters, settings_of
 from ensemble.store import config_hash, member_id
 
 _ALL = 1 << 40
@@ -252,7 +252,8 @@ class Judge:
         parameters = configuration.parameters
         self._log.append(
             {"event": "suggest", "number": number, "configuration": configuration.number, "seeds": list(seeds),
-             "parameters": parameters, "config_hash": config_hash(configuration.experiment)}
+             "parameters": parameters, "settings": [*settings_of(parameters, self.file).items()],
+             "config_hash": config_hash(configuration.experiment)}
         )  # fmt: skip
         return job
 
