@@ -3,7 +3,17 @@
 import runpy
 import sys
 
-NAMES = ("conversion", "windows", "training_step", "ensembles", "overhead", "target", "search", "tokenizer")
+NAMES = (
+    "conversion",
+    "windows",
+    "training_step",
+    "ensembles",
+    "overhead",
+    "target",
+    "search",
+    "tokenizer",
+    "closed_loop",
+)
 
 
 def main() -> None:

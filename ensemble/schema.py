@@ -149,6 +149,47 @@ SUMMARY_COLUMNS = pa.schema(
     ]
 )
 
+EVALUATION_COLUMNS = pa.schema(
+    [
+        ("experiment", pa.string()),
+        ("config_hash", pa.string()),  # or the name of a baseline: expert, zero
+        ("family", pa.string()),  # of the model; null for a baseline
+        ("controller", pa.string()),  # member | mean | median (all members as one) | expert | zero
+        ("seed", pa.int64()),  # of the member; null for the others
+        ("environment", pa.string()),
+        ("noise", pa.float64()),  # U(-noise, noise) is added to each action, in the environment's units
+        ("replan", pa.int64()),  # actions applied before it is asked again; 1 for baselines, which say one at a time
+        ("episodes", pa.int64()),
+        ("episode_seed", pa.int64()),  # of starts and noise: rows with the same one met the same episodes
+        # Rates and means over the episodes; `_se` is the sampling error of drawing other episodes.
+        ("success", pa.float64()),
+        ("success_se", pa.float64()),
+        ("converge_rate", pa.float64()),
+        ("converge_rate_se", pa.float64()),
+        ("converge_step", pa.float64()),  # over the episodes that converged; NaN where none did
+        ("converge_step_se", pa.float64()),
+        ("episode_length", pa.float64()),  # steps
+        ("episode_length_se", pa.float64()),
+        ("cart_velocity_std", pa.float64()),  # m/s, over all steps of all episodes
+        (
+            "chunk_seconds",
+            pa.float64(),
+        ),  # time of `act` divided by the chunks that it gave: a share of a batch, no delay
+        ("weights_sha256", pa.string()),  # of the member; of the members' sums, one a line, where they act as one
+        # Each episode for itself, in order; what intervals over the same episodes are made of.
+        ("episode_success", pa.list_(pa.bool_())),
+        ("episode_steps", pa.list_(pa.int16())),
+        ("episode_converged", pa.list_(pa.float32())),  # the step from which on it was calm; NaN where it never was
+        ("episode_velocity", pa.list_(pa.float32())),  # sum over its steps, m/s
+        ("episode_velocity_squares", pa.list_(pa.float32())),
+    ]
+)
+"""`evaluation.parquet`: one row per controller and setting of the closed loop."""
+
+EVALUATION_FILE = "evaluation.parquet"
+EVALUATION_KEY = ("config_hash", "controller", "seed", "environment", "noise", "replan", "episodes", "episode_seed")
+"""What tells rows of `evaluation.parquet` apart: measured again, a row replaces the one before."""
+
 TRIAL_COLUMNS = pa.schema(
     [
         ("number", pa.int64()),  # in the order of suggestion

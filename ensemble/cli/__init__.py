@@ -12,6 +12,7 @@ import click
 from ensemble import __version__
 from ensemble.cli.data import convert, inspect, simulate
 from ensemble.cli.doctor import doctor
+from ensemble.cli.evaluate import evaluate
 from ensemble.cli.explain import explain
 from ensemble.cli.foreign import export, import_
 from ensemble.cli.plan import plan
@@ -35,7 +36,7 @@ def cli() -> None:
     """Train ensembles of robot-learning models on trajectories and see which is really better."""
 
 
-_RUNS = (plan, train, tune, resume, report, explain)
+_RUNS = (plan, train, tune, resume, report, explain, evaluate)
 for command in (simulate, inspect, convert, *_RUNS, export, import_, schema, doctor):
     cli.add_command(command)
 

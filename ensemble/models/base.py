@@ -85,10 +85,13 @@ class PolicyModel(Protocol):
         """Return the loss (E,) and, if asked, details (E,) by name, such as "token_accuracy"."""
         ...
 
-    def act(self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None) -> Tensor:
+    def act(
+        self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None, horizon: int | None = None
+    ) -> Tensor:
         """Return chunks (E, B, H, A) in raw units, without gradient, for states (E, B, S) or (1, B, S) in raw units.
 
-        Families over tokens need `decode`, the tokenizer's; families that draw noise need `noise`.
+        Families over tokens need `decode`, the tokenizer's; families that draw noise need `noise`. `horizon` asks for
+        the first actions alone: the same ones, for less work where the family allows it.
         """
         ...
 

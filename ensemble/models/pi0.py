@@ -77,16 +77,26 @@ class Pi0(Policy):
 
     @torch.no_grad()
     def act(
-        self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None, steps: int | None = None
+        self,
+        observation: Tensor,
+        noise: Noise | None,
+        *,
+        decode: Decode | None = None,
+        horizon: int | None = None,
+        steps: int | None = None,
     ) -> Tensor:
         """Return chunks (E, B, H, A) in raw units for states (E, B, S) or (1, B, S), solving the flow in `steps` steps.
 
-        `steps` None is the config's number; `decode` is for families over tokens. Raises ValueError without noise.
+        `steps` None is the config's number; `decode` is for families over tokens. `horizon` wants the first actions
+        alone: under the causal mask they do not know of later ones, which then are not computed. Raises ValueError
+        without noise.
         """
         if noise is None:
             raise ValueError("pi0 needs noise to act")
         steps = steps or self.config.solver_steps
         state, x = self._normalized(observation), self.noise(noise)
+        if self.config.attention == "causal":
+            x = x[:, :, :horizon]
         position = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
 
         def velocity(x: Tensor, step: int) -> Tensor:
@@ -97,7 +107,7 @@ class Pi0(Policy):
             if self.config.solver == "heun":
                 v = (v + velocity(x + v * (1 / steps), step + 1)) * 0.5
             x = x + v * (1 / steps)
-        return self._raw(x)
+        return self._raw(x[:, :, :horizon])
 
     def noise(self, noise: Noise) -> Tensor:
         """Return the noise of a step, (E, B, H, A) in normalized units."""
@@ -120,9 +130,9 @@ class Pi0(Policy):
         first = self.state_embedding(state.expand(members, -1, -1))
         later = self._actions(x.flatten(1, 2), time.expand(members, batch, horizon, 1).flatten(1, 2))
         tokens = torch.cat([first[:, :, None], later.view(members, batch, horizon, width)], 2)
-        places = self.position_embedding.weight.view(members, 1, -1)
+        places = self.position_embedding.weight[:, : horizon + 1].reshape(members, 1, -1)
         h = add_row(tokens.float().view(members, batch, -1), places).view(members, -1, width)
-        h = self.transformer(h, Step(position, keys, self._mask(h.device))).view(members, batch, -1, width)
+        h = self.transformer(h, Step(position, keys, self._mask(horizon + 1, h.device))).view(members, batch, -1, width)
         out: Tensor = self.flow_output(h[:, :, 1:].flatten(1, 2))
         return out.float().view(x.shape)
 
@@ -138,12 +148,11 @@ class Pi0(Policy):
         assert layers[1].bias is not None
         return product(torch.cat([x, time], -1), weight, layers[0].bias + layers[1].bias, self.precision)
 
-    def _mask(self, device: torch.device) -> Tensor:
-        """Return what is added to attention's scores, (H+1, H+1).
+    def _mask(self, time: int, device: torch.device) -> Tensor:
+        """Return what is added to attention's scores, (H+1, H+1) for `time` H + 1.
 
         In openpi's form actions see each other and the state, and the state, a block of its own, itself alone.
         """
-        time = self.config.chunk + 1
         if self.config.attention == "causal":
             return causal_mask(time, device)
         mask = torch.zeros(time, time, device=device)

@@ -124,17 +124,20 @@ class Pi0Fast(Policy):
                 break
         return tokens
 
-    def act(self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None) -> Tensor:
+    def act(
+        self, observation: Tensor, noise: Noise | None, *, decode: Decode | None = None, horizon: int | None = None
+    ) -> Tensor:
         """Return chunks (E, B, H, A) in raw units for raw states (E, B, S) or (1, B, S).
 
-        `decode`, the tokenizer's, turns tokens (E*B, L) into chunks in the units of `chunk_of`. ValueError without it,
-        and without noise where tokens are drawn.
+        `decode`, the tokenizer's, turns tokens (E*B, L) into chunks in the units of `chunk_of`; `horizon` keeps their
+        first actions (tokens are frequencies: all are needed). ValueError without a decode, and without noise where
+        tokens are drawn.
         """
         if decode is None:
             raise ValueError("pi0_fast needs a tokenizer's decode to act")
         tokens = self.generate(observation, noise)
         chunks = torch.from_numpy(decode(tokens.flatten(0, 1).cpu().numpy())).to(tokens.device)
-        return self._raw(chunks.view(*tokens.shape[:2], *chunks.shape[1:]))
+        return self._raw(chunks.view(*tokens.shape[:2], *chunks.shape[1:])[:, :, :horizon])
 
 
 def _summed_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from ensemble.training.tokens import read_tokens
 from ensemble.training.weights import load_model_record, read_features
 
 Combination = Literal["each", "mean", "median"]
+ROWS = 4096  # observations of all members that act at once: beyond that nothing is faster, and memory grows
 
 
 class PolicyEnsemble:
@@ -52,35 +53,46 @@ class PolicyEnsemble:
             raise UsageError(f"no member of seed {seed}; there are {', '.join(map(str, self.seeds))}")
         return PolicyEnsemble({seed: self._directories[seed]}, self._device)
 
-    def act(self, observation: Floats, seed: int = 0, draw: int = 0) -> Float32:
+    def act(
+        self, observation: Floats, seed: int = 0, draw: int = 0, first: int = 0, horizon: int | None = None
+    ) -> Float32:
         """Return every member's chunk, (M, B, H, A) in raw units, for observations (B, S) or its own (M, B, S).
 
-        Noise is drawn by (seed, draw) and the place in the batch, the same for all members; so answers are comparable
-        and can be had again.
+        Noise is drawn by (seed, draw) and the place in the batch, counted from `first`, the same for all members; so
+        answers are comparable and can be had again, however a batch is cut. `horizon` wants the first actions alone,
+        which costs less where attention is causal.
         """
         points = torch.as_tensor(np.asarray(observation, np.float32), device=self._device)
         points = points.expand(len(self.seeds), *points.shape) if points.ndim == 2 else points
-        counter = torch.arange(points.shape[1], dtype=torch.int32, device=self._device)[None]
+        counter = torch.arange(first, first + points.shape[1], dtype=torch.int32, device=self._device)[None]
         keys = noise_keys((seed,), draw).expand(len(self.seeds), -1).to(self._device)
-        chunk: torch.Tensor = self._module.act(points, Noise(keys, counter), decode=self._decode)
-        return chunk.cpu().numpy()
+        size = max(1, ROWS // len(self.seeds))
+        chunks = []
+        for part in (slice(start, start + size) for start in range(0, points.shape[1], size)):
+            noise = Noise(keys, counter[:, part])
+            chunks.append(self._module.act(points[:, part], noise, decode=self._decode, horizon=horizon))
+        return torch.cat(chunks, 1).cpu().numpy()
 
-    def controller(self, combine: Combination = "mean", seed: int = 0) -> "PolicyController":
+    def controller(
+        self, combine: Combination = "mean", seed: int = 0, horizon: int | None = None
+    ) -> "PolicyController":
         """Return the ensemble as a controller.
 
         Args:
             combine: `mean`: the members' mean chunk; `median`: the chunk of the member nearest to their median; `each`:
                 every member for itself, observations (M, N, S) to chunks (M, N, H, A).
             seed: of the noise that chunks are sampled from.
+            horizon: how many actions of a chunk are wanted (and compared by `median`), by default all.
         """
-        return PolicyController(self, combine, seed)
+        return PolicyController(self, combine, seed, horizon)
 
 
 class PolicyController:
     """An ensemble that drives; the noise of a chunk is keyed by how many were asked for since the last reset."""
 
-    def __init__(self, ensemble: PolicyEnsemble, combine: Combination, seed: int) -> None:
+    def __init__(self, ensemble: PolicyEnsemble, combine: Combination, seed: int, horizon: int | None) -> None:
         self._ensemble = ensemble
+        self._horizon = horizon
         self._combine = combine
         self._seed = seed
         self._asked = 0
@@ -92,7 +104,7 @@ class PolicyController:
     def act(self, observation: Floats) -> Float32:
         """Return the next chunk (.., H, A) for observations (.., S); with `each` (M, N, H, A) for (M, N, S)."""
         batch = observation if self._combine == "each" else observation.reshape(-1, observation.shape[-1])
-        chunks = self._ensemble.act(batch, self._seed, self._asked)  # (M, B, H, A)
+        chunks = self._ensemble.act(batch, self._seed, self._asked, horizon=self._horizon)  # (M, B, H, A)
         self._asked += 1
         if self._combine == "each":
             return chunks

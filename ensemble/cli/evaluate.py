@@ -1,0 +1,185 @@
+"""`ensemble evaluate`: trained policies drive the real environment; a table, a verdict, a film."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ensemble.cli.options import FILE, FOLDER, say
+from ensemble.errors import UsageError
+from ensemble.schema import EVALUATION_FILE
+
+if TYPE_CHECKING:
+    from ensemble.training.evaluate import Candidate, Protocol
+
+Progress = Callable[[str, int, int], None]
+
+SECONDS_BETWEEN_LINES = 10.0
+SHARE_BETWEEN_LINES = 0.05  # of the time so far
+_LOUDEST = 3.0  # the motor's limit
+
+
+@click.command()
+@click.argument("run", metavar="DIR", type=FOLDER)
+@click.option("--config", metavar="HASH", help="One configuration alone: the beginning of its config_hash.")
+@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="The same for everybody.")
+@click.option(
+    "--noise", "noises", type=click.FloatRange(0, _LOUDEST), multiple=True, default=(0.01, 0.03, 0.05),
+    show_default=True, help="U(-noise, noise) is added to each action. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--replan", "replans", type=click.IntRange(1, 100), multiple=True, default=(10, 13, 15), show_default=True,
+    help="Actions applied before a policy is asked again. Repeatable.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of starts, noise and sampling.")
+@click.option(
+    "--combine", type=click.Choice(["mean", "median", "none"]), multiple=True, default=("mean", "median"),
+    show_default=True, help="All members as one controller: mean of chunks, or the one nearest to the median.",
+)  # fmt: skip
+@click.option("--video", type=FILE, metavar="FILE.gif", help="Film of the best member by converge rate.")
+@click.option("--video-members", type=click.Choice(["best", "all"]), default="best", show_default=True)
+@click.option("--record", type=FILE, metavar="FILE.h5", help="Write the members' episodes of the first setting (D4RL).")
+@click.option(
+    "--beside", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="CSV|DIR",
+    help="Published figures, or another evaluated run, in the same table. Repeatable.",
+)  # fmt: skip
+@click.option("--table-only", is_flag=True, help="Run nothing: lay out anew what was measured.")
+@click.option("--overwrite", is_flag=True, help="Replace the film and the recording if they exist.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def evaluate(run: Path, table_only: bool, beside: tuple[Path, ...], **options: Any) -> None:
+    """Let trained policies balance the inverted pendulum, all members and episodes at once, and compare them.
+
+    Expert and zero control, the mean of the members' chunks and the member nearest to their median drive the same
+    episodes. Rows go to evaluation.parquet in DIR: what is measured again is replaced, all else stays. DIR may be a
+    member's directory, too.
+
+    \b
+    ensemble evaluate results/pi0_quick
+    ensemble evaluate results/pi0_quick --episodes 50 --noise 0.05 --replan 10 --video balance.gif
+    ensemble evaluate results/pi0 --table-only --beside results/fast --beside results/tables/tinypi0_published.csv
+    """
+    if table_only:
+        _show(run, beside)
+        return
+    _check_outputs(options)
+    where = _measure(run, **options)
+    _show(where, beside, options["episodes"], options["seed"])
+
+
+def _check_outputs(options: dict[str, Any]) -> None:
+    for name, endings in (("video", (".gif",)), ("record", (".h5", ".hdf5"))):
+        file: Path | None = options[name]
+        if file is not None and file.suffix not in endings:
+            raise UsageError(f"--{name} {file}: must end in {' or '.join(endings)}")
+        if file is not None and file.exists() and not options["overwrite"]:
+            raise UsageError(f"--{name}: {file} exists; choose another, or replace it with --overwrite")
+
+
+def _measure(
+    run: Path,
+    config: str | None,
+    noises: Sequence[float],
+    replans: Sequence[int],
+    episodes: int,
+    seed: int,
+    combine: Sequence[str],
+    video: Path | None,
+    video_members: str,
+    record: Path | None,
+    device: str,
+    **_: Any,
+) -> Path:
+    """Run the closed loops, keep their rows, film and record; return the run directory."""
+    if not run.is_dir():
+        raise UsageError(f"no run directory {run}")
+    from ensemble.training import evaluate as closed
+    from ensemble.training.souvenirs import Souvenirs
+
+    joint: Any = tuple(dict.fromkeys(name for name in combine if name != "none"))
+    distinct = tuple(sorted(set(noises))), tuple(sorted(set(replans)))
+    protocol = closed.Protocol(*distinct, episodes, seed, joint)
+    candidates = closed.find_candidates(run, config)
+    closed.check_protocol(candidates, protocol, device)
+    if record is not None and len(candidates) > 1:
+        raise UsageError(f"--record takes one configuration: choose one of {len(candidates)} with --config")
+    where = closed.run_of(run)
+    _announce(candidates, protocol, device, where)
+    souvenirs = Souvenirs(whole=record is not None)
+    rows = []
+    try:
+        with _progress() as progress:
+            for measured in closed.evaluate(candidates, protocol, device, progress, souvenirs.watch):
+                closed.keep_rows(where / EVALUATION_FILE, measured)
+                rows += measured
+    except KeyboardInterrupt:
+        say(f"interrupted; the settings that were finished are in {where / EVALUATION_FILE}")
+        raise
+    if video is not None:
+        say(f"{video}: {souvenirs.write_film(rows, video, video_members == 'all')}")
+    if record is not None:
+        say(f"{record}: {souvenirs.write_recording(record)}")
+    return where
+
+
+def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: str, where: Path) -> None:
+    members = sum(len(each.members) for each in candidates)
+    noises, replans = (", ".join(f"{value:g}" for value in values) for values in (protocol.noises, protocol.replans))
+    joint = " and ".join({"mean": "their mean", "median": "the nearest to their median"}[c] for c in protocol.combine)
+    say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
+    say(f"noise {noises} x replan {replans}, {protocol.episodes} episodes of seed {protocol.seed}, the same for all")
+    say(f"rows go to {where / EVALUATION_FILE}")
+
+
+def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: int | None = None) -> None:
+    from rich.console import Console
+
+    from ensemble.reporting.evaluation import compose
+    from ensemble.reporting.evaluation_show import render_evaluation, write_evaluation
+
+    render_evaluation(write_evaluation(compose(run, beside, episodes, seed)), Console())
+    say(
+        f"next: ensemble evaluate {shlex.quote(str(run))} --noise 0.05 --replan 10 --video-members all --video film.gif"
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar with the time left on a terminal, now and then a line elsewhere."""
+    if not sys.stdout.isatty():
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, transient=True) as bar:
+        task = bar.add_task("baselines", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+class _Lines:
+    """Says how far it is, seldom."""
+
+    def __init__(self) -> None:
+        self._begin = self._last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last > max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._begin)) and done < total:
+            self._last = now
+            left = (now - self._begin) * (total - done) / done
+            say(f"{what} | {done / total:.0%} | about {_minutes(left)} left")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,75 @@
+"""The evaluation of a run, written into its directory and printed: a table for each noise, and the verdict."""
+
+from dataclasses import replace
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ensemble.reporting.evaluation import Evaluation, sheets, to_csv, to_markdown
+from ensemble.reporting.sheets import Sheet
+from ensemble.reporting.tables import Column
+from ensemble.store import write_text
+
+# The first to go where a terminal is narrow, by header and key; the others are the answer.
+_DISPENSABLE = (
+    ("ms a chunk", "chunk_seconds"),
+    ("length", "episode_length"),
+    ("95 % interval", "cart_velocity_std"),
+    ("converge step", "converge_step"),
+    ("success", "success"),
+    ("95 % interval", "converge_rate"),
+    ("velocity std [m/s]", "cart_velocity_std"),
+)
+_STYLES = {"baseline": "dim", "published": "italic", "ensemble": ""}
+
+
+def write_evaluation(found: Evaluation, figures: bool = True) -> Evaluation:
+    """Write `evaluation.md`, `evaluation.csv` and the figure beside the rows; return it with its figure."""
+    if figures:
+        from ensemble.reporting.evaluation_figure import draw_evaluation
+
+        found = replace(found, figures=(draw_evaluation(found),))
+    write_text(found.path / "evaluation.md", to_markdown(found))
+    write_text(found.path / "evaluation.csv", to_csv(found))
+    return found
+
+
+def render_evaluation(found: Evaluation, console: Console) -> None:
+    """Print the tables, then what follows from them."""
+    episodes = f"{found.episodes} episodes of seed {found.episode_seed}"
+    for sheet in sheets(found):
+        console.print(_to_rich(sheet, f"{found.name}, {sheet.title.lower()}, {episodes}", console.width))
+    for line in (*found.words, *found.hidden):
+        console.print(Text(line))
+    console.print(
+        Text(f"report: {found.path / 'evaluation.md'} (and evaluation.csv, evaluation.parquet)"), soft_wrap=True
+    )
+
+
+def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
+    columns = _fit(sheet, width)
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for column in columns:
+        first = column is columns[0]
+        shown.add_column(column.header, justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    for row, after in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
+        cells = (Text(column.format(row.get(column.key))) for column in columns)
+        ends = after is not None and after["replan"] != row["replan"]
+        shown.add_row(*cells, style=_STYLES.get(row["kind"], "bold"), end_section=ends)
+    lacking = [column.header for column in sheet.columns if column not in columns]
+    if lacking:
+        shown.caption = f"in evaluation.md: {', '.join(lacking)}"
+    return shown
+
+
+def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
+    columns = sheet.columns
+    for header, key in _DISPENSABLE:
+        widths = [max(len(c.header), *(len(c.format(row.get(c.key))) for row in sheet.rows)) + 2 for c in columns]
+        widths[0] = min(widths[0], max(16, widths[0] // 2))
+        if sum(widths) <= width:
+            break
+        columns = tuple(c for c in columns if (c.header, c.key) != (header, key))
+    return columns
