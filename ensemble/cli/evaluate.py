@@ -12,7 +12,6 @@ import click
 
 from ensemble.cli.options import FILE, FOLDER, say
 from ensemble.errors import UsageError
-from ensemble.schema import EVALUATION_FILE
 
 if TYPE_CHECKING:
     from ensemble.training.evaluate import Candidate, Protocol
@@ -97,6 +96,7 @@ def _measure(
     """Run the closed loops, keep their rows, film and record; return the run directory."""
     if not run.is_dir():
         raise UsageError(f"no run directory {run}")
+    from ensemble.schema import EVALUATION_FILE
     from ensemble.training import evaluate as closed
     from ensemble.training.souvenirs import Souvenirs
 
@@ -127,6 +127,8 @@ def _measure(
 
 
 def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: str, where: Path) -> None:
+    from ensemble.schema import EVALUATION_FILE
+
     members = sum(len(each.members) for each in candidates)
     noises, replans = (", ".join(f"{value:g}" for value in values) for values in (protocol.noises, protocol.replans))
     joint = " and ".join({"mean": "their mean", "median": "the nearest to their median"}[c] for c in protocol.combine)
