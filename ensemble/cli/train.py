@@ -1,5 +1,6 @@
 """`ensemble tune`, `train` and `resume`: an experiment file in, a table out."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,12 +110,16 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
     first = left_plan(run).file.first
     overrides = []
     if trials is not None:
-        if not trials.lstrip("+").isdigit():
+        if not re.fullmatch(r"\+?[0-9]{1,9}", trials):
             raise UsageError(f"--trials {trials}: needs a number, or +N for so many more")
         now = first.search.trials or DEFAULT_TRIALS
         wanted = now + int(trials) if trials.startswith("+") else int(trials)
-        if first.search.sampler == "grid" or wanted < now:
-            raise UsageError(f"--trials {trials}: the search has {'a grid' if first.search.sampler == 'grid' else now}")
+        if first.search.sampler == "grid":
+            raise UsageError(f"--trials {trials}: the search is a grid, which has no more; search a wider space anew")
+        if wanted < now:
+            raise UsageError(
+                f"--trials {trials}: the search has {now}; give a larger total, or +{trials} for so many more"
+            )
         overrides.append(f"search.trials={wanted}")
     if seeds is not None:
         if isinstance(first.ensemble.seeds, list) or seeds < first.ensemble.seeds:

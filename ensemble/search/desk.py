@@ -14,7 +14,7 @@ import ray
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
-from ensemble.search.results import Findings, findings
+from ensemble.search.results import Findings, ending, findings
 from ensemble.training.context import Paused, Question
 
 
@@ -62,6 +62,16 @@ class Desk:
         """Return how many configurations there will be; None where the space says when it is exhausted."""
         assert self._judge is not None
         return self._judge.planned
+
+    def ended(self) -> int:
+        """Return how many configurations have ended."""
+        assert self._judge is not None
+        return sum(configuration.state != "running" for configuration in self._judge.configurations)
+
+    def ending(self) -> str | None:
+        """Say why a search is over before all its configurations were tried; None where it is not."""
+        assert self._judge is not None
+        return ending(self._judge)
 
     def findings(self) -> Findings:
         """Return what is to be written about the search."""

@@ -76,7 +76,9 @@ class Fleet:
         whole = False
         try:
             expected = ray.get(self._desk.planned.remote()) or len(plan.configurations)
-            whole = self._tune(source, expected, "search", width)
+            whole = self._tune(source, expected, "search", width, ray.get(self._desk.ended.remote()))
+            if ending := ray.get(self._desk.ending.remote()):
+                self._say(ending)
         finally:
             found: Findings = ray.get(self._desk.findings.remote())
             write_findings(plan.run, found, (), finished=False)
@@ -106,10 +108,10 @@ class Fleet:
         ]
         self._tune(Given(trials), len(trials), role, self._count)
 
-    def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int) -> bool:
+    def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int, ended: int = 0) -> bool:
         """Run the trials of a source; say whether all were begun, and not stopped by a bug that all of them have."""
         distributed = self._needs.workers > 1
-        board = live.Board(expected)
+        board = live.Board(expected, before=ended)
         before = [row_status(file) for file in row_files(self._plan.run)].count("completed")
         queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment), self._fingerprint, before)
         like = Trial(self._first, (), role, self._plan.run)
@@ -127,6 +129,8 @@ class Fleet:
                     name=role, storage_path=str(storage), verbose=0, callbacks=[Watcher(board, screen, queue)]
                 ),
             ).fit()
+            if source.finished:  # a budget or a space may end before what was expected
+                board.expected = board.ended
         if queue.interrupted:
             raise KeyboardInterrupt
         if queue.bug is not None and queue.left != 0:

@@ -58,20 +58,22 @@ class TrialView:
     @property
     def rate(self) -> float | None:
         """Return member-steps per second between the first report and the last one."""
-        if self.first is None or self.last is None or self.last[0] <= self.first[0]:
-            return None
+        if self.first is None or self.last is None or self.last[0] <= self.first[0] or self.last[1] < self.first[1]:
+            return None  # nothing to measure; a trial that began again stands behind its first report
         return (self.last[1] - self.first[1]) * self.steps * len(self.seeds) / (self.last[0] - self.first[0])
 
 
 class Board:
     """All trials of a study so far, fed by what they report.
 
-    `expected` is how many there will be, None where nobody knows; what has not begun counts as much as the mean of what
-    has ended, so that the time left allows for trials that are stopped early.
+    `expected` is how many there will be, None where nobody knows, `before` how many of them had ended when this began;
+    what is not seen here counts as much as the mean of what has ended, so that the time left allows for trials that are
+    stopped early.
     """
 
-    def __init__(self, expected: int | None, clock: Clock = time.monotonic) -> None:
+    def __init__(self, expected: int | None, clock: Clock = time.monotonic, before: int = 0) -> None:
         self.expected = expected
+        self.before = before
         self.clock = clock
         self.started = clock()
         self._views: dict[int, TrialView] = {}
@@ -83,7 +85,7 @@ class Board:
 
     def place(self, number: int) -> int:
         """Return the place of a trial, from 1."""
-        return list(self._views).index(number) + 1
+        return self.before + list(self._views).index(number) + 1
 
     def view(self, number: int) -> TrialView:
         """Return one trial."""
@@ -115,25 +117,32 @@ class Board:
     @property
     def share(self) -> float:
         """Return the finished share of the member-steps that are expected, 0 to 1."""
+        done, left, typical = self._work
+        earlier = typical * self.before
+        return (earlier + done) / (earlier + done + left) if left else 1.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Return the seconds still to go at the mean rate so far; None while nothing is known."""
+        done, left, _ = self._work
+        known = self.expected is not None and done > 0.01 * (done + left)
+        return (self.clock() - self.started) * left / done if known else None
+
+    @property
+    def _work(self) -> tuple[float, float, float]:
+        """Return member-steps done and left here, and those of a typical trial."""
         views = self.trials
         done = sum(view.worked for view in views)
         ended = [view.worked for view in views if view.ended is not None]
         begun = sum(view.worked if view.ended is not None else view.steps * len(view.seeds) for view in views)
         typical = sum(ended) / len(ended) if ended else begun / len(views) if views else 0.0
-        total = begun + typical * max(0, (self.expected or 0) - len(views))
-        return done / total if total else 1.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Return the seconds still to go at the mean rate so far; None while nothing is known."""
-        share = self.share
-        known = self.expected is not None and share > 0.01
-        return (self.clock() - self.started) * (1 - share) / share if known else None
+        waiting = max(0, (self.expected or 0) - self.before - len(views))
+        return done, begun + typical * waiting - done, typical
 
     @property
     def ended(self) -> int:
-        """Return how many trials have ended."""
-        return sum(view.ended is not None for view in self.trials)
+        """Return how many trials have ended, those before this began among them."""
+        return self.before + sum(view.ended is not None for view in self.trials)
 
     @property
     def finished(self) -> bool:
@@ -221,6 +230,7 @@ class LineScreen:
         self._board = board
         self._echo = echo
         self._said: dict[int, tuple[str, float]] = {}
+        self._summed: tuple[int, int | None] | None = None  # what the last summary counted
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +238,14 @@ class LineScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._echo(self._board.summary())
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Say how the whole stands, where that is another count than the last."""
+        counts = self._board.ended, self._board.expected
+        if counts != self._summed:
+            self._echo(self._board.summary())
+        self._summed = counts
 
     def changed(self, index: int) -> None:
         """Say it where it is news: another status, or some seconds since the last line of this trial."""
@@ -240,7 +257,7 @@ class LineScreen:
         self._said[index] = (view.status, now)
         self._echo(line(self._board.place(index), self._board.expected, view))
         if view.ended is not None and not self._board.finished:
-            self._echo(self._board.summary())
+            self._sum_up()
 
 
 def line(place: int, trials: int | None, view: TrialView) -> str:

@@ -48,6 +48,17 @@ def findings(judge: Judge) -> Findings:
     )
 
 
+def ending(judge: Judge) -> str | None:
+    """Say why a search is over before as many configurations were tried as planned; None where it is not."""
+    tried, search = len(judge.configurations), judge.search
+    if not judge.finished or judge.planned is None or tried >= judge.planned:
+        return None
+    why = f"the space holds no other ({judge.infeasible} impossible and {judge.repeated} repeated ones were left out)"
+    if search.budget is not None and judge.spent >= (search.budget / 2 if search.race else search.budget):
+        why = f"search.budget of {search.budget:,} member-steps is spent ({judge.spent:,})"
+    return f"ended with {tried} of {judge.planned} configurations: {why}"
+
+
 def write_findings(run: Path, found: Findings, finalists: tuple[str, ...], finished: bool) -> None:
     """Write them to the run directory."""
     for name, table in found.tables.items():

@@ -93,3 +93,17 @@ def test_seeds_and_durations_are_short() -> None:
     assert seed_text((3, 5, 8)) == "3,5,8"
     assert seed_text((4,)) == "4"
     assert [duration(s) for s in (4.4, 65, 7800)] == ["4 s", "1 min 05 s", "2 h 10 min"]
+
+
+def test_trials_that_ended_before_a_run_was_extended_are_counted() -> None:
+    board = Board(expected=6, clock=Clock(), before=4)
+    said: list[str] = []
+    with LineScreen(board, said.append) as screen:
+        for number in (4, 5):
+            board.add(number, TrialView("lr=0.1", [0], 100))
+            board.begin(number)
+            board.end(number, "completed")
+            screen.changed(number)
+    assert said[0].startswith("[5/6]")
+    assert [line.partition(",")[0] for line in said if " trials" in line] == ["5 of 6 trials", "6 of 6 trials"]
+    assert "100%" in said[-1]
