@@ -66,7 +66,9 @@ def _read(path: Path) -> tuple[list[Event], int]:
         if checksum != f"{zlib.crc32(text):08x}".encode():
             if end + len(line) == len(content):
                 break
-            raise StorageError(f"{path}:{number}: damaged line; start again with --overwrite")
+            raise StorageError(
+                f"{path}:{number}: damaged line; restore the file from a copy (what was trained lies in members/)"
+            )
         events.append(json.loads(text))
         end += len(line)
     return events, end

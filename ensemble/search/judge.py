@@ -316,5 +316,5 @@ class Judge:
         if found != event["config_hash"]:
             raise UsageError(
                 f"suggestion {event['number']} of this search was {event['config_hash']}, now it would be {found}: "
-                "the file, the data or a library is not what it was; start again with --overwrite"
+                "the file, the data or a library is not what it was. Restore it: nothing of the run is lost"
             )

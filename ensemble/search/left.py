@@ -1,12 +1,14 @@
 """What an earlier run left in its directory: its plan, its data, and whether the world is still what it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ensemble.config import load
 from ensemble.errors import UsageError
-from ensemble.search.plan import PLANNED, Plan, make_plan, noted, planned_members
+from ensemble.search.plan import NOTES, PLANNED, Plan, as_written, first_difference, make_plan, noted, planned_members
+from ensemble.store import read_json
 from ensemble.versions import git_commit, versions
 
 
@@ -14,6 +16,7 @@ def left_plan(run: Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan that a run directory holds, perhaps extended; UsageError when it is none."""
     if not (run / "experiment.yaml").is_file():
         raise UsageError(f"{run} is no run directory: it has no experiment.yaml")
+    refuse_edited(run)
     file = load(run / "experiment.yaml", overrides)
     plan = replace(make_plan(file, run.parent), run=run.absolute())
     plan = replace(plan, beside=Path(noted(plan).get("beside", plan.beside)))
@@ -22,9 +25,34 @@ def left_plan(run: Path, overrides: Sequence[str] = ()) -> Plan:
         if not known <= {identity for identity, _, _ in plan.known}:
             raise UsageError(
                 f"{run} was made by another version of ensemble, which names its members differently; "
-                "train it again with --overwrite"
+                "`ensemble tune --overwrite` discards it and begins anew"
             )
     return plan
+
+
+def refuse_edited(run: Path) -> None:
+    """Raise UsageError, naming the first key, where a file of a run is not as the run was begun with.
+
+    More trials and more seeds are an extension, and are no edit.
+    """
+    known = read_json(run / NOTES) if (run / NOTES).is_file() else {}
+    for name, key in (("experiment.yaml", "asked"), ("space.yaml", "given")):
+        then, now = known.get(key), as_written(run / name)
+        if isinstance(then, dict) and isinstance(now, dict):
+            found = first_difference(_not_extended(then), _not_extended(now), words=("in the run", f"in {name}"))
+            if found is not None:
+                raise UsageError(
+                    f"{run / name} was edited: {found}. Restore it; another question is another experiment"
+                )
+
+
+def _not_extended(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what `resume --trials --seeds` changes."""
+    extended = {"search": "trials", "ensemble": "seeds"}
+    return {
+        name: {key: each for key, each in part.items() if key != extended.get(name)} if isinstance(part, dict) else part
+        for name, part in tree.items()
+    }
 
 
 def other_versions(plan: Plan) -> list[str]:

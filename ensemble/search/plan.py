@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from ensemble.config import Experiment, ExperimentFile
-from ensemble.config.document import Node, dotted
+from ensemble.config.document import Node, dotted, parse, read_text
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
 from ensemble.config.space import Choice
@@ -176,9 +176,10 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     write_text(run.experiment_file, leading_comment(text) + body)  # first: without it this is no run directory
     if not (plan.run / "space.yaml").is_file():  # a resumed run keeps the file as it was given
         write_text(plan.run / "space.yaml", text)
+    asked = {"asked": as_written(run.experiment_file), "given": as_written(plan.run / "space.yaml")}
     earlier = [notice for notice in noted(plan).get("notices", []) if notice.startswith(FORCED)]
     notices = [*earlier, *(notice for notice in notes.get("notices", []) if notice not in earlier)]
-    write_json(plan.run / NOTES, {**notes, "notices": notices, "beside": str(plan.beside)})
+    write_json(plan.run / NOTES, {**notes, **asked, "notices": notices, "beside": str(plan.beside)})
     if (plan.run / SEARCH).is_file():  # a search that is extended is no longer finished
         write_json(plan.run / SEARCH, {**read_json(plan.run / SEARCH), "finished": False})
     before = planned_members(plan.run)
@@ -212,18 +213,28 @@ def row_files(run: Path) -> list[Path]:
     return sorted((run / "members").glob("*/member.parquet"))
 
 
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: tuple[str, ...] = ()) -> str | None:
+def as_written(file: Path) -> Any:
+    """Return what an experiment file says, distributions and all, as plain values; None where it cannot be read."""
+    return parse(read_text(file), str(file))[0].plain() if file.is_file() else None
+
+
+def first_difference(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    path: tuple[str, ...] = (),
+    words: tuple[str, str] = ("there", "here"),
+) -> str | None:
     """Return `train.steps is 100 there, 200 here` for the first key that differs, in the order of the file."""
     for name in dict.fromkeys([*new, *old]):
         if not path and name in _FREE:
             continue
         there, here = old.get(name), new.get(name)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
-            difference = first_difference(there, here, (*path, name))
+            difference = first_difference(there, here, (*path, name), words)
             if difference is not None:
                 return difference
         elif there != here:
-            return f"{dotted((*path, name))} is {there} there, {here} here"
+            return f"{dotted((*path, name))} is {there} {words[0]}, {here} {words[1]}"
     return None
 
 

@@ -111,3 +111,18 @@ def test_only_failed_members_are_tried_again(tiny: Tiny) -> None:
     assert forget_failures(plan) == 2
     left = [RunDirectory(plan.run).member(identity).row_file.is_file() for identity in members(plan)]
     assert left == [True, False, True, False]
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "space.yaml"])
+def test_an_edited_file_of_a_run_is_refused_by_its_key_and_nothing_is_given_up(tiny: Tiny, name: str) -> None:
+    plan = make_plan(load(tiny()), tiny().parent / "results")
+    write_plan(plan, {})
+    assert left_plan(plan.run).resolved == plan.resolved
+    file = plan.run / name
+    was = file.read_text()
+    file.write_text(was.replace("steps: 20", "steps: 50"))
+    with pytest.raises(UsageError, match=rf"{name} was edited: train\.steps is 20 in the run, 50 in {name}") as refused:
+        left_plan(plan.run)
+    assert "--overwrite" not in str(refused.value)
+    file.write_text(was)
+    left_plan(plan.run)
