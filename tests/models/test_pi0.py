@@ -141,7 +141,7 @@ def test_a_causal_token_does_not_see_later_actions_and_openpis_state_sees_itself
         same = torch.isclose(module.flow(state, x, t, position, None), module.flow(state, changed, t, position, None))
         assert same[:, :, :3].all() == (attention == "causal")
         assert not same[:, :, 3:].any()
-    assert pack(Pi0Config(attention="bidirectional", **SMALL))._mask(torch.device("cpu"))[0].isinf().sum() == 6
+    assert pack(Pi0Config(attention="bidirectional", **SMALL))._mask(7, torch.device("cpu"))[0].isinf().sum() == 6
 
 
 def test_sines_of_time_are_those_of_openpi() -> None:
