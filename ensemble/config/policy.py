@@ -80,7 +80,7 @@ class TokenizerConfig(Section):
     kind: Literal["tiny", "fast"] = Field("tiny", description="whole numbers as symbols, or the published FAST's bytes")
     scale: float = Field(10.0, gt=0, description="steps a unit of the cosine coefficients; more is finer")
     vocabulary: int = Field(256, ge=5, description="tokens, the four special ones among them")
-    max_length: int = Field(25, ge=3, description="tokens of a chunk at most, from begin to end token")
+    max_length: int = Field(25, ge=3, description="tokens of a chunk, from begin to end; a rare longer one is cut")
 
 
 class Pi0FastConfig(_PolicyConfig):

@@ -11,11 +11,13 @@ FIRST = len(SPECIALS)  # the first id that means something
 
 
 def frame(ids: Int32, counts: Int64, length: int) -> Int32:
-    """Return tokens (N, length) of N sequences that lie end to end in `ids`, `counts` (N,) each, all short enough."""
+    """Return tokens (N, length) of N sequences that lie end to end in `ids`, `counts` (N,) each; long ones are cut."""
     tokens = np.full((len(counts), length), PAD, np.int32)
     tokens[:, 0] = BOS
-    tokens[np.repeat(np.arange(len(counts)), counts), 1 + places(counts)] = ids
-    tokens[np.arange(len(counts)), 1 + counts] = EOS
+    row, place = np.repeat(np.arange(len(counts)), counts), 1 + places(counts)
+    fits = place < length - 1
+    tokens[row[fits], place[fits]] = ids[fits]
+    tokens[np.arange(len(counts)), np.minimum(1 + counts, length - 1)] = EOS
     return tokens
 
 

@@ -33,6 +33,7 @@ VOCABULARY = {"tiny": 256, "fast": 1024 + FIRST}  # of the systems followed: ids
 _CODECS: dict[str, type[TinyCodec] | type[BytePairCodec]] = {"tiny": TinyCodec, "fast": BytePairCodec}
 _SLAB = 1 << 15  # chunks worked on at a time
 _SPARE = 1.25  # room of `max_length` beyond the longest of the fitting data
+_CUT = 0.01  # share of chunks, and always one, that may be longer than `max_length`
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,8 +64,9 @@ class ActionTokenizer:
 
         `scale`: a coefficient is kept in steps of 1 / scale. `vocabulary`: most ids, the four specials among them (256
         for "tiny", 1,028 for "fast": the reference's 1,024 and the specials). `max_length`: tokens of a sequence (25 in
-        the published data); None takes a quarter more than the longest of these chunks has. Raises ValueError for no
-        chunks, NaN or infinity, coefficients that don't fit in the vocabulary, a chunk longer than `max_length`.
+        the published data); None takes a quarter more than the longest of these chunks has. A rare longer one is cut,
+        see `encode`. Raises ValueError for no chunks, NaN or infinity, coefficients that don't fit in the vocabulary,
+        and where more than one chunk, and one in a hundred, is longer than `max_length`.
         """
         actions = np.asarray(chunks)
         if actions.ndim != 3 or not actions.size:
@@ -77,7 +79,7 @@ class ActionTokenizer:
         if max_length is None:
             max_length = math.ceil(_SPARE * (int(counts.max()) + 2))
         fitted = cls(quantizer, codec, max_length)
-        fitted._refuse_long(counts, 0)
+        fitted._count_long(counts, strict=False)
         return fitted
 
     @property
@@ -108,13 +110,15 @@ class ActionTokenizer:
     def encode(self, chunks: npt.ArrayLike, *, strict: bool = False) -> Int32:
         """Return tokens (N, max_length) of chunks (N, H, A).
 
-        A coefficient that the tokenizer does not know becomes the nearest that it knows, and a warning counts them
-        (`unknown` says where); with `strict` it raises ValueError naming coefficient and chunk. ValueError as well for
-        NaN or infinity, another shape, or a chunk that takes more than `max_length` tokens.
+        A coefficient that the tokenizer does not know becomes the nearest that it knows (`unknown` says where). A chunk
+        of more than `max_length` tokens is cut: it keeps its first, of the lowest frequencies, and [EOS]; the others
+        are 0 when decoded, which says that it is not whole. A warning counts both; with `strict` they raise ValueError
+        naming the chunk. NaN, infinity and another shape always do, and so do long chunks that are more than one and
+        more than one in a hundred: then `max_length` is no fit.
         """
         actions = self._some(chunks)
         tokens = np.empty((len(actions), self.max_length), np.int32)
-        replaced = np.zeros(len(actions), np.int64)
+        replaced, lengths = np.zeros(len(actions), np.int64), np.zeros(len(actions), np.int64)
         for first, part in _slabs(actions):
             coefficients = self.quantizer.quantize(part, first)
             symbols, unknown = self.codec.alphabet.symbols(coefficients)
@@ -122,13 +126,16 @@ class ActionTokenizer:
                 _refuse_unknown(coefficients, unknown, first)
             replaced[first : first + len(part)] = unknown.sum(axis=1)
             ids, counts = self.codec.encode(symbols)
-            self._refuse_long(counts, first)
+            lengths[first : first + len(part)] = counts
             tokens[first : first + len(part)] = frame(ids, counts, self.max_length)
         if replaced.any():
             _LOG.warning(
                 "%d coefficients of %d chunks (of %d) are not in the tokenizer: the nearest that are were taken",
                 *(replaced.sum(), np.count_nonzero(replaced), len(actions)),
             )
+        if cut := self._count_long(lengths, strict):
+            said = "%d chunks (of %d) take more than %d tokens: their highest frequencies were cut"
+            _LOG.warning(said, cut, len(actions), self.max_length)
         return tokens
 
     def unknown(self, chunks: npt.ArrayLike) -> Int64:
@@ -201,14 +208,15 @@ class ActionTokenizer:
             "codec": self.codec.to_json(),
         }
 
-    def _refuse_long(self, counts: Int64, first: int) -> None:
-        """Raise ValueError where [BOS], `counts` tokens and [EOS] are more than `max_length`."""
-        if len(counts) and counts.max() + 2 > self.max_length:
-            chunk = int(counts.argmax())
+    def _count_long(self, counts: Int64, strict: bool) -> int:
+        """Return for how many chunks [BOS], `counts` (N,) tokens and [EOS] are more than `max_length`, if few."""
+        long = np.flatnonzero(counts + 2 > self.max_length)
+        if len(long) > (0 if strict else max(1, _CUT * len(counts))):
             raise ValueError(
-                f"chunk {first + chunk} takes {counts[chunk] + 2} tokens with [BOS] and [EOS], more than the "
-                f"max_length of {self.max_length}"
+                f"chunk {long[0]} takes {counts[long[0]] + 2} tokens with [BOS] and [EOS], more than the max_length of "
+                f"{self.max_length}; so do {len(long)} of {len(counts)} chunks, up to {counts.max() + 2} tokens"
             )
+        return len(long)
 
 
 def _slabs(rows: npt.NDArray[Any]) -> list[tuple[int, npt.NDArray[Any]]]:

@@ -31,7 +31,7 @@ class ChunkTokens:
         self._scale = scale
 
     def table(self, windows: Windows, index: Int64 | None = None) -> Tensor:
-        """Return the tokens (n, L) of windows, by default of all; DataError for a chunk that is too long for them."""
+        """Return the tokens (n, L) of windows, by default of all; DataError where many are too long for them."""
         numbers = np.arange(windows.count) if index is None else index
         with _refusals():
             parts = [

@@ -151,14 +151,39 @@ def test_an_unknown_coefficient_is_counted_and_becomes_the_nearest_or_is_refused
 
 
 @KINDS
-def test_a_chunk_of_too_many_tokens_is_refused_by_number(kind) -> None:
+def test_a_chunk_of_too_many_tokens_is_cut_and_counted_or_refused_by_number(kind, caplog) -> None:
     smooth, rough = np.zeros((50, 20, 1)), oscillations(50, 20, 1)
     tokenizer = ActionTokenizer.fit(np.concatenate([smooth, rough]), kind, max_length=22)
-    jagged = np.concatenate([smooth, np.random.default_rng(0).choice(tokenizer.codec.alphabet.integers, (1, 20, 1))])
+    coefficients = np.random.default_rng(0).choice(tokenizer.codec.alphabet.integers, (1, 20)).astype(np.int32)
+    jagged = tokenizer.quantizer.reconstruct(coefficients)
+    chunks = np.concatenate([smooth, jagged, smooth[:1]])
+    short = ActionTokenizer(tokenizer.quantizer, tokenizer.codec, 4)
     with pytest.raises(ValueError, match=r"chunk 50 takes \d+ tokens .* max_length of 4"):
-        ActionTokenizer(tokenizer.quantizer, tokenizer.codec, 4).encode(jagged / 10)
-    with pytest.raises(ValueError, match="max_length of 2"):
-        ActionTokenizer.fit(jagged / 10, kind, max_length=2, vocabulary=2000)
+        short.encode(chunks, strict=True)
+    with caplog.at_level(logging.WARNING):
+        tokens = short.encode(chunks)
+    assert "1 chunks (of 52) take more than 4 tokens" in caplog.text
+    np.testing.assert_array_equal(tokens[50, :3], tokenizer.encode(jagged)[0, :3])
+    assert tokens[50, 3] == short.eos
+    assert short.decode(tokens)[1].tolist() == [True] * 50 + [False, True]
+    spelled = short.quantizer.quantize(short.decode(tokens[50:51])[0])[0]
+    kept = np.flatnonzero(spelled)[-1] + 1
+    np.testing.assert_array_equal(spelled[:kept], coefficients[0, :kept])
+    assert kept < np.flatnonzero(coefficients[0])[-1]
+
+
+@KINDS
+def test_a_length_that_cuts_more_than_one_chunk_in_a_hundred_is_refused(kind) -> None:
+    smooth, rough = np.zeros((400, 20, 1)), oscillations(40, 20, 1)
+    tokenizer = ActionTokenizer.fit(np.concatenate([smooth, rough]), kind)
+    coefficients = np.random.default_rng(0).choice(tokenizer.codec.alphabet.integers, (5, 20)).astype(np.int32)
+    jagged = tokenizer.quantizer.reconstruct(coefficients)
+    short = ActionTokenizer(tokenizer.quantizer, tokenizer.codec, 4)
+    short.encode(np.concatenate([smooth, jagged[:4]]))
+    with pytest.raises(ValueError, match=r"chunk 400 takes \d+ .* max_length of 4; so do 5 of 405 chunks"):
+        short.encode(np.concatenate([smooth, jagged]))
+    with pytest.raises(ValueError, match=r"max_length of 2; so do 405 of 405"):
+        ActionTokenizer.fit(np.concatenate([smooth, jagged]), kind, max_length=2, vocabulary=600)
 
 
 def test_a_sequence_that_is_too_short_is_filled_with_zeros_and_marked(fitted) -> None:

@@ -122,9 +122,9 @@ def test_a_policy_is_no_dynamics_model(tmp_path: Path) -> None:
         ensemble.load(next(tmp_path.glob("members/*")))
 
 
-def test_a_chunk_that_no_sequence_of_that_length_spells_is_refused(tmp_path: Path) -> None:
+def test_chunks_that_no_sequence_of_that_length_spells_are_refused(tmp_path: Path) -> None:
     tokens = {"tokenizer": {"kind": "tiny", "scale": 100.0, "vocabulary": 4000, "max_length": 3}}
-    with pytest.raises(DataError, match=r"model\.tokenizer: chunk \d+ takes \d+ tokens"):
+    with pytest.raises(DataError, match=r"model\.tokenizer: chunk \d+ takes \d+ tokens .* max_length of 3"):
         train(tmp_path, policy({"family": "pi0_fast", **tokens}), seeds=(0,))
 
 
