@@ -12,6 +12,7 @@ NAMES = (
     "target",
     "search",
     "tokenizer",
+    "policy_training",
     "closed_loop",
 )
 

@@ -6,6 +6,7 @@ the matrix products of a step alone, in the same run.
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from ensemble.data.windows import Windows
 from ensemble.schema import Feature
 from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
+from ensemble.training.dynamics import normalize
 from ensemble.training.pack import Pack
-from ensemble.training.setup import normalize
 
 FEATURES = (
     Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False)),
@@ -102,19 +103,23 @@ def check_equivalence(pack: Pack, batches: Batches, trainer: PlainTrainer) -> No
     trainer.optimizer.zero_grad()
 
 
-def products_alone(config: Experiment, dtype: torch.dtype) -> "callable":
+def products_alone(config: Experiment, dtype: torch.dtype) -> Callable[[], None]:
     """The matrix products of one step: each layer's forward and its two backward products."""
     d, rows = config.model.n_embd, config.train.batch_size * HISTORY
     shapes = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] * config.model.n_layer + [(d, d), (d, 64)]
-    tensors = [
-        (torch.randn(rows, i, dtype=dtype), torch.randn(i, o, dtype=dtype), torch.randn(rows, o, dtype=dtype))
+    return products_of(shapes, rows, dtype)
+
+
+def products_of(shapes: Sequence[tuple[int, int]], rows: int, dtype: torch.dtype) -> Callable[[], None]:
+    """The forward and the two backward products of layers of these shapes (in, out), for so many rows."""
+    tensors = {
+        (i, o): (torch.randn(rows, i, dtype=dtype), torch.randn(i, o, dtype=dtype), torch.randn(rows, o, dtype=dtype))
         for i, o in dict.fromkeys(shapes)
-    ]
-    sizes = list(dict.fromkeys(shapes))
+    }
 
     def run() -> None:
         for shape in shapes:
-            x, w, g = tensors[sizes.index(shape)]
+            x, w, g = tensors[shape]
             x @ w
             g @ w.T
             x.T @ g
