@@ -75,8 +75,8 @@ start() {
             echo "Ray runs on this machine only, with token authentication; its dashboard is $address"
             echo "Submit with:"
             echo "  RAY_AUTH_MODE=token ray job submit --address $address --working-dir . -- \\"
-            echo "      python -m ensemble tune --space quickstart.yaml --results $PWD/results"
-            echo "End it with: PORT=$port $0 stop"
+            echo "      python -m ensemble tune --space quickstart.yaml --results $(printf %q "$PWD/results")"
+            echo "End it with: PORT=$port $(printf %q "$0") stop"
             return
         fi
         if [[ -z $(marked) ]]; then break; fi

@@ -1,6 +1,5 @@
 """`ensemble simulate`, `inspect` and `convert`: trajectories into files, files into words, files into shards."""
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from ensemble.cli.options import FOLDER, say
 from ensemble.config import DataConfig
 from ensemble.errors import UsageError
 from ensemble.simulation import ENVIRONMENTS
+from ensemble.words import command
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +54,7 @@ def simulate(
         simulate_environment(environment, config, target, progress)
     driven = {"inverted_pendulum": "by the expert"}.get(environment, "passive" if passive else "with torques")
     say(f"{target}: {episodes} episodes of {steps} transitions, {driven}")
-    say(f"next: ensemble inspect {target}")
+    say(f"next: {command('ensemble', 'inspect', target)}")
 
 
 def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,15 +95,15 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     for line in inspection.lines():
         say(line)
     if write is None:
-        hint = " --map state=NAME --map control=NAME" if inspection.recording is None else ""
-        say(f"next: ensemble inspect {shlex.quote(str(file))}{hint} --write mine.yaml")
+        hint = ("--map", "state=NAME", "--map", "control=NAME") if inspection.recording is None else ()
+        say(f"next: {command('ensemble', 'inspect', file, *hint, '--write', 'mine.yaml')}")
         return
     if write.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--write {write}: an experiment file ends in .yaml")
     if write.exists() and not overwrite:
         raise UsageError(f"{write} exists; choose another name, or replace it with --overwrite")
     write_experiment(inspection, write)
-    say(f"next: ensemble train --config {write}")
+    say(f"next: {command('ensemble', 'train', '--config', write)}")
 
 
 @click.command()
@@ -130,7 +130,7 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
     for skipped in manifest.skipped:
         say(f"  left out {skipped.source}: {skipped.reason}")
     say(f"{out}: {manifest.episodes} episodes, {manifest.points} points, fingerprint {manifest.fingerprint[:12]}")
-    say(f"next: --set data.path={out} with ensemble train or tune")
+    say(f"next: {command('--set', f'data.path={out}')} with ensemble train or tune")
 
 
 def _data_config(

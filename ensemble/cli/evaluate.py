@@ -1,6 +1,5 @@
 """`ensemble evaluate`: trained policies drive the real environment; a table, a verdict, a film."""
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ import click
 
 from ensemble.cli.options import FILE, FOLDER, say
 from ensemble.errors import UsageError
+from ensemble.words import command
 
 if TYPE_CHECKING:
     from ensemble.training.evaluate import Candidate, Protocol
@@ -144,9 +144,8 @@ def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: 
     from ensemble.reporting.evaluation_show import render_evaluation, write_evaluation
 
     render_evaluation(write_evaluation(compose(run, beside, episodes, seed)), Console())
-    say(
-        f"next: ensemble evaluate {shlex.quote(str(run))} --noise 0.05 --replan 10 --video-members all --video film.gif"
-    )
+    film = ("--noise", "0.05", "--replan", "10", "--video-members", "all", "--video", "film.gif")
+    say(f"next: {command('ensemble', 'evaluate', run, *film)}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from ensemble.cli.options import FILE, FOLDER, results_option, say
+from ensemble.words import command
 
 
 @click.command(name="import")
@@ -45,7 +46,7 @@ def import_(
 
     run = shown(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
     say(f"{run}: {len(files)} members of {family}, imported as they are; nothing was measured")
-    say(f"next: ensemble evaluate {run}")
+    say(f"next: {command('ensemble', 'evaluate', run)}")
 
 
 @click.command()

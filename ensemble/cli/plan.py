@@ -1,6 +1,5 @@
 """`ensemble plan`: what an experiment file amounts to, before anything runs."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import click
 
 from ensemble.cli.options import results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
+from ensemble.words import command
 
 if TYPE_CHECKING:
     from ensemble.search.estimate import Survey
@@ -81,13 +81,11 @@ def _calibrated(found: "Survey", results: Path) -> "tuple[Survey, Speed, list[Ti
 
 
 def _next(file: str, overrides: tuple[str, ...], found: "Survey", calibrated: bool) -> str:
-    given = "".join(f" --set {shlex.quote(text)}" for text in overrides)
+    given = [file, *(word for text in overrides for word in ("--set", text))]
     if found.too_large:
-        return f"next: leave out what does not fit (search.constraints), then ensemble plan {file}{given}"
+        again = command("ensemble", "plan", *given)
+        return f"next: leave out what does not fit (search.constraints), then {again}"
+    start = command("ensemble", *(("tune", "--space") if found.file.searched else ("train", "--config")), *given)
     if not calibrated and found.data.ready:
-        return f"next: ensemble plan {file}{given} --calibrate   or   {_command(found)} {file}{given}"
-    return f"next: {_command(found)} {file}{given}"
-
-
-def _command(found: "Survey") -> str:
-    return "ensemble tune --space" if found.file.searched else "ensemble train --config"
+        return f"next: {command('ensemble', 'plan', *given, '--calibrate')}   or   {start}"
+    return f"next: {start}"

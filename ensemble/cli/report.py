@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ensemble.cli.options import FOLDER, say
+from ensemble.words import command
 
 
 @click.command()
@@ -25,6 +26,6 @@ def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None
     reports = show(runs, Console(), metric, figures=not no_figures)
     marks = [(each.run.path, each.findings.mark) for each in reports if each.findings and each.findings.mark]
     if marks:
-        say(f"next: ensemble explain {marks[0][0]} '{marks[0][1]}'")
+        say(f"next: {command('ensemble', 'explain', *marks[0])}")
     else:
-        say(f"next: tensorboard --logdir {runs[0] / 'members'}")
+        say(f"next: {command('tensorboard', '--logdir', runs[0] / 'members')}")

@@ -10,6 +10,7 @@ import click
 from ensemble.cli.options import FOLDER, results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.errors import TERMINATED, UsageError
+from ensemble.words import command
 
 if TYPE_CHECKING:
     from ensemble.search.plan import Plan
@@ -58,8 +59,8 @@ def train(
     """
     file = load(find_space(config), overrides)
     if file.searched:
-        name = next(iter(file.space))
-        raise UsageError(f"{file.path}: {name} is a distribution; `ensemble tune --space {config}` searches it")
+        name, search = next(iter(file.space)), command("ensemble", "tune", "--space", config)
+        raise UsageError(f"{file.path}: {name} is a distribution; `{search}` searches it")
     _begin(file, results, overwrite, yes, address, device)
 
 
@@ -191,10 +192,10 @@ def _run(
     try:
         run_study(plan, Options(address, device, before, forced), say, shards)
     except KeyboardInterrupt:
-        say(f"interrupted; continue with: ensemble resume {plan.run}")
+        say(f"interrupted; continue with: {command('ensemble', 'resume', plan.run)}")
         raise
     except SystemExit as error:  # Ray may have put another code in the place of ours
-        say(f"terminated; continue with: ensemble resume {plan.run}")
+        say(f"terminated; continue with: {command('ensemble', 'resume', plan.run)}")
         raise SystemExit(TERMINATED) from error
     _show(plan)
 
@@ -205,10 +206,11 @@ def _show(plan: "Plan") -> None:
     from ensemble.reporting.report import show
 
     report = show([plan.run], Console())[0]
+    curves = command("tensorboard", "--logdir", plan.run / "members")
     if report.findings and report.findings.mark:
         if (plan.run / "optuna.journal").is_file():
-            say(f"the study: optuna-dashboard {plan.run / 'optuna.journal'}   (pip install optuna-dashboard)")
-        curves = f"tensorboard --logdir {plan.run / 'members'}"
-        say(f"next: ensemble explain {plan.run} '{report.findings.mark}'   or   {curves}")
+            study = command("optuna-dashboard", plan.run / "optuna.journal")
+            say(f"the study: {study}   (pip install optuna-dashboard)")
+        say(f"next: {command('ensemble', 'explain', plan.run, report.findings.mark)}   or   {curves}")
     else:
-        say(f"next: tensorboard --logdir {plan.run / 'members'}   or   ensemble report {plan.run} --metric test/loss")
+        say(f"next: {curves}   or   {command('ensemble', 'report', plan.run, '--metric', 'test/loss')}")

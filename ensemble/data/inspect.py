@@ -22,6 +22,7 @@ from ensemble.data.recording import RawFeature, Recording, safe_name
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
+from ensemble.words import command
 
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
@@ -139,7 +140,7 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
     opening = (
         f"# Question: how well does a small model predict {inspection.path.name}?\n"
         f"# {recording.summary}\n"
-        f"# Command: ensemble train --config {path.name}\n"
+        f"# Command: {command('ensemble', 'train', '--config', path.name)}\n"
         "# Cost: a few minutes on a laptop\n\n"
     )
     write_text(path, opening + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))

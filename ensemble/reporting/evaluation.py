@@ -24,6 +24,7 @@ from ensemble.reporting.table_text import csv_cell
 from ensemble.reporting.tables import Column, differing_keys, label_groups
 from ensemble.reporting.tables import Row as Line
 from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_FILE
+from ensemble.words import command
 
 JOINT = {"mean": "mean of chunks", "median": "nearest to the median"}
 BASELINES = ("expert", "zero")
@@ -87,7 +88,7 @@ def _read(path: Path) -> tuple[str, dict[str, str], list[Row], int]:
     """Return name, labels by config_hash, rows of the present weights, and how many others there are."""
     file = path / EVALUATION_FILE
     if not file.is_file():
-        raise UsageError(f"{path} was not evaluated yet: ensemble evaluate {path}")
+        raise UsageError(f"{path} was not evaluated yet: {command('ensemble', 'evaluate', path)}")
     rows = checked_table(file, EVALUATION_COLUMNS).to_pylist()
     if not (path / "experiment.yaml").is_file():  # a member that was copied out of its run
         labels = {row["config_hash"]: f"{row['family']} {row['config_hash'][:6]}" for row in rows}

@@ -6,7 +6,6 @@ is read back, and its hash compared with the member's: what the command would tr
 
 import json
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ensemble.config.forks import forks
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.store import config_hash, member_id
+from ensemble.words import command
 
 _SECTIONS = ("data", "model", "train")
 
@@ -44,7 +44,7 @@ def rebuild(run: Run, member: MemberRow) -> Rebuild:
             f"this version of ensemble reads it as configuration {config_hash(found.first)}, "
             f"not {member['config_hash']}: use the versions named above"
         )
-    return Rebuild(shlex.join(_command(run, member, overrides)), tuple(overrides), tuple(warnings))
+    return Rebuild(command(*_command(run, member, overrides)), tuple(overrides), tuple(warnings))
 
 
 def configuration(run: Run, member: MemberRow) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ensemble.search.trial import Shared, train_distributed, train_inline
 from ensemble.search.tuning import Given, Source, TrialQueue, Watcher
 from ensemble.store import config_hash
 from ensemble.training.trial import Trial
+from ensemble.words import command
 
 _log = logging.getLogger(__name__)
 _WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for
@@ -147,7 +148,7 @@ class Fleet:
         def interrupt(number: int, frame: object) -> None:
             del number, frame
             if queue.interrupted:
-                self._say(f"stopped; continue with: ensemble resume {self._plan.run}")
+                self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
                 os._exit(INTERRUPTED)  # all that is on disk is whole, and Ray's processes follow this one
             queue.interrupted = True
             self._desk.pause.remote()

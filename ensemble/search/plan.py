@@ -30,6 +30,7 @@ from ensemble.store import (
     write_table,
     write_text,
 )
+from ensemble.words import command
 
 Planned = tuple[str, str, int]  # config_hash, role, seed
 PLANNED = "planned.parquet"
@@ -113,7 +114,7 @@ def is_finished(plan: Plan) -> bool:
     refuse_foreign(plan)
     if not run.experiment_file.is_file():
         return False
-    ways = f"continue it with `ensemble resume {plan.run}`, or start again with --overwrite"
+    ways = f"continue it with `{command('ensemble', 'resume', plan.run)}`, or start again with --overwrite"
     difference = first_difference(_read(run.experiment_file), plan.resolved)
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {ways}")

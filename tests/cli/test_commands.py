@@ -1,5 +1,7 @@
 """Commands that need no Ray: exit codes, messages, and what is loaded for them."""
 
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +90,31 @@ def test_a_file_simulated_inspected_and_converted_becomes_a_data_set(run: Run, t
     assert converted.returncode == 0
     assert "12 episodes, 252 points" in converted.stdout
     assert (tmp_path / "shards" / "dp" / "manifest.json").is_file()
+
+
+def copied(text: str) -> list[str]:
+    """The words that a shell makes of the command in a line of output, behind `next:` or in backquotes."""
+    line = text.splitlines()[-1]
+    quoted = re.search(r"`(.+?)`", line)
+    return shlex.split(quoted[1] if quoted else line.removeprefix("next: "))
+
+
+def test_a_printed_command_can_be_copied_whatever_is_in_its_paths(run: Run, tmp_path: Path) -> None:
+    made = run("simulate", "double_pendulum", "--episodes", "12", "--steps", "20", "--out", "my data.h5")
+    assert copied(made.stdout) == ["ensemble", "inspect", "my data.h5"]
+    assert copied(run("inspect", "my data.h5").stdout)[1:3] == ["inspect", "my data.h5"]
+    written = run("inspect", "my data.h5", "--write", "my space.yaml")
+    assert copied(written.stdout) == ["ensemble", "train", "--config", "my space.yaml"]
+    assert "# Command: ensemble train --config 'my space.yaml'\n" in (tmp_path / "my space.yaml").read_text()
+    converted = run("convert", "my data.h5", "--out", "my shards/dp")
+    again = ["--set", "data.path=my shards/dp"]
+    assert copied(converted.stdout)[:2] == again
+    planned = run("plan", "my space.yaml", *again)
+    assert planned.returncode == 0, planned.stderr
+    assert copied(planned.stdout)[:5] == ["ensemble", "plan", "my space.yaml", *again]
+    (tmp_path / "a search.yaml").write_text(SPACE)
+    assert copied(run("train", "--config", "a search.yaml").stderr) == ["ensemble", "tune", "--space", "a search.yaml"]
+    assert copied(run("evaluate", "my run", "--table-only").stderr)[-3:] == ["ensemble", "evaluate", "my run"]
 
 
 def test_bad_data_and_missing_runs_have_their_exit_codes(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -249,7 +250,10 @@ def test_the_command_prints_without_torch_or_ray_and_exits_with_2_on_a_wrong_nam
     assert not loaded & {"torch", "ray", "optuna", "matplotlib", "h5py"}
 
 
-def test_the_report_of_a_search_ends_with_how_to_explain_its_best(searched: Path) -> None:
-    done = ensemble("report", str(searched), "--no-figures")
+def test_the_report_of_a_search_ends_with_how_to_explain_its_best(searched: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(searched, tmp_path / "my search")
+    done = ensemble("report", str(run), "--no-figures")
     assert done.returncode == 0
-    assert re.fullmatch(rf"next: ensemble explain {re.escape(str(searched))} '#\d+'", done.stdout.splitlines()[-1])
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[:-1] == ["next:", "ensemble", "explain", str(run)]
+    assert re.fullmatch(r"#\d+", words[-1])

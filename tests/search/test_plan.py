@@ -1,5 +1,6 @@
 """The plan of a study, its run directory, and what an earlier run left."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_what_is_written_keeps_the_question_and_plans_the_same_members_again(tin
     planned = read_table(plan.run / "planned.parquet")
     assert planned.num_rows == 4
     assert set(planned["role"].to_pylist()) == {"search"}
+
+
+def test_an_unfinished_run_is_met_with_a_command_that_a_shell_takes(tiny: Tiny) -> None:
+    file = tiny()
+    plan = make_plan(load(file), file.parent / "my results")
+    write_plan(plan, {})
+    with pytest.raises(UsageError) as refused:
+        is_finished(plan)
+    assert shlex.split(str(refused.value).split("`")[1]) == ["ensemble", "resume", str(plan.run)]
 
 
 def test_a_run_is_finished_when_every_member_of_the_same_experiment_has_its_row(tiny: Tiny) -> None:
