@@ -41,3 +41,8 @@ def run_options() -> Decorator:
 def say(line: str) -> None:
     """Print a line for the user, at once."""
     click.echo(line)
+
+
+def say_next(*commands: str) -> None:
+    """Print what to do next, the likeliest first."""
+    say(f"next: {'   or   '.join(commands)}")

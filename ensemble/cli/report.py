@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ensemble.cli.options import FOLDER, say
+from ensemble.cli.options import FOLDER, say_next
 from ensemble.words import command
 
 
@@ -24,8 +24,8 @@ def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None
     from ensemble.reporting.report import show
 
     reports = show(runs, Console(), metric, figures=not no_figures)
+    policies = [each.run.path for each in reports if each.run.of_policies]
     marks = [(each.run.path, each.findings.mark) for each in reports if each.findings and each.findings.mark]
-    if marks:
-        say(f"next: {command('ensemble', 'explain', *marks[0])}")
-    else:
-        say(f"next: {command('tensorboard', '--logdir', runs[0] / 'members')}")
+    ways = [command("ensemble", "evaluate", path) for path in policies[:1]]
+    ways += [command("ensemble", "explain", *mark) for mark in marks[:1]]
+    say_next(*(ways or [command("tensorboard", "--logdir", runs[0] / "members")]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ensemble.cli.options import FOLDER, results_option, run_options, say, set_option
+from ensemble.cli.options import FOLDER, results_option, run_options, say, say_next, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.errors import TERMINATED, UsageError
 from ensemble.words import command
@@ -206,11 +206,12 @@ def _show(plan: "Plan") -> None:
     from ensemble.reporting.report import show
 
     report = show([plan.run], Console())[0]
-    curves = command("tensorboard", "--logdir", plan.run / "members")
+    ways: list[tuple[object, ...]] = [("ensemble", "evaluate", plan.run)] if report.run.of_policies else []
     if report.findings and report.findings.mark:
         if (plan.run / "optuna.journal").is_file():
             study = command("optuna-dashboard", plan.run / "optuna.journal")
             say(f"the study: {study}   (pip install optuna-dashboard)")
-        say(f"next: {command('ensemble', 'explain', plan.run, report.findings.mark)}   or   {curves}")
-    else:
-        say(f"next: {curves}   or   {command('ensemble', 'report', plan.run, '--metric', 'test/loss')}")
+        ways += [("ensemble", "explain", plan.run, report.findings.mark)]
+    ways += [("tensorboard", "--logdir", plan.run / "members")]
+    ways += [("ensemble", "report", plan.run, "--metric", "test/loss")]
+    say_next(*(command(*words) for words in ways[:2]))

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.files import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_log import LOG, planned_trials, trial_rows
@@ -68,6 +69,11 @@ class Run:
     def path(self) -> Path:
         """The run directory."""
         return self.directory.path
+
+    @property
+    def of_policies(self) -> bool:
+        """Whether its members act, so that there is a closed loop to evaluate."""
+        return any(member.get("model.family") in POLICIES for member in self.members)
 
     def mode(self, metric: str) -> Mode:
         """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""

@@ -163,6 +163,13 @@ def test_a_member_alone_goes_to_its_run_and_published_figures_stand_beside(
     assert run_in(tmp_path, "evaluate", "tiny", "--table-only", "--episodes", "6").returncode == 0
 
 
+def test_a_report_of_policies_ends_with_how_to_let_them_act(place: Path, run_in: Run, tmp_path: Path) -> None:
+    shutil.copytree(place / "tiny", tmp_path / "tiny")
+    done = run_in(tmp_path, "report", "tiny", "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "next: ensemble evaluate tiny"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

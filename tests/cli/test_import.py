@@ -158,8 +158,11 @@ def test_an_imported_run_is_finished_and_says_that_it_was_not_measured(
 ) -> None:
     twin(TinyPi0, there / "a.pth")
     command("import", "a.pth", "--family", "pi0", "--name", "tiny")
-    assert command("resume", "results/tiny") == 0
-    assert command("report", "results/tiny", "--no-figures") == 0
+    for arguments in (("resume", "results/tiny"), ("report", "results/tiny", "--no-figures")):
+        capsys.readouterr()
+        assert command(*arguments) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert re.match(r"next: ensemble evaluate \S*results/tiny\b", last)
     assert "1 not measured" in (there / "results" / "tiny" / "report.md").read_text()
     capsys.readouterr()
     assert command("explain", "results/tiny", members(there / "results" / "tiny")[0]["config_hash"]) == 0
