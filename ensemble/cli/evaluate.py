@@ -131,7 +131,9 @@ def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: s
 
     members = sum(len(each.members) for each in candidates)
     noises, replans = (", ".join(f"{value:g}" for value in values) for values in (protocol.noises, protocol.replans))
-    joint = " and ".join({"mean": "their mean", "median": "the nearest to their median"}[c] for c in protocol.combine)
+    words = {"mean": "their mean", "median": "the nearest to their median"}
+    combined = {name for each in candidates for name in each.combinations(protocol)}  # a member alone acts alone
+    joint = " and ".join(words[name] for name in protocol.combine if name in combined)
     say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
     say(f"noise {noises} x replan {replans}, {protocol.episodes} episodes of seed {protocol.seed}, the same for all")
     say(f"rows go to {where / EVALUATION_FILE}")

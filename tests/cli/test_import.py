@@ -20,6 +20,7 @@ from ensemble.cli import main
 from ensemble.config import load
 from ensemble.config.policy import Pi0Config
 from ensemble.data.trajectories import read_trajectories
+from ensemble.evaluation.closed_loop import draw_episodes, run_episodes
 from ensemble.models.base import Noise
 from ensemble.models.noise import noise_keys
 from ensemble.store import read_table
@@ -297,6 +298,61 @@ def test_what_is_there_is_replaced_only_when_asked(there: Path, capsys: pytest.C
     assert (there / "results" / "mine" / "thesis.txt").is_file()
     export = ("export", "results/tiny", "--layout", "tinypi0", "--out", "out")
     assert [command(*export), command(*export), command(*export, "--overwrite")] == [0, 2, 0]
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {"pi0": TinyPi0, "pi0_fast": TinyPi0Fast}
+
+
+class TwinDriver:
+    """The authors' network at the wheel, from the noise that ours draws."""
+
+    def __init__(self, module: nn.Module, run: Path, tokenizer: ActionTokenizer) -> None:
+        self.module, self.tokenizer = module, tokenizer
+        self.noise = ensemble.load_policy(run)._module.noise if isinstance(module, TinyPi0) else None
+        self.reset()
+
+    def reset(self) -> None:
+        self.asked = 0
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        states = torch.from_numpy(observation[0].astype(np.float32))
+        if self.noise is None:
+            tokens = [self.module.generate(state) for state in states]
+            chunks = np.concatenate([self.tokenizer.decode(np.array([each]))[0] for each in tokens])
+        else:
+            episodes = torch.arange(len(states), dtype=torch.int32)[None]
+            chunks = self.module.sample(states, self.noise(Noise(noise_keys((0,), self.asked), episodes))[0]).numpy()
+        self.asked += 1
+        return chunks[None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_imported_policies_drive_the_pendulum(there: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
+    twins = [twin(FAMILIES[family], there / f"{n}.pth", n) for n in range(2)]
+    tokenizer = write_tokenizer(there / "fast_tokenizer.json")
+    of_tokens = ("--tokenizer", tokenizer) if family == "pi0_fast" else ()
+    command("import", "0.pth", "1.pth", "--family", family, "--name", "tiny", *of_tokens)
+    setting = ("--episodes", "3", "--noise", "0.05", "--replan", "10")
+    capsys.readouterr()
+    assert command("evaluate", "results/tiny", *setting) == 0
+    said = capsys.readouterr().out
+    assert "2 member(s) of 1 configuration(s), their mean and the nearest to their median" in said
+    run = there / "results" / "tiny"
+    rows = read_table(run / "evaluation.parquet").to_pylist()
+    assert {row["family"] for row in rows if row["controller"] == "member"} == {family}
+    assert sorted(row["controller"] for row in rows) == ["expert", "mean", "median", "member", "member", "zero"]
+    sums = [row["weights_sha256"] for row in members(run)]
+    assert [row["weights_sha256"] for row in rows if row["controller"] == "member"] == sums
+    for seed, module in enumerate(twins):
+        steps = next(row["episode_steps"] for row in rows if row["seed"] == seed)
+        driver = TwinDriver(module, run, read_original(tokenizer))
+        assert steps == run_episodes(driver, draw_episodes(3), replan=10, noise=0.05).steps[0].tolist()
+    (run / "evaluation.parquet").unlink()
+    member = next(run.glob("members/*-s1"))
+    assert command("evaluate", member, *setting, "--video", "film.gif", "--record", "episodes.h5") == 0
+    assert "device cpu: 1 member(s) of 1 configuration(s)\n" in capsys.readouterr().out
+    again = {row["seed"]: row["episode_steps"] for row in read_table(run / "evaluation.parquet").to_pylist()}
+    assert again[1] == steps
 
 
 def test_imported_policies_read_what_the_simulated_pendulum_and_imported_pairs_have(there: Path) -> None:
