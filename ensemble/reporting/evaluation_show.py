@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -50,17 +51,21 @@ def render_evaluation(found: Evaluation, console: Console) -> None:
 
 def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     columns = _fit(sheet, width)
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    shown = RichTable(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
+    )
     for column in columns:
         first = column is columns[0]
-        shown.add_column(column.header, justify="left" if first else "right", no_wrap=not first, overflow="fold")
+        shown.add_column(
+            escape(column.header), justify="left" if first else "right", no_wrap=not first, overflow="fold"
+        )
     for row, after in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
         cells = (Text(column.format(row.get(column.key))) for column in columns)
         ends = after is not None and after["replan"] != row["replan"]
         shown.add_row(*cells, style=_STYLES.get(row["kind"], "bold"), end_section=ends)
     lacking = [column.header for column in sheet.columns if column not in columns]
     if lacking:
-        shown.caption = f"in evaluation.md: {', '.join(lacking)}"
+        shown.caption = escape(f"in evaluation.md: {', '.join(lacking)}")
     return shown
 
 

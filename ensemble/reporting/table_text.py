@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -45,12 +46,14 @@ def to_csv(table: Table) -> str:
 
 def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichTable:
     """Render for a terminal of `width` characters; what had no room, columns or rows, is named in the caption."""
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    shown = RichTable(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
+    )
     columns = fit_columns(table, width)
     last = len(columns) - 1
     for i, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if i in (0, last) else "right"
-        header = "\n".join(_header_lines(column.header))
+        header = escape("\n".join(_header_lines(column.header)))
         shown.add_column(header, justify=justify, no_wrap=0 < i < last, overflow="fold", vertical="top")
     kept = [i for i, row in enumerate(table.rows) if i < most or row["kind"] == "baseline"]
     for row in (table.rows[i] for i in kept):
@@ -60,7 +63,7 @@ def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichT
     if len(kept) < len(table.rows):
         lacking.append(f"{len(table.rows) - len(kept)} more configurations")
     if lacking:
-        shown.caption = f"in report.csv: {', '.join(lacking)}"
+        shown.caption = escape(f"in report.csv: {', '.join(lacking)}")
     return shown
 
 

@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -41,10 +42,12 @@ def render_findings(found: Findings, console: Console) -> None:
 
 def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     columns = _fit(sheet, width)
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    shown = RichTable(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
+    )
     shown.add_column("", no_wrap=True)
     for column in columns:
-        shown.add_column(_header(column), justify="left" if column is columns[-1] else "right", no_wrap=True)
+        shown.add_column(escape(_header(column)), justify="left" if column is columns[-1] else "right", no_wrap=True)
     shown.add_column("configuration", overflow="fold", min_width=_SETTINGS)
     beaten = any(column.key == "statistics" and "±" in column.header for column in columns)
     whole = [row for row in sheet.rows if row.get("kind") != "baseline"]
@@ -57,7 +60,7 @@ def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     if len(whole) > _ROWS:
         lacking.append(f"{len(whole) - _ROWS} more configurations")
     if lacking:
-        shown.caption = f"in report.html: {', '.join(lacking)}"
+        shown.caption = escape(f"in report.html: {', '.join(lacking)}")
     return shown
 
 

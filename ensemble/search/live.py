@@ -217,7 +217,7 @@ class TableScreen:
         latest_first = views[::-1]
         running_first = sorted(latest_first, key=lambda view: _ORDER.get(view.status, 2))
         for view in running_first[:height]:
-            table.add_row(*(text(view) for _, text in COLUMNS))
+            table.add_row(*(Text(text(view)) for _, text in COLUMNS))
         hidden = len(views) - height
         more = f" ({hidden} trials not shown)" if hidden > 0 else ""
         return Group(table, Text(self._board.summary() + more))

@@ -155,6 +155,7 @@ def test_a_terminal_of_any_width_shows_who_converges(tmp_path: Path, width: int)
     text = console.export_text()
     assert f"{measure(ten(0.9, 'a'), 'converge_rate').found.mean:.3f} ±" in text
     assert max(map(len, text.splitlines()[:8])) <= width
+    assert "velocity std [m/s]" in text
 
 
 def test_writing_it_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -256,6 +256,11 @@ def test_a_narrow_terminal_leaves_out_columns_and_says_so(tmp_path: Path) -> Non
     assert all(len(line) <= 80 for line in text.splitlines() if "log:" not in line and "report:" not in line)
 
 
+def test_the_unit_of_a_metric_is_printed(tmp_path: Path) -> None:
+    text = printed([build_run(tmp_path / "wide")], metric="test/rollout_rmse/q0 [rad]")
+    assert "wide, by test/rollout_rmse/q0 [rad]" in text
+
+
 def test_a_further_column_is_one_tuple(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = build_run(tmp_path / "wide", complete=False)
     assert "| width |" not in write_report(run, figures=False).run.path.joinpath("report.md").read_text()

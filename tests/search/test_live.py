@@ -77,13 +77,14 @@ def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds(
 def test_a_terminal_shows_running_trials_first_and_counts_the_hidden_ones() -> None:
     board = Board(30, Clock())
     for n in range(30):
-        board.add(n, TrialView(f"width={n}", (0,), 10))
+        board.add(n, TrialView(f"width={n} [x]", (0,), 10))
     board.begin(9)
     console = Console(file=StringIO(), force_terminal=True, width=120, height=10)
     screen = TableScreen(board, console)
     console.print(screen._table())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.index("width=9") < text.index("width=29")
+    assert "width=29 [x]" in text
     assert "width=0" not in text
     assert "24 trials not shown" in text
 
