@@ -1,14 +1,15 @@
 """The evaluation of a run, written into its directory and printed: a table for each noise, and the verdict."""
 
 from dataclasses import replace
+from typing import Literal
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from ensemble.reporting.evaluation import Evaluation, sheets, to_csv, to_markdown
+from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column
 from ensemble.store import write_text
@@ -22,6 +23,8 @@ _DISPENSABLE = (
     ("success", "success"),
     ("95 % interval", "converge_rate"),
     ("velocity std [m/s]", "cart_velocity_std"),
+    ("n", "n"),
+    ("replan", "replan"),
 )
 _STYLES = {"baseline": "dim", "published": "italic", "ensemble": ""}
 
@@ -50,15 +53,11 @@ def render_evaluation(found: Evaluation, console: Console) -> None:
 
 
 def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
-    columns = _fit(sheet, width)
-    shown = RichTable(
-        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
-    )
-    for column in columns:
-        first = column is columns[0]
-        shown.add_column(
-            escape(column.header), justify="left" if first else "right", no_wrap=not first, overflow="fold"
-        )
+    shown, columns = new_table(title), _fit(sheet, width)
+    for column, size in columns.items():
+        name = column is sheet.columns[0]
+        justify: Literal["left", "right"] = "left" if name else "right"
+        shown.add_column(escape(column.header), justify=justify, no_wrap=not name, overflow="fold", width=size)
     for row, after in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
         cells = (Text(column.format(row.get(column.key))) for column in columns)
         ends = after is not None and after["replan"] != row["replan"]
@@ -69,12 +68,11 @@ def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     return shown
 
 
-def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
-    columns = sheet.columns
-    for header, key in _DISPENSABLE:
-        widths = [max(len(c.header), *(len(c.format(row.get(c.key))) for row in sheet.rows)) + 2 for c in columns]
-        widths[0] = min(widths[0], max(16, widths[0] // 2))
-        if sum(widths) <= width:
-            break
-        columns = tuple(c for c in columns if (c.header, c.key) != (header, key))
-    return columns
+def _fit(sheet: Sheet, width: int) -> dict[Column, int]:
+    """Return the columns that fit, each with its width; the first may take two lines."""
+    extents = {c: extent([c.header], [c.format(row.get(c.key)) for row in sheet.rows]) for c in sheet.columns}
+    name = sheet.columns[0]
+    longest = extents[name].longest
+    extents[name] = Extent(longest, min(longest, max(16, longest // 2)))
+    order = (c for header, key in _DISPENSABLE for c in sheet.columns if (c.header, c.key) == (header, key))
+    return fit(extents, name, order, width)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.tables import Column, Table
 
-DISPENSABLE = ("parameters", "best_seed", "seconds", "x_better")  # the first to go where a terminal is narrow
+# Headers of the first to go where a terminal is narrow; configuration and mean stay.
+_FIRST_TO_GO = ("parameters", "best seed", "time", "x better", "95 % interval", "status", "n ok/planned", "role")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
 _CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
 _CSV_TAIL = ("best_seed", "parameters", "seconds", "x_better", "status")
@@ -46,15 +47,13 @@ def to_csv(table: Table) -> str:
 
 def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichTable:
     """Render for a terminal of `width` characters; what had no room, columns or rows, is named in the caption."""
-    shown = RichTable(
-        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
-    )
-    columns = fit_columns(table, width)
-    last = len(columns) - 1
-    for i, column in enumerate(columns):
-        justify: Literal["left", "right"] = "left" if i in (0, last) else "right"
+    shown, columns = new_table(title), fit_columns(table, width)
+    texts = (table.columns[0], table.columns[-1])
+    for column, size in columns.items():
+        justify: Literal["left", "right"] = "left" if column in texts else "right"
         header = escape("\n".join(_header_lines(column.header)))
-        shown.add_column(header, justify=justify, no_wrap=0 < i < last, overflow="fold", vertical="top")
+        wraps = column in texts
+        shown.add_column(header, justify=justify, no_wrap=not wraps, overflow="fold", vertical="top", width=size)
     kept = [i for i, row in enumerate(table.rows) if i < most or row["kind"] == "baseline"]
     for row in (table.rows[i] for i in kept):
         style = "dim" if row["kind"] == "baseline" else "bold" if row is table.best else ""
@@ -67,17 +66,20 @@ def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichT
     return shown
 
 
-def fit_columns(table: Table, width: int) -> tuple[Column, ...]:
-    """Return the columns that fit into `width` characters with the first column on at most three lines."""
+def fit_columns(table: Table, width: int) -> dict[Column, int]:
+    """Return the columns that fit into `width` characters, each with its width.
+
+    The first column may take three lines; the last, which is text as well, a line a word.
+    """
     columns = table.columns
-    text = {c: [*_header_lines(c.header), *(c.format(row.get(c.key)) for row in table.rows)] for c in columns}
-    needed = {c: max(map(len, text[c])) for c in columns}
-    needed[columns[0]] = max(min(needed[columns[0]], 16), -(-needed[columns[0]] // 3))
-    for key in DISPENSABLE:
-        if sum(needed[c] + 2 for c in columns) <= width:
-            break
-        columns = tuple(c for c in columns if c.key != key)
-    return columns
+    cells = {c: [c.format(row.get(c.key)) for row in table.rows] for c in columns}
+    extents = {c: extent(_header_lines(c.header), cells[c]) for c in columns}
+    longest = extents[columns[0]].longest
+    extents[columns[0]] = Extent(longest, max(len(columns[0].header), -(-longest // 3)))
+    words = [columns[-1].header, *(word for text in cells[columns[-1]] for word in text.split())]
+    extents[columns[-1]] = extents[columns[-1]]._replace(least=max(map(len, words)))
+    order = (c for header in _FIRST_TO_GO for c in columns if c.header == header)
+    return fit(extents, columns[0], order, width)
 
 
 def _header_lines(header: str) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """A search on a terminal: the leaderboard, the answer, the optimism and the ledger in a line each."""
 
-from rich import box
+from collections.abc import Sequence
+from typing import Literal
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -8,11 +10,13 @@ from rich.text import Text
 
 from ensemble.reporting.digits import setting
 from ensemble.reporting.findings import Findings
+from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column, Row
 
 _ROWS = 10  # configurations where there are no finalists
 _SETTINGS = 24  # characters, at least, of the column that says what a configuration is
+_MARK, _NAME = Column("", "number", str), Column("configuration", "label", str)
 _COUNTED = ("n_planned", "n_pruned", "n_diverged", "n_failed")  # in `ok/planned` and in the status
 # The first to go where a terminal is narrow.
 _DISPENSABLE = (
@@ -41,14 +45,13 @@ def render_findings(found: Findings, console: Console) -> None:
 
 
 def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
-    columns = _fit(sheet, width)
-    shown = RichTable(
-        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
-    )
-    shown.add_column("", no_wrap=True)
+    shown, widths = new_table(title), _fit(sheet, width)
+    columns = [column for column in widths if column not in (_MARK, _NAME)]
+    shown.add_column("", no_wrap=True, width=widths[_MARK])
     for column in columns:
-        shown.add_column(escape(_header(column)), justify="left" if column is columns[-1] else "right", no_wrap=True)
-    shown.add_column("configuration", overflow="fold", min_width=_SETTINGS)
+        justify: Literal["left", "right"] = "left" if column is sheet.columns[-1] else "right"
+        shown.add_column(escape(_header(column)), justify=justify, no_wrap=True, width=widths[column])
+    shown.add_column(_NAME.header, overflow="fold", width=widths[_NAME])
     beaten = any(column.key == "statistics" and "±" in column.header for column in columns)
     whole = [row for row in sheet.rows if row.get("kind") != "baseline"]
     rows = [*whole[:_ROWS], *(row for row in sheet.rows if row.get("kind") == "baseline" and beaten)]
@@ -64,17 +67,24 @@ def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
     return shown
 
 
-def _fit(sheet: Sheet, width: int) -> tuple[Column, ...]:
-    """Return the columns that fit beside the settings: all but the counts, and fewer the narrower it is."""
-    columns = tuple(column for column in sheet.columns[1:] if column.key not in _COUNTED)
+def _fit(sheet: Sheet, width: int) -> dict[Column, int]:
+    """Return the columns that fit between number and settings: all but the counts, and fewer the narrower it is."""
+    columns = [column for column in sheet.columns[1:] if column.key not in _COUNTED]
+    marks, settings = zip(*map(_name, sheet.rows), strict=True) if sheet.rows else ((), ())
+    extents = {_MARK: extent([""], marks)}
+    extents |= {c: extent([_header(c)], [_cell(c, row) for row in sheet.rows]) for c in columns}
+    longest = extent([_NAME.header], settings).longest
+    extents[_NAME] = Extent(longest, min(longest, _SETTINGS))
+    return fit(extents, _NAME, _first_to_go(columns), width)
+
+
+def _first_to_go(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns in the order in which they go; the mean by which the rows stand in order is none of them."""
     of_search = any(column.key == "search_statistics" for column in columns)
-    for key in _DISPENSABLE:
-        widths = [max(len(_header(c)), *(len(_cell(c, r)) for r in sheet.rows)) + 3 for c in columns]
-        if sum(widths) + _SETTINGS + 8 <= width:
-            break
-        interval = key in ("statistics", "search_statistics") and (key == "search_statistics") == of_search
-        columns = tuple(c for c in columns if c.key != key or (interval and "interval" not in c.header))
-    return columns
+    mean = "search_statistics" if of_search else "statistics"
+    others = [c for c in columns if c.key != mean or "interval" in c.header]
+    named = [c for key in _DISPENSABLE for c in others if c.key == key]
+    return [*named, *(c for c in reversed(others) if c not in named)]
 
 
 def _header(column: Column) -> str:

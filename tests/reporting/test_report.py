@@ -256,6 +256,16 @@ def test_a_narrow_terminal_leaves_out_columns_and_says_so(tmp_path: Path) -> Non
     assert all(len(line) <= 80 for line in text.splitlines() if "log:" not in line and "report:" not in line)
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120])
+def test_a_terminal_of_any_width_says_which_row_is_which(tmp_path: Path, width: int) -> None:
+    shown = printed([build_run(tmp_path / "wide")], width)
+    table = shown.partition("seed 2 diverged")[0].splitlines()
+    assert all(len(line) <= width for line in table)
+    for words in (("n_embd=192", "0.123 ± 0.011"), ("n_embd=384", "0.0814 ± 0.0024"), ("no change", "0.9100")):
+        assert any(all(word in line for word in words) for line in table), shown
+    assert any("[0.095, 0.151] t" in line for line in table) == (width >= 80)
+
+
 def test_the_unit_of_a_metric_is_printed(tmp_path: Path) -> None:
     text = printed([build_run(tmp_path / "wide")], metric="test/rollout_rmse/q0 [rad]")
     assert "wide, by test/rollout_rmse/q0 [rad]" in text

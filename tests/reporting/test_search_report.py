@@ -288,6 +288,15 @@ def test_a_narrow_terminal_keeps_the_mean_and_breaks_the_settings(searched: Path
     assert all(len(line) <= 80 for line in text.splitlines() if "log:" not in line and "report:" not in line)
 
 
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_a_terminal_of_any_width_shows_number_mean_and_settings(searched: Path, width: int) -> None:
+    table = printed(searched, width).partition("Best: ")[0].splitlines()
+    assert all(len(line) <= width for line in table)
+    (best,) = (line for line in table if "0.0867 ± 0.0050" in line)
+    assert best.split()[0] == "#22"
+    assert "n_embd=128" in best
+
+
 def test_names_from_a_search_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     def rename(rows: Rows) -> None:
         for row in rows["trials"]:
