@@ -22,6 +22,7 @@ from ensemble.errors import INTERRUPTED
 from ensemble.evaluation.baselines import write_baselines
 from ensemble.schema import MemberRole
 from ensemble.search import live
+from ensemble.search.board import Board
 from ensemble.search.cluster import Needs, quieten
 from ensemble.search.desk import open_desk
 from ensemble.search.feasible import Feasible
@@ -112,7 +113,7 @@ class Fleet:
     def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int, ended: int = 0) -> bool:
         """Run the trials of a source; say whether all were begun, and not stopped by a bug that all of them have."""
         distributed = self._needs.workers > 1
-        board = live.Board(expected, before=ended)
+        board = Board(expected, before=ended)
         before = [row_status(file) for file in row_files(self._plan.run)].count("completed")
         queue = TrialQueue(source, board, lambda experiment: title(self._plan, experiment), self._fingerprint, before)
         like = Trial(self._first, (), role, self._plan.run)
@@ -130,7 +131,7 @@ class Fleet:
                     name=role, storage_path=str(storage), verbose=0, callbacks=[Watcher(board, screen, queue)]
                 ),
             ).fit()
-            if source.finished:  # a budget or a space may end before what was expected
+            if source.finished and not queue.interrupted:  # a budget or a space may end before what was expected
                 board.expected = board.ended
         if queue.interrupted:
             raise KeyboardInterrupt

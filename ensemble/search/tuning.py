@@ -13,7 +13,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ensemble.config import Experiment
-from ensemble.search.live import Board, Screen, TrialView
+from ensemble.search.board import Board, TrialView
+from ensemble.search.live import Screen
 from ensemble.store import read_table
 from ensemble.training.trial import Trial, record_failure
 
@@ -163,9 +164,10 @@ class Watcher(tune.Callback):
         self._screen.changed(trial.config["number"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note how it ended."""
+        """Note how it ended, or that it was paused."""
         ours = self._queue.trials[trial.trial_id]
-        self._board.end(ours.number, status(ours))
+        note = self._board.pause if ours.pending else self._board.end
+        note(ours.number, status(ours))
         self._screen.changed(ours.number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -1,6 +1,7 @@
 """The main job as a user runs it, each time with a Ray of its own: data, trials, rows, table; and what goes wrong."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(
     assert process.returncode == code, errors
     assert f"ensemble resume {run}" in output
     assert "Traceback" not in errors
+    assert " of 2 trials, 100%" not in output
+    if number == signal.SIGINT:
+        assert re.search(r"^0 of 2 trials, \d+%, .*, [12] paused$", output, re.MULTILINE), output
     refused = run_in(place, *command[4:], *slow)
     assert refused.returncode == 2
     assert "unfinished" in refused.stderr

@@ -4,7 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from ensemble.search.live import Board, LineScreen, TableScreen, TrialView, duration, seed_text
+from ensemble.search.board import Board, TrialView, duration
+from ensemble.search.live import LineScreen, TableScreen, seed_text
 
 
 class Clock:
@@ -94,6 +95,26 @@ def test_seeds_and_durations_are_short() -> None:
     assert seed_text((3, 5, 8)) == "3,5,8"
     assert seed_text((4,)) == "4"
     assert [duration(s) for s in (4.4, 65, 7800)] == ["4 s", "1 min 05 s", "2 h 10 min"]
+
+
+def test_a_paused_trial_has_not_ended() -> None:
+    clock, said = Clock(), list[str]()
+    board = make_board(clock)
+    with LineScreen(board, said.append) as screen:
+        board.update(0, progress(50))
+        board.update(1, progress(10))
+        clock.now += 60
+        board.pause(0, "paused")
+        board.pause(1, "1 completed, 2 paused")
+        for number in (0, 1):
+            screen.changed(number)
+    assert said[0].startswith("[1/2] lr=0.001 | seeds 0-2 | paused")
+    assert said[-1] == "0 of 2 trials, 30%, 1 min 00 s, 2 paused"
+
+
+def test_nothing_is_done_before_the_first_trial() -> None:
+    assert Board(2, Clock()).summary() == "0 of 2 trials, 0%, 0 s"
+    assert Board(4, Clock(), before=3).summary() == "3 of 4 trials, 75%, 0 s"
 
 
 def test_trials_that_ended_before_a_run_was_extended_are_counted() -> None:

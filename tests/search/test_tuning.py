@@ -9,7 +9,8 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from ensemble.config import load
-from ensemble.search.live import Board, TableScreen, TrialView
+from ensemble.search.board import Board, TrialView
+from ensemble.search.live import TableScreen
 from ensemble.search.suggested import outcome
 from ensemble.search.tuning import IDENTICAL_ERRORS, Given, TrialQueue, Watcher, read, status, written
 from ensemble.training.members import Curve, Member
