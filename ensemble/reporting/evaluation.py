@@ -198,7 +198,8 @@ def rate(found: Measured | None) -> str:
 def _rate_interval(found: Measured | None) -> str:
     if found is None or math.isnan(found.found.ci_low):
         return "-"
-    return f"[{found.found.ci_low:.3f}, {found.found.ci_high:.3f}] {found.found.ci_method}"
+    low, high = max(found.found.ci_low, 0.0), min(found.found.ci_high, 1.0)  # of a rate: there is nothing beyond
+    return f"[{low:.3f}, {high:.3f}] {found.found.ci_method}"
 
 
 def _interval(found: Measured | None) -> str:
@@ -229,7 +230,7 @@ COLUMNS: tuple[Column, ...] = (
 READING = (
     "mean ± std over the n members of a configuration (n - 1); in brackets the sampling error of that mean had other "
     "episodes been drawn, all members meeting the same ones. The interval is Student's t over members: other seeds, "
-    "these episodes.",
+    "these episodes; that of a rate is cut at 0 and 1.",
     "success: all 100 steps without a fall. Converged: |theta| < 0.02 rad over 10 steps in a row; converge step: the "
     "first of them, over the episodes that converged. velocity std: of the cart, over all steps; lower is smoother, "
     "but who falls early is also slow.",

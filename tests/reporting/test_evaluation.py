@@ -134,6 +134,12 @@ def test_table_verdict_and_csv_of_two_methods(tmp_path: Path) -> None:
     assert lines[-1]["converge_step"] == ""
 
 
+def test_the_interval_of_a_rate_ends_at_one(tmp_path: Path) -> None:
+    found = compose(evaluated(tmp_path, [row(rate, seed) for seed, rate in enumerate((0.99, 0.9, 0.999))]))
+    assert next(line["converge_rate"] for line in found.lines).found.ci_high > 1
+    assert ", 1.000] t |" in to_markdown(found)
+
+
 def test_two_runs_stand_side_by_side_and_other_episodes_do_not(tmp_path: Path) -> None:
     one = evaluated(tmp_path / "one", ten(0.9, "a"))
     two = evaluated(tmp_path / "two", ten(0.7, "b"))
