@@ -1,4 +1,4 @@
-"""The command line: one small file a group of commands, each importing what it needs when it runs (floor 7).
+"""The command line: one small file a group of commands, each importing what it needs when it runs (floor 8).
 
 Every error that a user can act on arrives as its message on standard error and its exit code; nothing here computes.
 """

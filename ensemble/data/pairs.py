@@ -2,9 +2,13 @@
 
 `state (N, S)`, `action_chunk (N, H)` or `(N, H, A)`. A pair becomes an episode of H + 1 points: its controls are the
 chunk, and since the states after the first are not in the file, each repeats the first. Features have the names and
-labels of the simulated pendulum's, so that either data set may validate what the other trained. Pairs of tokens
-(`training_pairs_fast.npz`) are refused: tokens are a rounded image of the same chunks, and a tokenizer is fitted anew.
+labels of the simulated pendulum's, so that either data set may validate what the other trained.
+
+`training_pairs_fast.npz` has `token_seq (N, L)` instead of chunks: they are decoded by the `fast_tokenizer.json` that
+lies beside it, with its authors' settings (50 actions, steps of 0.1 a coefficient), so the actions are rounded.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +16,10 @@ from ensemble.config.data import DataConfig
 from ensemble.data.container import ArrayInfo, Container, Values, require
 from ensemble.data.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
-from ensemble.schema import Int64
+from ensemble.schema import Float32, Int64
+from ensemble.tokenizers.coefficients import Bools
+from ensemble.tokenizers.original import read_original
+from ensemble.tokenizers.tokenizer import ActionTokenizer
 
 TITLE = "observation and action-chunk pairs"
 NAME = "pairs"
@@ -21,32 +28,78 @@ _REPEATED = (
     "only the first state of a pair is in the file, the others repeat it: windows begin there (data.starts: [0]), "
     "and dynamics cannot be learnt from it"
 )
+_ROUNDED = "actions were decoded from token_seq: rounded, as the tokenizer left them"
+_TOKENIZER = "fast_tokenizer.json"
+_BROKEN = 0.01  # share of sequences, and always one, that may spell no whole chunk
 _UNGROUPED = "which trajectory a pair is from is not in the file: a split by episode is one by pair"
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there; tokens stand for chunks, to be refused with a reason."""
+    """Return what this layout needs and whether it is there; tokens stand for chunks."""
     return {_STATE: container.has(_STATE), _CHUNK: container.has(_CHUNK) or container.has(_TOKENS)}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself or holds tokens."""
+    """Understand a file of this layout; DataError where it contradicts itself or its tokens spell no chunks."""
     if container.has(_TOKENS) and not container.has(_CHUNK):
-        raise DataError(
-            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not in the file; give the pairs that they "
-            f"were made from, with {_STATE} and {_CHUNK} (training_pairs_original.npz), and pi0_fast fits one to them"
-        )
+        return _decoded(container)
     require(container, (_STATE, _CHUNK), NAME)
     state, chunk = container.array(_STATE), container.array(_CHUNK)
     pairs = same_rows(container, {info.key: info.shape[0] for info in (state, chunk)})
     _check_shapes(container, state, chunk)
     horizon, width = chunk.shape[1], chunk.width(2)
 
+    def actions(part: slice) -> Values:
+        return container.read(_CHUNK, part).reshape(-1, horizon, width)
+
+    return _recording(container, state, (pairs, horizon, width), chunk.dtype, actions, ())
+
+
+def _decoded(container: Container) -> Recording:
+    """Understand a file of tokens; all are decoded at once: what is wrong with them is told before anything else."""
+    require(container, (_STATE, _TOKENS), NAME)
+    state, tokens = container.array(_STATE), container.array(_TOKENS)
+    pairs = same_rows(container, {info.key: info.shape[0] for info in (state, tokens)})
+    if not pairs or len(state.shape) != 2 or len(tokens.shape) != 2 or 0 in (state.width(), tokens.shape[1]):
+        raise DataError(
+            f"{container.path}: {_STATE} {state.shape} and {_TOKENS} {tokens.shape} are not (N, S) and (N, L)"
+        )
+    file = container.path.with_name(_TOKENIZER)
+    if not file.is_file():
+        raise DataError(
+            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not there: put its {file} beside it"
+        )
+    chunks, whole = _spelled(container, read_original(file, max_length=tokens.shape[1]))
+    broken = np.flatnonzero(~whole)
+    words = f"{len(broken)} of {pairs} sequences of {_TOKENS} spell no whole chunk by {file.name}, the first pair-"
+    if len(broken) > max(1, _BROKEN * pairs):
+        raise DataError(f"{container.path}: {words}{broken[0]}: is it of other pairs?")
+    notices = (_ROUNDED, *([f"{words}{broken[0]}: the highest frequencies that lack are 0"] if len(broken) else []))
+    return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, notices)
+
+
+def _spelled(container: Container, tokenizer: ActionTokenizer) -> tuple[Float32, Bools]:
+    try:
+        return tokenizer.decode(container.read(_TOKENS))
+    except ValueError as error:
+        raise DataError(f"{container.path}: {_TOKENS}: {error}") from error
+
+
+def _recording(
+    container: Container,
+    state: ArrayInfo,
+    shape: tuple[int, ...],
+    dtype: object,
+    actions: Callable[[slice], Values],
+    notices: tuple[str, ...],
+) -> Recording:
+    pairs, horizon, width = shape
+
     def read(first: int, last: int) -> dict[str, Values]:
         part = slice(first, last)
         return {
             "observations": _repeated(container.read(_STATE, part), horizon + 1),
-            "actions": _padded(container.read(_CHUNK, part).reshape(last - first, horizon, width)),
+            "actions": _padded(actions(part)),
         }
 
     return Recording(
@@ -54,13 +107,13 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         summary=f"{TITLE}: {pairs} pairs, chunks of {horizon} actions",
         features=(
             raw_feature("observations", state.width(), state.dtype, "state"),
-            raw_feature("actions", width, chunk.dtype, "control"),
+            raw_feature("actions", width, dtype, "control"),
         ),
         keys=tuple(f"pair-{number}" for number in range(pairs)),
         points=_lengths(pairs, horizon),
         given=(None,) * pairs,
         dt=None,
-        notices=(_REPEATED, _UNGROUPED),
+        notices=(_REPEATED, _UNGROUPED, *notices),
         read=read,
     )
 

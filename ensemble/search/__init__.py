@@ -1,1 +1,1 @@
-"""From an experiment file to finished members: data made ready, trials run by Ray Tune, progress shown (floor 6)."""
+"""From an experiment file to finished members: data made ready, trials run by Ray Tune, progress shown (floor 7)."""

@@ -14,6 +14,8 @@ from ensemble.data.splits import split_windows
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError
+from ensemble.tokenizers.original import write_original
+from ensemble.tokenizers.tokenizer import ActionTokenizer
 
 PAIRS, HORIZON = 40, 50
 
@@ -69,10 +71,65 @@ def test_pairs_are_found_without_being_named_and_a_policy_is_proposed_for_them(t
     assert (first.model.family, first.model.window, first.data.starts) == ("pi0", HORIZON, [0])
 
 
-def test_pairs_of_tokens_are_refused_with_the_file_that_is_wanted(tmp_path: Path) -> None:
-    file = tmp_path / "training_pairs_fast.npz"
-    np.savez(file, state=np.zeros((3, 4), np.float32), token_seq=np.full((3, 25), 2, np.int32))
-    with pytest.raises(DataError, match=r"training_pairs_fast\.npz: token_seq .*training_pairs_original\.npz"):
+def write_tokens(folder: Path) -> tuple[Path, np.ndarray, np.ndarray, ActionTokenizer]:
+    """Write pairs of tokens with their tokenizer beside them."""
+    state, chunk = write_pairs(folder / "training_pairs_original.npz")
+    smooth = np.cumsum(chunk, 1) / 5
+    tokenizer = ActionTokenizer.fit(smooth, "tiny", vocabulary=600)
+    write_original(tokenizer, folder / "fast_tokenizer.json")
+    file = folder / "training_pairs_fast.npz"
+    np.savez(file, state=state, token_seq=tokenizer.encode(smooth))
+    return file, state, smooth, tokenizer
+
+
+def test_pairs_of_tokens_are_decoded_by_the_tokenizer_beside_them(tmp_path: Path) -> None:
+    file, state, smooth, tokenizer = write_tokens(tmp_path)
+    manifest = convert([file], tmp_path / "out", config())
+    data = read_trajectories(tmp_path / "out")
+    points = Windows(data, data.episodes, HORIZON).gather(np.arange(PAIRS)).numpy()
+    np.testing.assert_array_equal(points[:, 0, :4], state)
+    np.testing.assert_array_equal(points[:, :-1, 4:], tokenizer.decode(tokenizer.encode(smooth))[0])
+    assert np.abs(points[:, :-1, 4:] - smooth).max() < 0.5
+    assert any("rounded" in notice for notice in manifest.notices)
+
+
+def test_tokens_that_spell_no_chunk_are_counted_or_refused(tmp_path: Path) -> None:
+    file, state, smooth, tokenizer = write_tokens(tmp_path)
+    tokens = tokenizer.encode(smooth)
+    tokens[7, 1] = tokenizer.unk
+    np.savez(file, state=state, token_seq=tokens)
+    notices = convert([file], tmp_path / "out", config()).notices
+    assert any("1 of 40 sequences" in notice and "pair-7" in notice for notice in notices)
+    tokens[9:11, 1:] = tokenizer.eos
+    np.savez(file, state=state, token_seq=tokens)
+    with pytest.raises(
+        DataError, match=r"training_pairs_fast\.npz: 3 of 40 sequences .* the first pair-7: is it of other"
+    ):
+        convert([file], tmp_path / "refused", config())
+    assert not (tmp_path / "refused" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (np.full((3, 25), 2.0, np.float32), "token_seq: tokens are float32"),
+        (np.full((3, 5, 5), 2, np.int32), r"token_seq \(3, 5, 5\)"),
+        (np.full((2, 25), 2, np.int32), "unequal numbers of rows"),
+    ],
+)
+def test_tokens_of_another_shape_are_refused(tmp_path: Path, tokens: np.ndarray, words: str) -> None:
+    file = write_tokens(tmp_path)[0]
+    np.savez(file, state=np.zeros((3, 4), np.float32), token_seq=tokens)
+    with pytest.raises(DataError, match=words):
+        convert([file], tmp_path / "out", config())
+
+
+def test_tokens_without_their_tokenizer_are_refused_with_the_file_that_is_wanted(tmp_path: Path) -> None:
+    file = write_tokens(tmp_path)[0]
+    (tmp_path / "fast_tokenizer.json").unlink()
+    with pytest.raises(
+        DataError, match=r"training_pairs_fast\.npz: token_seq .*put its .*fast_tokenizer\.json beside it"
+    ):
         convert([file], tmp_path / "out", config())
     assert not (tmp_path / "out" / "manifest.json").exists()
 
