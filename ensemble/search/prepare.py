@@ -6,11 +6,9 @@ experiment asks of the data is checked, without Ray and without reading a shard.
 """
 
 import difflib
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
 from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
-from ensemble.errors import DataError, StorageError, UsageError
+from ensemble.errors import DataError, UsageError
 from ensemble.evaluation.rollout import named_steps
 from ensemble.schema import Feature
+from ensemble.search.lock import held
 
 Say = Callable[[str], None]
 
@@ -129,7 +128,7 @@ def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
         return target
     amount = config.simulate.model_dump(mode="json")
     raw = cache / f"{config.source}-{_digest([config.source, amount])}.h5"
-    with _locked(target):
+    with held(target.with_name(f".{target.name}.lock")):
         if not raw.is_file():
             from ensemble.simulation import simulate  # MuJoCo, needed only here
 
@@ -147,7 +146,7 @@ def _converted(config: DataConfig, paths: str | list[str], beside: Path, cache: 
     target = _converted_target(config, found, cache)
     if (target / MANIFEST).is_file():
         return target
-    with _locked(target):
+    with held(target.with_name(f".{target.name}.lock")):
         return _convert(config, found, target, say)
 
 
@@ -203,19 +202,6 @@ def shown(path: Path) -> str:
     """Return a path as short as it can be said here."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Hold the right to make `target`; the lock dies with the process."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = (target.parent / f".{target.name}.lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{target.parent}: cannot be written: {error.strerror}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _description(directory: Path) -> Trajectories:

@@ -51,14 +51,14 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     first = plan.configurations[0]
     beside = plan.beside
     _refuse_early(first, options)
+    for experiment in plan.configurations:
+        find_origin(experiment.train.init_from, beside)
     known = check_search(plan.file, beside) if plan.role == "search" else []
     if shards is None:
         data = prepare(first.data, beside, plan.run.parent, say)
     else:
         data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
     description = check(plan.configurations, data)
-    for experiment in plan.configurations:
-        find_origin(experiment.train.init_from, beside)
     _refuse_other_data(plan, data)
     with connected(options.address, workers=first.resources.workers > 1) as nodes:
         request = needs(first.resources, nodes, options.device)

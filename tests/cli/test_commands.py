@@ -70,6 +70,28 @@ def test_a_trial_that_this_machine_cannot_hold_is_refused_before_data_are_made(r
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("resources.cpus_per_worker=999", 2),
+        ("search.metric=validation/los", 2),
+        ("train.init_from=nowhere", 2),
+        ("data={path: nowhere.h5}", 4),
+        ("data={path: bad.h5}", 4),
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing(run: Run, tmp_path: Path, override: str, code: int) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (tmp_path / "bad.h5").write_text("no HDF5")
+    short = ("--set", "train.steps=20", "--set", override)
+    result = run("tune", "--space", "space.yaml", "--results", "my/results", *short)
+    assert result.returncode == code, result.stderr
+    made = ["my"] if "metric" in override else []  # data, which say what can be measured; the next run uses them
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.h5", *made, "space.yaml"]
+    assert [path.name for path in tmp_path.glob("my/*")] == ["shards"] * len(made)
+    assert list(tmp_path.glob("my/shards/.*")) == []
+
+
 def test_inside_a_job_a_relative_results_directory_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     result = run("tune", "--space", "space.yaml", RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
