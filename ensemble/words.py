@@ -1,6 +1,11 @@
-"""What several floors say alike to the user: a command to copy."""
+"""What several floors say alike to the user: a count with its noun, a command to copy."""
 
 import shlex
+
+
+def plural(count: float, noun: str, form: str = "") -> str:
+    """Count things: `1 figure`, `2 figures`; `form` is the number's, as in `,` for `1,000 figures`."""
+    return f"{count:{form}} {noun}{'' if count == 1 else 's'}"
 
 
 def command(*words: object) -> str:

@@ -13,7 +13,7 @@ from ensemble.cli.options import FOLDER, say
 from ensemble.config import DataConfig
 from ensemble.errors import UsageError
 from ensemble.simulation import ENVIRONMENTS
-from ensemble.words import command
+from ensemble.words import command, plural
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +53,7 @@ def simulate(
     with _progress("episodes") as progress:
         simulate_environment(environment, config, target, progress)
     driven = {"inverted_pendulum": "by the expert"}.get(environment, "passive" if passive else "with torques")
-    say(f"{target}: {episodes} episodes of {steps} transitions, {driven}")
+    say(f"{target}: {plural(episodes, 'episode')} of {plural(steps, 'transition')}, {driven}")
     say(f"next: {command('ensemble', 'inspect', target)}")
 
 
@@ -129,7 +129,8 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
         say(f"  {notice}")
     for skipped in manifest.skipped:
         say(f"  left out {skipped.source}: {skipped.reason}")
-    say(f"{out}: {manifest.episodes} episodes, {manifest.points} points, fingerprint {manifest.fingerprint[:12]}")
+    size = f"{plural(manifest.episodes, 'episode')}, {plural(manifest.points, 'point')}"
+    say(f"{out}: {size}, fingerprint {manifest.fingerprint[:12]}")
     say(f"next: {command('--set', f'data.path={out}')} with ensemble train or tune")
 
 

@@ -11,7 +11,7 @@ import click
 
 from ensemble.cli.options import FILE, FOLDER, say
 from ensemble.errors import UsageError
-from ensemble.words import command
+from ensemble.words import command, plural
 
 if TYPE_CHECKING:
     from ensemble.training.evaluate import Candidate, Protocol
@@ -135,7 +135,8 @@ def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: s
     combined = {name for each in candidates for name in each.combinations(protocol)}  # a member alone acts alone
     joint = " and ".join(words[name] for name in protocol.combine if name in combined)
     say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
-    say(f"noise {noises} x replan {replans}, {protocol.episodes} episodes of seed {protocol.seed}, the same for all")
+    episodes = plural(protocol.episodes, "episode")
+    say(f"noise {noises} x replan {replans}, {episodes} of seed {protocol.seed}, the same for all")
     say(f"rows go to {where / EVALUATION_FILE}")
 
 

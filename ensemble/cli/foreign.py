@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from ensemble.cli.options import FILE, FOLDER, results_option, say
-from ensemble.words import command
+from ensemble.words import command, plural
 
 
 @click.command(name="import")
@@ -45,7 +45,7 @@ def import_(
     from ensemble.search.prepare import shown
 
     run = shown(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
-    say(f"{run}: {len(files)} members of {family}, imported as they are; nothing was measured")
+    say(f"{run}: {plural(len(files), 'member')} of {family}, imported as they are; nothing was measured")
     say(f"next: {command('ensemble', 'evaluate', run)}")
 
 
@@ -67,6 +67,6 @@ def export(path: Path, layout: str, out: Path, config: str | None, overwrite: bo
     files = export_tiny(path, out, config, overwrite)
     weights = [file for file in files if file.suffix == ".pth"]
     logs = sum(file.suffix == ".txt" for file in files)
-    said = f"{logs} logs and pictures" if logs else "no logs and pictures, since there are no curves"
-    say(f"{out}: {len(weights)} state dicts, {said}")
+    said = f"{plural(logs, 'log')} with a picture each" if logs else "no logs and pictures, since there are no curves"
+    say(f"{out}: {plural(len(weights), 'state dict')}, {said}")
     say(f"next: copy {out} to train/ of FAST_Flow_Matching, whose evaluation takes every file of trained_models/")

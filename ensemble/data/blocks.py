@@ -14,6 +14,7 @@ from ensemble.data.container import Values
 from ensemble.data.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import EpisodeBlock, Float32, Int64
+from ensemble.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,9 @@ class Findings:
         """Say what was left out, cast, and lost by it."""
         said = []
         if self.not_finite:
-            said.append(f"{self.not_finite} episodes with NaN or infinity left out")
+            said.append(f"{plural(self.not_finite, 'episode')} with NaN or infinity left out")
         if self.too_short:
-            said.append(f"{self.too_short} episodes of a single point left out")
+            said.append(f"{plural(self.too_short, 'episode')} of a single point left out")
         cast = [f"{feature.name} ({feature.dtype})" for feature in features if feature.dtype != "float32"]
         if cast:
             said.append(f"cast to float32: {', '.join(cast)}")

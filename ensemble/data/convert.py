@@ -42,6 +42,7 @@ from ensemble.data.summary import Summary, merged
 from ensemble.data.trajectories import EPISODES
 from ensemble.errors import DataError, UsageError
 from ensemble.store import sha256_file, write_table
+from ensemble.words import plural
 
 Progress = Callable[[int, int], None]
 
@@ -264,7 +265,7 @@ def _notices(records: Sequence[SourceRecord], summary: Summary) -> list[str]:
     twins = _twins(records)
     if twins:
         named = ", ".join(twins[:_NAMED_TWINS]) + (", .." if len(twins) > _NAMED_TWINS else "")
-        notices.append(f"{len(twins)} episodes repeat the content of another: {named}")
+        notices.append(f"{plural(len(twins), 'episode')} with the content of another: {named}")
     return notices
 
 

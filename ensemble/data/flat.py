@@ -11,6 +11,7 @@ from ensemble.data.grouped import lengths_text, matrix
 from ensemble.data.recording import RawFeature, Recording, append_last, difference_to_successor
 from ensemble.errors import DataError
 from ensemble.schema import Int64
+from ensemble.words import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def flat_recording(
     points = counts + longer
     return Recording(
         layout=layout,
-        summary=f"{title}: {rows} rows, {len(starts)} episodes of {lengths_text(points)}",
+        summary=f"{title}: {plural(rows, 'row')}, {plural(len(starts), 'episode')} of {lengths_text(points)}",
         features=tuple(column.feature for column in columns),
         keys=tuple(f"episode-{i}" for i in range(len(starts))),
         points=points,

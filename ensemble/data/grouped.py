@@ -9,6 +9,7 @@ from ensemble.data.container import ArrayInfo, Container, Values, missing_key
 from ensemble.data.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import Int64
+from ensemble.words import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def lengths_text(points: Int64) -> str:
     if not len(points):
         return "0 points"
     low, high = int(points.min()), int(points.max())
-    return f"{low} points" if low == high else f"{low} to {high} points"
+    return plural(low, "point") if low == high else f"{low} to {high} points"
 
 
 def _schema(info: ArrayInfo) -> tuple[object, ...]:

@@ -22,7 +22,7 @@ from ensemble.data.recording import RawFeature, Recording, safe_name
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
-from ensemble.words import command
+from ensemble.words import command, plural
 
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
@@ -198,7 +198,8 @@ def _lengths(points: Int64) -> str:
     if not len(points):
         return "0 episodes"
     low, middle, high = int(points.min()), float(np.median(points)), int(points.max())
-    return f"{len(points)} episodes, {points.sum()} points; length min {low}, median {middle:g}, max {high}"
+    size = f"{plural(len(points), 'episode')}, {plural(points.sum(), 'point')}"
+    return f"{size}; length min {low}, median {middle:g}, max {high}"
 
 
 def _size(recording: Recording) -> str:

@@ -18,6 +18,7 @@ from ensemble.data.recording import Recording, median_step, natural_order, raw_f
 from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
+from ensemble.words import plural
 
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
@@ -65,7 +66,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
-    summary = f"{TITLE}: {len(groups)} {'episode' if len(groups) == 1 else 'episodes'} of {lengths_text(points)}"
+    summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}"
     dt = _known_dt(container, groups[0], clock)
     return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, ())
 

@@ -20,6 +20,7 @@ from ensemble.schema import Float32, Int64
 from ensemble.tokenizers.coefficients import Bools
 from ensemble.tokenizers.original import read_original
 from ensemble.tokenizers.tokenizer import ActionTokenizer
+from ensemble.words import plural
 
 TITLE = "observation and action-chunk pairs"
 NAME = "pairs"
@@ -104,7 +105,7 @@ def _recording(
 
     return Recording(
         layout=NAME,
-        summary=f"{TITLE}: {pairs} pairs, chunks of {horizon} actions",
+        summary=f"{TITLE}: {plural(pairs, 'pair')}, chunks of {plural(horizon, 'action')}",
         features=(
             raw_feature("observations", state.width(), state.dtype, "state"),
             raw_feature("actions", width, dtype, "control"),

@@ -15,6 +15,7 @@ from ensemble.config.data import DataConfig, SplitConfig
 from ensemble.data.trajectories import Segments, Trajectories, nearest
 from ensemble.errors import DataError
 from ensemble.schema import Int64
+from ensemble.words import plural
 
 SPLITS = ("train", "validation", "test")
 FEWEST_EPISODES = 10  # below this a split by episode measures the episodes drawn rather than the model
@@ -228,5 +229,5 @@ def _duplicates(parts: dict[str, Segments]) -> str:
     distinct = [np.unique(part.hashes) for part in parts.values()]
     within = sum(len(part) for part in parts.values()) - sum(len(hashes) for hashes in distinct)
     across = sum(len(hashes) for hashes in distinct) - len(np.unique(np.concatenate(distinct)))
-    text = f"; {within} duplicate episodes kept in the split of their twins" if within else ""
-    return text + (f"; {across} episodes also lie in another split, as named" if across else "")
+    text = f"; {plural(within, 'duplicate episode')} kept in the split of the twin" if within else ""
+    return text + (f"; {plural(across, 'episode')} in another split as well, as named" if across else "")

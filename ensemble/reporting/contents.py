@@ -200,11 +200,6 @@ def _nested(tree: dict[str, Any], *keys: str) -> Any:
     return value
 
 
-def plural(count: int, noun: str) -> str:
-    """Count things: `1 figure`, `2 figures`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def joined(lines: Iterable[str]) -> str:
     """Join lines that end with a newline each."""
     return "".join(f"{line}\n" for line in lines)

@@ -24,7 +24,7 @@ from ensemble.reporting.table_text import csv_cell
 from ensemble.reporting.tables import Column, differing_keys, label_groups
 from ensemble.reporting.tables import Row as Line
 from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_FILE
-from ensemble.words import command
+from ensemble.words import command, plural
 
 JOINT = {"mean": "mean of chunks", "median": "nearest to the median"}
 BASELINES = ("expert", "zero")
@@ -64,7 +64,7 @@ def compose(
     """
     name, labels, rows, stale = _read(path)
     chosen = _choose(rows, episodes, episode_seed, path)
-    hidden = [f"{stale} rows are of other weights than the run has now: not shown"] if stale else []
+    hidden = [f"{plural(stale, 'row')} of other weights than the run has now: not shown"] if stale else []
     hidden += _others(rows, chosen)
     kept = [row for row in rows if _episodes_of(row) == chosen]
     published: dict[Setting, list[Line]] = {}
@@ -126,7 +126,7 @@ def _choose(rows: Sequence[Row], episodes: int | None, seed: int | None, path: P
 
 def _others(rows: Sequence[Row], chosen: tuple[int, int]) -> list[str]:
     others = sorted({_episodes_of(row) for row in rows} - {chosen})
-    return [f"also in {EVALUATION_FILE}: {count} episodes of seed {seed}" for count, seed in others]
+    return [f"also in {EVALUATION_FILE}: {plural(count, 'episode')} of seed {seed}" for count, seed in others]
 
 
 def _contenders(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Contender, ...]:
@@ -256,7 +256,7 @@ def sheets(found: Evaluation) -> list[Sheet]:
 def to_markdown(found: Evaluation) -> str:
     """Return `evaluation.md`; nothing in it depends on when or where it was made."""
     parts = [f"# Closed loop: {found.name}\n"]
-    parts.append(f"{found.episodes} episodes of seed {found.episode_seed}, the same ones for every controller.\n")
+    parts.append(f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}, the same for every controller.\n")
     parts += ["## Verdict\n", "".join(f"- {line}\n" for line in found.words)] if found.words else []
     for sheet in sheets(found):
         parts += [f"## {sheet.title}\n", sheet_markdown(sheet)]

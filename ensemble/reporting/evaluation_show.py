@@ -13,6 +13,7 @@ from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column
 from ensemble.store import write_text
+from ensemble.words import plural
 
 # The first to go where a terminal is narrow, by header and key; the others are the answer.
 _DISPENSABLE = (
@@ -42,7 +43,7 @@ def write_evaluation(found: Evaluation, figures: bool = True) -> Evaluation:
 
 def render_evaluation(found: Evaluation, console: Console) -> None:
     """Print the tables, then what follows from them."""
-    episodes = f"{found.episodes} episodes of seed {found.episode_seed}"
+    episodes = f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}"
     for sheet in sheets(found):
         console.print(_to_rich(sheet, f"{found.name}, {sheet.title.lower()}, {episodes}", console.width))
     for line in (*found.words, *found.hidden):

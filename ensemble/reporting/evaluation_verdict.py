@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.reporting.episodes import Difference, Row, Rows, Setting, compare_controllers, compare_members
+from ensemble.words import plural
 
 _QUESTIONS = (
     ("converge_rate", "converges more often", 1),
@@ -124,9 +125,5 @@ def _numbers(d: Difference) -> str:
 
 
 def _over(d: Difference) -> str:
-    seeds = f"{d.seeds} pairs of seeds and " if d.seeds else ""
-    return f"t over {seeds}the same {d.episodes} episodes, mean of {_plural(d.settings, 'setting')}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    seeds = f"{plural(d.seeds, 'pair')} of seeds and " if d.seeds else ""
+    return f"t over {seeds}the same {plural(d.episodes, 'episode')}, mean of {plural(d.settings, 'setting')}"

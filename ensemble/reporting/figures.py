@@ -35,6 +35,7 @@ from ensemble.reporting.ranking import rank_run
 from ensemble.reporting.search_figures import cast_of, draw_courses, draw_history, draw_importances, draw_pareto
 from ensemble.reporting.summary import Group, is_finite
 from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT
+from ensemble.words import plural
 
 PANELS = (
     (TRAIN_LOSS, "training loss"),
@@ -239,4 +240,4 @@ def _band_words(drawn: Sequence[Drawn]) -> str:
 
 def _rest_words(drawn: Sequence[Drawn]) -> str:
     rest = sum(not d.named for d in drawn)
-    return f" Grey: {rest} further configurations." if rest else ""
+    return f" Grey: {plural(rest, 'further configuration')}." if rest else ""

@@ -16,6 +16,7 @@ from ensemble.reporting.statistics import Float64, Mode, Statistics, describe
 from ensemble.reporting.summary import Group, is_finite
 from ensemble.reporting.tables import Column, Row, Table
 from ensemble.reporting.trials import Search, Trial
+from ensemble.words import plural
 
 COUNTS: tuple[Column, ...] = (
     Column("ok", "n_ok", plain_text),
@@ -68,7 +69,7 @@ def leaderboard(search: Search, table: Table) -> Sheet:
         Column("status", "status_text", plain_text),
     )
     baselines = [row for row in table.rows if row["kind"] == "baseline"] if alone and beside else []
-    title = f"All {len(rows)} configurations, by {search.metric} on the seeds of the search"
+    title = f"All {plural(len(rows), 'configuration')}, by {search.metric} on the seeds of the search"
     return Sheet("leaderboard", title, _filled(columns, rows), (*rows, *baselines), _notes(rows))
 
 
@@ -115,8 +116,8 @@ def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> S
     columns = (Column("configuration", "label", str), *COUNTS, *objectives, Column("status", "status", plain_text))
     completed = sum(trial.state == "completed" for trial in search.trials)
     note = (
-        f"{len(numbers)} of {completed} completed configurations. Mean ± std over the seeds of the search, by which "
-        "they were chosen; differences within the spread over seeds may change who is on the front."
+        f"{len(numbers)} of {plural(completed, 'completed configuration')}. Mean ± std over the seeds of the search, "
+        "by which they were chosen; differences within the spread over seeds may change who is on the front."
     )
     return Sheet("pareto", "Pareto front", columns, tuple(rows), (note,))
 

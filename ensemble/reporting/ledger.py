@@ -16,6 +16,7 @@ from ensemble.reporting.summary import Group
 from ensemble.reporting.tables import Column, Row
 from ensemble.reporting.trials import Search
 from ensemble.reporting.versus import by_seed
+from ensemble.words import plural
 
 _KINDS = {"completed": "useful", "pruned": "stopped early", "diverged": "failed", "failed": "failed"}
 _PHASES = {"search": "search", "finalist": "finalists", "ensemble": "ensemble"}
@@ -152,8 +153,8 @@ def promise_line(search: Search, each: Promise) -> str:
     before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
     span = "" if math.isnan(each.low) else f" {_pair_text((each.low, each.high))} Welch's t"
     return (
-        f"{search.mark(each.fresh.config_hash)}: {search.metric} {spread_text(before)} on {before.n} seeds of the "
-        f"search, {spread_text(fresh)} on {fresh.n} fresh ones: optimism {number(each.difference, 2)}{span}"
+        f"{search.mark(each.fresh.config_hash)}: {search.metric} {spread_text(before)} on {plural(before.n, 'seed')} "
+        f"of the search, {spread_text(fresh)} on {fresh.n} fresh ones: optimism {number(each.difference, 2)}{span}"
     )
 
 
@@ -170,8 +171,8 @@ def importance_sheet(search: Search) -> Sheet | None:
     rows: list[Row] = [{"parameter": each.parameter, "share": each.share} for each in search.importances]
     first = search.importances[0]
     note = (
-        f"{first.method} over {first.trials} completed configurations: the share of each parameter in what tells good "
-        "configurations from the others, one at a time. With few of them it is a hint, no more."
+        f"{first.method} over {plural(first.trials, 'completed configuration')}: the share of each parameter in what "
+        "tells good configurations from the others, one at a time. With few of them it is a hint, no more."
     )
     return Sheet("importances", "Importance of the searched values", columns, tuple(rows), (note,), most=len(rows))
 

@@ -11,6 +11,7 @@ from ensemble.reporting.drawing import INK, REST, SOFT, WIDTH, new_figure, save
 from ensemble.reporting.parameter_axes import NOT_USED, ParameterAxis, parameter_axis, shorten
 from ensemble.reporting.search_figures import LOST, Cast, faintness, mark_words, scatter
 from ensemble.reporting.trials import Trial
+from ensemble.words import plural
 
 _MOST_AXES = 10  # of parallel coordinates; the most important
 
@@ -129,7 +130,7 @@ def _draw_parameter(cast: Cast, axis: ParameterAxis, file: str) -> Picture:
     axes.set(xlim=(-0.05, 1.05), xlabel=search.names[axis.name], ylabel=search.metric)
     save(figure, cast.folder / file)
     absent = len(search.trials) - len(used)
-    rest = f" Not used by {absent} configurations." if absent else ""
+    rest = f" Not used by {plural(absent, 'configuration')}." if absent else ""
     share = next((each for each in search.importances if each.parameter == axis.name), None)
     weight = f" Importance {share.share:.0%}." if share else ""
     return cast.picture(file, axis.name, f"{mark_words(cast)}{rest}{weight}", half=True)

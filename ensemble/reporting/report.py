@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ensemble.errors import NothingFinishedError, UsageError
-from ensemble.reporting.contents import Picture, Report, compose, plural, smallest_rate
+from ensemble.reporting.contents import Picture, Report, compose, smallest_rate
 from ensemble.reporting.digits import setting
 from ensemble.reporting.html import render_html
 from ensemble.reporting.latex import render_latex
@@ -22,6 +22,7 @@ from ensemble.reporting.table_text import to_csv, to_rich
 from ensemble.reporting.tables import Table, join_tables
 from ensemble.reporting.terminal import render_board, render_findings
 from ensemble.store import write_table, write_text
+from ensemble.words import plural
 
 _FAILURES = 10  # printed to a terminal
 

@@ -31,6 +31,7 @@ from ensemble.reporting.leaderboard import pareto_front
 from ensemble.reporting.parameter_axes import shorten
 from ensemble.reporting.statistics import Float64
 from ensemble.reporting.trials import Search, Trial
+from ensemble.words import plural
 
 LOST = "#D55E00"
 _LEADERS = 3  # without finalists
@@ -177,7 +178,7 @@ def draw_courses(cast: Cast) -> Picture | None:
     label_ends(axes, ends, 2.7)
     save(figure, cast.folder / "courses.png")
     stopped = sum(trial.state == "pruned" for trial in search.trials)
-    words = f" {stopped} configurations end at the triangle where they were stopped." if stopped else ""
+    words = f" Stopped early, at the triangle: {plural(stopped, 'configuration')}." if stopped else ""
     return cast.picture("courses.png", "Configurations rung by rung", f"What decided who went on.{words}")
 
 
@@ -223,7 +224,7 @@ def draw_importances(cast: Cast) -> Picture | None:
     axes.spines[["left", "bottom"]].set_visible(False)
     save(figure, cast.folder / "importances.png")
     first = shares[0]
-    words = f"{first.method} over {first.trials} completed configurations; shares of 1."
+    words = f"{first.method} over {plural(first.trials, 'completed configuration')}; shares of 1."
     return cast.picture("importances.png", "Importance", words, half=True)
 
 
@@ -254,5 +255,7 @@ def draw_pareto(cast: Cast) -> Picture | None:
         axes.set(xlabel=f"{names[k]} ({better[names[k]]} is better)")
     row[0].set_ylabel(f"{names[0]} ({better[names[0]]} is better)")
     save(figure, cast.folder / "pareto.png")
-    words = f"Blue: {len(numbers)} configurations that no other beats in one objective without losing in another."
+    words = (
+        f"Blue: {plural(len(numbers), 'configuration')} that no other beats in one objective without losing in another."
+    )
     return cast.picture("pareto.png", "Pareto front", f"{words} Grey: the other completed ones.")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.tables import Column, Table
+from ensemble.words import plural
 
 # Headers of the first to go where a terminal is narrow; configuration and mean stay.
 _FIRST_TO_GO = ("parameters", "best seed", "time", "x better", "95 % interval", "status", "n ok/planned", "role")
@@ -60,7 +61,7 @@ def to_rich(table: Table, title: str, width: int = 160, most: int = 30) -> RichT
         shown.add_row(*(Text(column.format(row.get(column.key))) for column in columns), style=style)
     lacking = [column.header for column in table.columns if column not in columns]
     if len(kept) < len(table.rows):
-        lacking.append(f"{len(table.rows) - len(kept)} more configurations")
+        lacking.append(plural(len(table.rows) - len(kept), "more configuration"))
     if lacking:
         shown.caption = escape(f"in report.csv: {', '.join(lacking)}")
     return shown

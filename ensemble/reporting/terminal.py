@@ -13,6 +13,7 @@ from ensemble.reporting.findings import Findings
 from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column, Row
+from ensemble.words import plural
 
 _ROWS = 10  # configurations where there are no finalists
 _SETTINGS = 24  # characters, at least, of the column that says what a configuration is
@@ -61,7 +62,7 @@ def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
         shown.add_row(Text(mark), *(Text(_cell(column, row)) for column in columns), Text(settings), style=style)
     lacking = [c.header for c in sheet.columns[1:] if c not in columns and c.key not in _COUNTED]
     if len(whole) > _ROWS:
-        lacking.append(f"{len(whole) - _ROWS} more configurations")
+        lacking.append(plural(len(whole) - _ROWS, "more configuration"))
     if lacking:
         shown.caption = escape(f"in report.html: {', '.join(lacking)}")
     return shown

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ensemble.words import plural
+
 Clock = Callable[[], float]
 Progress = Mapping[str, float | int | str]
 
@@ -151,7 +153,8 @@ class Board:
     def summary(self) -> str:
         """Return one line on the whole study."""
         views, ended = self.trials, self.ended
-        text = f"{ended} of {self.expected or '?'} trials, {self.share:.0%}, {duration(self.clock() - self.started)}"
+        of = plural(self.expected, "trial") if self.expected else "? trials"
+        text = f"{ended} of {of}, {self.share:.0%}, {duration(self.clock() - self.started)}"
         for status in ("pruned", "diverged", "failed", "paused"):
             if count := sum(status in view.status for view in views):
                 text += f", {count} {status}"

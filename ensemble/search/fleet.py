@@ -35,7 +35,7 @@ from ensemble.search.trial import Shared, train_distributed, train_inline
 from ensemble.search.tuning import Given, Source, TrialQueue, Watcher
 from ensemble.store import config_hash
 from ensemble.training.trial import Trial
-from ensemble.words import command
+from ensemble.words import command, plural
 
 _log = logging.getLogger(__name__)
 _WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for
@@ -96,8 +96,8 @@ class Fleet:
         )
         if finalists:
             seeds = fresh_seeds(self._first)
-            who = "finalist" if len(finalists) == 1 else "finalists"
-            self._say(f"{len(finalists)} {who}, trained again from scratch on {len(seeds)} fresh seeds")
+            who, fresh = plural(len(finalists), "finalist"), plural(len(seeds), "fresh seed")
+            self._say(f"{who}, trained again from scratch on {fresh}")
             self._train(finalists, seeds, "finalist")
 
     def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:

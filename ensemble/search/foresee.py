@@ -14,6 +14,7 @@ from ensemble.data.trajectories import EPISODES, MANIFEST, describe, read_manife
 from ensemble.errors import DataError
 from ensemble.schema import Feature
 from ensemble.search.prepare import planned_shards, shown, sources
+from ensemble.words import plural
 
 ASSUMED_STATES = 4
 
@@ -52,7 +53,7 @@ def foresee(experiment: Experiment, beside: Path, results: Path) -> Foreseen:
 def _described(shards: Path) -> Foreseen:
     data = describe(read_manifest(shards), read_table(shards / EPISODES))
     points = int(data.episodes.points.sum())
-    words = f"{shown(shards)}: {len(data.episodes):,} episodes, {points:,} points"
+    words = f"{shown(shards)}: {plural(len(data.episodes), 'episode', ',')}, {plural(points, 'point', ',')}"
     return Foreseen(data.features, len(data.episodes), points, True, words)
 
 
@@ -66,7 +67,8 @@ def _simulated(config: DataConfig, experiment: Experiment) -> Foreseen:
         raw = simulate(config.source, probe, Path(folder) / "probe.h5")
         found = _headers(config, [raw])
     points = amount.episodes * (amount.steps // config.decimate + 1)
-    words = f"{config.source}, simulated by the run: {amount.episodes:,} episodes, {points:,} points"
+    size = f"{plural(amount.episodes, 'episode', ',')}, {plural(points, 'point', ',')}"
+    words = f"{config.source}, simulated by the run: {size}"
     return replace(found, episodes=amount.episodes, points=points, words=words)
 
 
@@ -76,7 +78,7 @@ def _headers(config: DataConfig, files: list[Path]) -> Foreseen:
     plans = [plan(file, config) for file in files]
     points = sum(each.points for each in plans) // config.decimate
     names = ", ".join(shown(file) for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    words = f"{names}, converted by the run: {points:,} points"
+    words = f"{names}, converted by the run: {plural(points, 'point', ',')}"
     return Foreseen(tuple(raw.feature for raw in plans[0].features), None, points, False, words)
 
 
@@ -89,7 +91,9 @@ def _assumed(experiment: Experiment, why: str) -> Foreseen:
     if not any(feature.role == "state" for feature in features):
         features.append(_feature("states", ASSUMED_STATES, "state"))
     width = sum(feature.width for feature in features)
-    words = f"not there yet ({why}): the numbers assume {width} columns ({', '.join(f.name for f in features)})"
+    words = (
+        f"not there yet ({why}): the numbers assume {plural(width, 'column')} ({', '.join(f.name for f in features)})"
+    )
     return Foreseen(tuple(features), None, None, False, words, assumed=True)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT
 from ensemble.search.board import Board, Progress, TrialView, duration, number_in
+from ensemble.words import plural
 
 SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
 SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds
@@ -73,7 +74,7 @@ class TableScreen:
         for view in running_first[:height]:
             table.add_row(*(Text(text(view)) for _, text in COLUMNS))
         hidden = len(views) - height
-        more = f" ({hidden} trials not shown)" if hidden > 0 else ""
+        more = f" ({plural(hidden, 'trial')} not shown)" if hidden > 0 else ""
         return Group(table, Text(self._board.summary() + more))
 
 

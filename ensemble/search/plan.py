@@ -30,7 +30,7 @@ from ensemble.store import (
     write_table,
     write_text,
 )
-from ensemble.words import command
+from ensemble.words import command, plural
 
 Planned = tuple[str, str, int]  # config_hash, role, seed
 PLANNED = "planned.parquet"
@@ -119,7 +119,8 @@ def is_finished(plan: Plan) -> bool:
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {ways}")
     if not is_complete(plan):
-        to_go = "" if plan.sampled else f", {len(unfinished(plan))} of {len(planned_members(plan.run))} members to go"
+        planned = plural(len(planned_members(plan.run)), "member")
+        to_go = "" if plan.sampled else f", {len(unfinished(plan))} of {planned} to go"
         raise UsageError(f"{plan.run} is unfinished{to_go}; {ways}")
     return True
 
@@ -286,14 +287,15 @@ def planned_text(plan: Plan) -> str:
     """Return `2 configurations x 3 seeds (search)`."""
     first = plan.file.first
     if plan.sampled:
-        after = f", then {first.ensemble.finalists} finalists x {len(fresh_seeds(first))} fresh seeds"
+        fresh = plural(len(fresh_seeds(first)), "fresh seed")
+        after = f", then {plural(first.ensemble.finalists, 'finalist')} x {fresh}"
         stop = f", stopped by {first.search.pruner}" if first.search.pruner != "none" else ""
-        trials = first.search.trials or DEFAULT_TRIALS
-        text = f"{trials} configurations by {first.search.sampler}{stop}, x {len(plan.seeds)} seeds"
+        trials = plural(first.search.trials or DEFAULT_TRIALS, "configuration")
+        text = f"{trials} by {first.search.sampler}{stop}, x {plural(len(plan.seeds), 'seed')}"
         return text + (after if first.ensemble.finalists else "")
     count = len(plan.configurations)
-    what = f"{count} configurations x {len(plan.seeds)} seeds" if count > 1 else f"{len(plan.seeds)} seeds"
-    return f"{what} ({plan.role})"
+    seeds = plural(len(plan.seeds), "seed")
+    return f"{count} configurations x {seeds} ({plan.role})" if count > 1 else f"{seeds} ({plan.role})"
 
 
 def title(plan: Plan, experiment: Experiment) -> str:

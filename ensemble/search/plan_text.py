@@ -16,6 +16,7 @@ from ensemble.search.estimate import Case, Hours, Survey, gib, hours, model_word
 from ensemble.search.place import held
 from ensemble.search.space_words import kept_share, size_words, space_words
 from ensemble.search.speed import Speed, Timing
+from ensemble.words import plural
 
 _RULES = 4  # broken rules that are listed
 
@@ -85,13 +86,18 @@ def _facts(found: Survey, speed: Speed) -> Table:
 def _members(found: Survey) -> Iterator[tuple[str, str]]:
     search = found.file.first.search
     if not found.file.searched:
-        yield "ensemble", f"one configuration x {found.seeds} seeds = {found.seeds} members"
+        yield "ensemble", f"one configuration x {plural(found.seeds, 'seed')} = {plural(found.seeds, 'member')}"
         return
-    race = f", racing from {search.race_start} seeds on" if search.race else ""
-    members = f"{found.trials} trials x {found.seeds} seeds = {found.trials * found.seeds} members{race}"
-    yield "search", f"{members}, sampler {search.sampler}, pruner {search.pruner}, by {search.metric}"
-    count, seeds = found.finalists
-    yield "finalists", f"{count} x {seeds} fresh seeds = {count * seeds} members" if count else "none"
+    race = f", racing from {plural(search.race_start, 'seed')} on" if search.race else ""
+    trials, seeds = plural(found.trials, "trial"), plural(found.seeds, "seed")
+    members = plural(found.trials * found.seeds, "member")
+    yield (
+        "search",
+        f"{trials} x {seeds} = {members}{race}, sampler {search.sampler}, pruner {search.pruner}, by {search.metric}",
+    )
+    count, fresh = found.finalists
+    again = f"{count} x {plural(fresh, 'fresh seed')} = {plural(count * fresh, 'member')}"
+    yield "finalists", again if count else "none"
 
 
 def _where(found: Survey) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from ensemble.errors import DataError, UsageError
 from ensemble.evaluation.rollout import named_steps
 from ensemble.schema import Feature
 from ensemble.search.lock import held
+from ensemble.words import plural
 
 Say = Callable[[str], None]
 
@@ -132,7 +133,7 @@ def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
         if not raw.is_file():
             from ensemble.simulation import simulate  # MuJoCo, needed only here
 
-            say(f"simulating {config.simulate.episodes} episodes of {config.source} to {shown(raw)}")
+            say(f"simulating {plural(config.simulate.episodes, 'episode')} of {config.source} to {shown(raw)}")
             simulate(config.source, config.simulate, raw)
         return _convert(config, [raw], target, say)
 

@@ -17,6 +17,7 @@ from ensemble.search.plan import SEARCH
 from ensemble.search.records import Configuration
 from ensemble.search.space import settings_of
 from ensemble.store import config_hash, table_of, write_json, write_table
+from ensemble.words import plural
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def ending(judge: Judge) -> str | None:
     why = f"the space holds no other ({judge.infeasible} impossible and {judge.repeated} repeated ones were left out)"
     if search.budget is not None and judge.spent >= (search.budget / 2 if search.race else search.budget):
         why = f"search.budget of {search.budget:,} member-steps is spent ({judge.spent:,})"
-    return f"ended with {tried} of {judge.planned} configurations: {why}"
+    return f"ended with {tried} of {plural(judge.planned, 'configuration')}: {why}"
 
 
 def write_findings(run: Path, found: Findings, finalists: tuple[str, ...], finished: bool) -> None:

@@ -8,6 +8,7 @@ from ensemble.config import Choice, Distribution, Experiment, ExperimentFile, In
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import grid_size, option_name
 from ensemble.config.space import KINDS
+from ensemble.words import plural
 
 DEFAULT_TRIALS = 32
 _LONGEST = 60
@@ -52,7 +53,7 @@ def _option(option: object) -> str:
 def size_words(file: ExperimentFile) -> str:
     """Return how many combinations a space has."""
     size = grid_size(file.tree)
-    return "infinitely many combinations" if isinf(size) else f"{size:,.0f} combinations"
+    return "infinitely many combinations" if isinf(size) else plural(size, "combination", ",.0f")
 
 
 def trial_count(file: ExperimentFile, distinct: int | None = None) -> int:

@@ -22,6 +22,7 @@ from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
 from ensemble.training.setup import TrialData, set_up
+from ensemble.words import plural
 
 _LAUNCH = {"cpu": 0.2e-3, "cuda": 0.25e-3}  # seconds a matrix and step: its three products and what stands around them
 _TRAFFIC = 19.0  # bytes moved per byte kept, forward and backward together
@@ -147,7 +148,7 @@ def calibrate(
             [each.validation for each in timings],
         ),
         sum(each.setup for each in timings) / len(timings),
-        f"calibrated on this machine with {sum(each.steps for each in timings)} steps",
+        f"calibrated on this machine with {plural(sum(each.steps for each in timings), 'step')}",
     )
     return speed, timings
 

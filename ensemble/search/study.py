@@ -20,6 +20,7 @@ from ensemble.search.plan import Plan, planned_text, row_files, write_plan
 from ensemble.search.prepare import PreparedData, check, find_origin, prepare, shown
 from ensemble.store import RunDirectory, read_table
 from ensemble.versions import git_commit, versions
+from ensemble.words import plural
 
 Say = Callable[[str], None]
 
@@ -124,7 +125,7 @@ def _announce(plan: Plan, request: Needs, count: int, description: Trajectories,
         f"device {'cuda' if request.gpus else 'cpu'}, {first.train.precision}, {first.resources.threads} thread(s) a "
         f"process, {count} trial(s) at a time of {request.describe()}"
     )
-    say(f"data {shown(data.main)}: {episodes} episodes, {points} points")
+    say(f"data {shown(data.main)}: {plural(episodes, 'episode')}, {plural(points, 'point')}")
     for values, reason in () if plan.sampled else plan.file.infeasible:
         say(f"left out {', '.join(f'{name}={value}' for name, value in values.items())}: {reason}")
     for note in notes(plan.file):

@@ -12,6 +12,7 @@ from ensemble.evaluation.closed_loop import Outcome, record_episodes
 from ensemble.reporting.episodes import Setting
 from ensemble.reporting.pendulum_film import film
 from ensemble.training.evaluate import Candidate, best_member
+from ensemble.words import plural
 
 Row = Mapping[str, Any]
 
@@ -45,7 +46,7 @@ class Souvenirs:
         """Write every episode of the one configuration; say how many."""
         ((seeds, outcome),) = self.outcomes.values()
         record_episodes(outcome, file)
-        return f"{outcome.steps.size} episodes of {len(seeds)} members, {self.setting}"
+        return f"{plural(outcome.steps.size, 'episode')} of {plural(len(seeds), 'member')}, {self.setting}"
 
 
 def _first_episode(outcome: Outcome) -> Outcome:

@@ -1,6 +1,7 @@
 """`ensemble plan` as a user runs it."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,21 @@ def test_a_calibration_makes_the_data_once_and_says_so(run: Run, space: Path, tm
         "next: ensemble plan space.yaml --set search.trials=3 --calibrate   or   "
         "ensemble tune --space space.yaml --set search.trials=3"
     )
+
+
+def test_one_of_each_is_singular_in_a_plan(run: Run, space: Path) -> None:
+    data = "data={source: double_pendulum, simulate: {episodes: 1, steps: 99}}"
+    one = [f"{name}=1" for name in ("search.trials", "search.seeds", "ensemble.finalists", "ensemble.seeds")]
+    one += [data, "model.n_embd={choice: [8]}", "train.optimizer.lr={choice: [1e-3]}", "search.constraints=[]"]
+    result = run("plan", "space.yaml", *(f"--set={text}" for text in one))
+    assert result.returncode == 0, result.stderr
+    for words in (
+        "space: 1 combination\n",
+        "1 trial x 1 seed = 1 member,",
+        "1 x 1 fresh seed = 1 member",
+        "1 episode, 100 points",
+    ):
+        assert words in re.sub(r" +\n", "\n", result.stdout), result.stdout
 
 
 def test_what_does_not_fit_is_named_with_the_first_that_does_not(run: Run, space: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_repeated_episode_is_named(tmp_path: Path) -> None:
     episodes = pendulum(12)
     write_npz_file(tmp_path / "p.npz", [*episodes, episodes[3]])
     notices = convert([tmp_path / "p.npz"], tmp_path / "out", config()).notices
-    assert "1 episodes repeat the content of another: episode-12" in notices
+    assert "1 episode with the content of another: episode-12" in notices
 
 
 def test_episodes_of_one_point_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_episodes_of_one_point_are_left_out_and_counted(tmp_path: Path) -> None:
     data = read_trajectories(tmp_path / "out")
     np.testing.assert_array_equal(data.rows, data_rows(episodes))
     assert data.keys[1] == "episode-2"
-    assert "1 episodes of a single point left out" in manifest.notices
+    assert "1 episode of a single point left out" in manifest.notices
 
 
 def test_many_rows_make_several_shards_whose_statistics_are_those_of_the_whole(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_many_rows_make_several_shards_whose_statistics_are_those_of_the_whole(t
     keep[500:1000] = False
     np.testing.assert_array_equal(data.rows[:, :7], observations[keep])
     assert data.keys[1] == "episode-2"
-    assert "1 episodes with NaN or infinity left out" in manifest.notices
+    assert "1 episode with NaN or infinity left out" in manifest.notices
     whole = Moments.of(observations[keep])
     np.testing.assert_allclose(manifest.statistics["obs"].mean, whole.mean, rtol=1e-9)
     np.testing.assert_allclose(manifest.statistics["obs"].std, np.sqrt(whole.variance), rtol=1e-9)

@@ -123,13 +123,13 @@ def test_equal_episodes_fall_into_the_same_split_and_are_counted(make_data) -> N
     split = SplitConfig(train=2, validation=5, test=5)
     parts = split_episodes(data, split, window=5)
     assert [set(part.hashes.tolist()) & {7} for part in parts.values()] == [{7}, set(), set()]
-    assert "4 duplicate episodes kept in the split of their twins" in describe_split(data, parts)
+    assert "4 duplicate episodes kept in the split of the twin" in describe_split(data, parts)
 
 
 def test_equal_episodes_in_named_splits_are_reported(make_data) -> None:
     data = with_hashes(make_data([6] * 4), [7, 8, 7, 9])
     split = SplitConfig(train=["demo_0"], validation=["demo_1"], test=["demo_2"])
-    assert "1 episodes also lie in another split" in describe_split(data, split_episodes(data, split, window=5))
+    assert "1 episode in another split as well" in describe_split(data, split_episodes(data, split, window=5))
 
 
 def test_nothing_but_equal_episodes_cannot_be_split(make_data) -> None:

@@ -117,6 +117,10 @@ def test_nothing_is_done_before_the_first_trial() -> None:
     assert Board(4, Clock(), before=3).summary() == "3 of 4 trials, 75%, 0 s"
 
 
+def test_one_trial_is_singular() -> None:
+    assert Board(1, Clock()).summary() == "0 of 1 trial, 0%, 0 s"
+
+
 def test_trials_that_ended_before_a_run_was_extended_are_counted() -> None:
     board = Board(expected=6, clock=Clock(), before=4)
     said: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 from ensemble.config import load
 from ensemble.errors import UsageError
 from ensemble.search.left import left_plan, noted_data
-from ensemble.search.plan import Plan, forget_failures, is_finished, make_plan, write_plan
+from ensemble.search.plan import Plan, forget_failures, is_finished, make_plan, planned_text, write_plan
 from ensemble.store import RunDirectory, member_id, read_table, write_json, write_table
 
 Tiny = Callable[..., Path]
@@ -63,6 +63,15 @@ def test_an_unfinished_run_is_met_with_a_command_that_a_shell_takes(tiny: Tiny) 
     with pytest.raises(UsageError) as refused:
         is_finished(plan)
     assert shlex.split(str(refused.value).split("`")[1]) == ["ensemble", "resume", str(plan.run)]
+
+
+def test_the_plan_of_one_of_each_is_singular(tiny: Tiny) -> None:
+    one = ("search={sampler: tpe, trials: 1, seeds: 1}", "ensemble={finalists: 1, seeds: 1}")
+    assert planned_text(plan_of(tiny(), *one)) == (
+        "1 configuration by tpe, stopped by asha, x 1 seed, then 1 finalist x 1 fresh seed"
+    )
+    assert planned_text(plan_of(tiny(), "train.optimizer.lr=1e-3", "ensemble.seeds=1")) == "1 seed (ensemble)"
+    assert planned_text(plan_of(tiny(), "search.seeds=1")) == "2 configurations x 1 seed (search)"
 
 
 def test_a_run_is_finished_when_every_member_of_the_same_experiment_has_its_row(tiny: Tiny) -> None:
