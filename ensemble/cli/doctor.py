@@ -12,7 +12,10 @@ import click
 from ensemble import __version__
 from ensemble.cli.options import say
 
-PACKAGES = ("torch", "ray", "optuna", "numpy", "h5py", "pyarrow", "mujoco", "matplotlib")
+PACKAGES = (
+    *("torch", "ray", "optuna", "cmaes", "numpy", "scipy", "h5py", "pyarrow", "safetensors"),
+    *("mujoco", "gymnasium", "tokenizers", "matplotlib", "pillow", "tensorboard"),
+)
 GIB = 2**30
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,15 @@ def test_the_doctor_closes_an_open_token_file(run: Run, tmp_path: Path) -> None:
     assert "secret-canary" not in result.stdout + result.stderr
     for word in ("python", "torch", "cores", "bf16", "disk"):
         assert word in result.stdout
+
+
+def test_the_doctor_lists_every_package_that_a_command_may_need_later(run: Run, tmp_path: Path) -> None:
+    required = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
+    at_once = {"click", "pydantic", "pyyaml", "rich"}  # without which no command would begin
+    names = {re.match(r"[a-z0-9]+", text)[0] for text in required} - at_once
+    listed = {line.split()[0] for line in run("doctor", HOME=str(tmp_path)).stdout.splitlines()}
+    assert {"gymnasium", "mujoco", "tokenizers", "pillow"} < names
+    assert names <= listed
 
 
 def rollouts(path: Path) -> Path:
