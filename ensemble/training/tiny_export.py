@@ -6,7 +6,8 @@
     OUT/loss_pics/tinypi0_YYYYMMDD_HHMM.png         its losses
 
 A name is the minute in which a member's training began, and has its seed behind where several began in the same. Their
-code has no place for a configuration, so what would make weights or losses mean something else there is refused.
+code has no place for a configuration, so what would make weights act otherwise there is refused. The law of the times
+that were drawn in training is none of it: the log says it beside the losses.
 """
 
 import re
@@ -34,11 +35,9 @@ from ensemble.training.tokens import FILE
 from ensemble.training.weights import load_model_record, read_features
 
 PREFIX = {"pi0": "tinypi0", "pi0_fast": "tinypi0fast"}
-# What is written into the authors' code, for every model.
+# What is written into the authors' code about every model that acts.
 FIXED: Mapping[str, Any] = {
     "attention": "causal",
-    "time_law": "uniform",
-    "time_per": "position",
     "time_embedding": "raw",
     "noise_clip": 3.0,
     "solver": "euler",
@@ -48,6 +47,8 @@ FIXED: Mapping[str, Any] = {
     "tokenizer.kind": "tiny",
     "tokenizer.scale": 10.0,
 }
+# And about training alone: weights of another law act there as they do here, but their losses do not compare.
+_DRAWN: Mapping[str, Any] = {"time_law": "uniform", "time_per": "position"}
 _LOSS = {"pi0": "Flow Matching MSE Loss", "pi0_fast": "Cross Entropy Loss"}
 _CLASS = {"pi0": "TransformerPi0", "pi0_fast": "TransformerPi0FAST"}
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  (.*)")
@@ -181,20 +182,23 @@ def log_lines(member: _Member) -> list[str]:
     row, steps = member.row, sorted(member.curve[VALIDATION_LOSS])
     planned = _planned(row, steps)
     now = member.began
+    model = member.record["model"]
+    drawn = "".join(f", {k} {model[k]} (theirs {v})" for k, v in _DRAWN.items() if k in model and model[k] != v)
+    epoch = f"{steps[0]} steps, up to a validation{drawn}"
     lines = [
         _line(now, f"Using device: {row.get('device') or 'unknown'}"),
         _line(now, f"Hyperparameters: {_hyperparameters(member, planned)}"),
-        _line(now, f"Model initialized: {_CLASS[member.record['model']['family']]}"),
-        _line(now, f"Exported by ensemble, seed {member.seed}: an epoch is {steps[0]} steps, up to a validation"),
+        _line(now, f"Model initialized: {_CLASS[model['family']]}"),
+        _line(now, f"Exported by ensemble, seed {member.seed}: an epoch is {epoch}"),
     ]
-    for epoch, step in enumerate(steps, 1):
+    for number, step in enumerate(steps, 1):
         now = member.clock.get((step, "validation"), now)
         train, validation, rate = (
             member.curve.get(metric, {}).get(step, float("nan"))
             for metric in (TRAIN_LOSS, VALIDATION_LOSS, LEARNING_RATE)
         )
         losses = f"Train loss: {train:.6f} | Val loss: {validation:.6f} | LR: {rate:.6g}"
-        lines.append(_line(now, f"[Epoch {epoch}/{planned}] {losses}"))
+        lines.append(_line(now, f"[Epoch {number}/{planned}] {losses}"))
     if row.get(TEST_LOSS) is not None:
         now = member.clock.get((steps[-1], "test"), now)
         lines.append(_line(now, f"Final Test Loss: {row[TEST_LOSS]:.6f}"))

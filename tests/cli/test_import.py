@@ -191,6 +191,22 @@ def test_export_and_import_again_give_equal_weights(there: Path) -> None:
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
 
 
+def test_weights_act_in_their_code_as_here_whatever_the_law_of_times_they_were_trained_with(there: Path) -> None:
+    twin(TinyPi0, there / "a.pth")
+    command("import", "a.pth", "--family", "pi0", "--name", "tiny")
+    record = next((there / "results" / "tiny" / "members").glob("*/model.json"))
+    model = json.loads(record.read_text())
+    model["model"] |= {"time_law": "beta", "time_per": "sample"}
+    record.write_text(json.dumps(model))
+    assert command("export", "results/tiny", "--layout", "tinypi0", "--out", "out") == 0
+    theirs = TinyPi0().eval()
+    (weights,) = (there / "out" / "trained_models").glob("*.pth")
+    theirs.load_state_dict(torch.load(weights, weights_only=True))
+    policy = ensemble.load_policy(there / "results" / "tiny")
+    noise = policy._module.noise(Noise(noise_keys((0,), 0), torch.arange(len(STATES), dtype=torch.int32)[None]))
+    np.testing.assert_allclose(policy.act(STATES)[0], theirs.sample(torch.from_numpy(STATES), noise[0]), atol=1e-5)
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Path.touch, (Path("touched"),)

@@ -136,8 +136,6 @@ def test_fast_members_bring_their_tokenizer_in_the_authors_form(tmp_path: Path) 
     ("model", "words"),
     [
         ({**PI0, "attention": "bidirectional", "solver": "heun"}, r"model\.attention .*\n.*model\.solver is heun"),
-        ({**PI0, "time_law": "beta"}, r"model\.time_law is beta, theirs uniform"),
-        ({**PI0, "time_per": "sample"}, r"model\.time_per"),
         ({**PI0, "time_embedding": "sinusoidal"}, r"model\.time_embedding"),
         ({**PI0, "normalize": True}, r"model\.normalize is True, theirs False"),
         ({**PI0, "solver_steps": 5}, r"model\.solver_steps is 5, theirs 10"),
@@ -154,6 +152,17 @@ def test_what_their_code_cannot_hold_is_refused_by_its_key(run: Path, model: dic
     with pytest.raises(UsageError, match=words):
         export_tiny(run, run.parent / "out")
     assert not (run.parent / "out").exists()
+
+
+def test_the_law_of_times_in_training_is_no_hindrance_and_stands_in_the_log(run: Path, tmp_path: Path) -> None:
+    drawn = train(tmp_path / "drawn", {**PI0, "time_law": "beta", "time_per": "sample"})
+    for path, words in ((run, ""), (drawn, ", time_law beta (theirs uniform), time_per sample (theirs position)")):
+        files = export_tiny(path, tmp_path / f"out-{path.name}")
+        logs = [file.read_text().splitlines() for file in files if file.suffix == ".txt"]
+        assert all(lines[3].endswith(f"an epoch is 4 steps, up to a validation{words}") for lines in logs)
+    member = load_pack(tuple(find_members(drawn).values()))
+    weights = [torch.load(file, weights_only=True) for file in files if file.suffix == ".pth"]
+    assert all(torch.equal(weights[1][key], value) for key, value in to_state_dict(member, 1).items())
 
 
 def test_angles_and_other_families_are_refused(tmp_path: Path) -> None:
