@@ -5,6 +5,7 @@ It reads what `results/README.md` documents and decides nothing about it; groupi
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ensemble.store import RunDirectory, member_id, read_json, read_table
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
+_LABEL = re.compile(r"[A-Z]\w*: ")  # of a paragraph of the question
 BASELINE_COLUMNS = pa.schema(
     [("baseline", pa.string()), ("config_hash", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
 )
@@ -55,7 +57,7 @@ class Run:
 
     directory: RunDirectory
     name: str
-    question: str  # the comment on top of the experiment file
+    question: str  # the comment on top of the experiment file, a line a paragraph
     experiment: dict[str, Any]
     members: tuple[MemberRow, ...]
     planned: tuple[tuple[str, str, int], ...]  # config_hash, role, seed
@@ -202,14 +204,28 @@ def _notes(file: Path) -> dict[str, Any]:
 
 
 def _leading_comment(text: str) -> str:
-    """Return the comment on top of an experiment file, without the line that is for editors."""
-    lines = []
+    """Return the comment on top of an experiment file, a line a paragraph, without the line that is for editors."""
+    paragraphs = [""]
     for line in text.splitlines():
         if not line.startswith("#"):
             break
         if "yaml-language-server" not in line:
-            lines.append(line.lstrip("#").removeprefix(" ").rstrip())
-    return "\n".join(lines).strip()
+            said = line.lstrip("#").removeprefix(" ")
+            if _goes_on(paragraphs[-1], said):
+                paragraphs[-1] += " " + " ".join(said.split())
+            else:
+                paragraphs.append(" ".join(said.split()))
+    return "\n".join(paragraphs).strip()
+
+
+def _goes_on(above: str, line: str) -> bool:
+    """Say whether a line of a comment goes on with the paragraph above it.
+
+    It does where it is indented, where that has a label (`Question: ..`) and it has none, or where no sentence ends.
+    """
+    if not above or not line.strip() or _LABEL.match(line):
+        return False
+    return line[0].isspace() or bool(_LABEL.match(above)) or not above.endswith((".", "?", "!"))
 
 
 def _nearest(path: Path) -> str:

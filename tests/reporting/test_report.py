@@ -249,6 +249,41 @@ def test_text_from_a_run_cannot_break_out_of_a_table_or_the_page(tmp_path: Path)
     assert "note=a\\|b" in (run / "report.md").read_text()
 
 
+QUESTION = """\
+# yaml-language-server: $schema=schema.json
+# Question: does a wider network predict the double pendulum better, and
+#           would anybody notice?
+# Or is it the seeds?
+# Command:  ensemble train --config wide.yaml
+# Cost:     an hour
+#           (`ensemble plan wide`).
+#
+# Written on a train; the answer is
+# awaited. Not by all.
+# ensemble train --config wide.yaml
+"""
+PARAGRAPHS = (
+    "Question: does a wider network predict the double pendulum better, and would anybody notice? Or is it the seeds?",
+    "Command: ensemble train --config wide.yaml",
+    "Cost: an hour (`ensemble plan wide`).",
+    "",
+    "Written on a train; the answer is awaited. Not by all.",
+    "ensemble train --config wide.yaml",
+)
+
+
+def test_the_lines_of_a_question_flow_as_paragraphs(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "wide", complete=False)
+    file = run / "experiment.yaml"
+    body = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    file.write_text(QUESTION + "\n".join(body))
+    write_report(run, figures=False)
+    shown = "\n".join(PARAGRAPHS)
+    assert f'<p class="question">{shown}</p>' in (run / "report.html").read_text()
+    quoted = "".join(f"> {line}  \n" if line else ">\n" for line in PARAGRAPHS)
+    assert quoted in (run / "report.md").read_text()
+
+
 def test_a_narrow_terminal_leaves_out_columns_and_says_so(tmp_path: Path) -> None:
     text = printed([build_run(tmp_path / "wide")], width=80)
     assert "in report.csv: " in text
