@@ -69,4 +69,5 @@ def export(path: Path, layout: str, out: Path, config: str | None, overwrite: bo
     logs = sum(file.suffix == ".txt" for file in files)
     said = f"{plural(logs, 'log')} with a picture each" if logs else "no logs and pictures, since there are no curves"
     say(f"{out}: {plural(len(weights), 'state dict')}, {said}")
-    say(f"next: copy {out} to train/ of FAST_Flow_Matching, whose evaluation takes every file of trained_models/")
+    theirs = "train/ of FAST_Flow_Matching, whose evaluation takes every file of trained_models/"
+    say(f"next: copy {command(out)} to {theirs}")
