@@ -9,7 +9,7 @@ bits. Four rules keep them (a test sweeps shapes, and names what breaks):
 1. products: small ones go through one batched product, where a pack of one runs as a stride-0 pair, since libraries
    switch kernels at one matrix; from `LOOP_FROM` multiplications on, each member is its own product on a CPU: the same
    library call alone and in any pack, and faster (a batch is split over threads by matrices, so three on two threads
-   leave one idle);
+   leave one idle). So is every product in bf16: with AMX, oneDNN cuts a batch's inner dimension by how many there are;
 2. kernels with a scalar tail (GELU, sigmoid, ..) and kernels that reduce over rows (layer norm, sums) are called once
    per member on a CPU. Elementwise arithmetic, relu, tanh, exp, log, erf, softmax over the last axis and fused
    attention with members folded into the batch do not need it;
@@ -68,7 +68,7 @@ def multiply(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x @ y + bias per member under rule 1: (E, M, K), (E, K, N), (E, 1, N) -> (E, M, N). No autograd."""
     members, rows, inner = x.shape
     columns = y.shape[2]
-    if not x.is_cuda and rows * inner * columns >= LOOP_FROM:
+    if not x.is_cuda and (x.dtype == torch.bfloat16 or rows * inner * columns >= LOOP_FROM):
         out = x.new_empty(members, rows, columns)
         for e in range(members):
             if bias is None:
