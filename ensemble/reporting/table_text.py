@@ -14,8 +14,9 @@ from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.tables import Column, Table
 from ensemble.words import plural
 
-# Headers of the first to go where a terminal is narrow; configuration and mean stay.
-_FIRST_TO_GO = ("parameters", "best seed", "time", "x better", "95 % interval", "status", "n ok/planned", "role")
+# Headers of the first to go where a terminal is narrow; configuration and mean stay. An interval outlives the status,
+# which says no more than `n ok/planned` of who has completed.
+_FIRST_TO_GO = ("parameters", "best seed", "time", "x better", "status", "95 % interval", "n ok/planned", "role")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
 _CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
 _CSV_TAIL = ("best_seed", "parameters", "seconds", "x_better", "status")
