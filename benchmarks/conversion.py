@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from benchmarks.timing import alternate, milliseconds, ratio
 from ensemble.config.data import DataConfig
 from ensemble.data.convert import convert
-from ensemble.data.nerd_writer import write_nerd
+from ensemble.data.layouts.nerd import write_nerd
 from ensemble.data.trajectories import read_trajectories
 
 STEPS = 100

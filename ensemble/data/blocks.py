@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.container import Values
-from ensemble.data.recording import RawFeature, Recording
+from ensemble.data.layouts.container import Values
+from ensemble.data.layouts.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import EpisodeBlock, Float32, Int64
 from ensemble.words import plural

@@ -14,11 +14,11 @@ import yaml
 
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
-from ensemble.data import pairs
 from ensemble.data.blocks import READ_ROWS, plan_blocks
-from ensemble.data.container import ArrayInfo, Container, Values, size_text, walk_arrays
-from ensemble.data.layouts import Match, detect, open_container, open_recording
-from ensemble.data.recording import RawFeature, Recording, safe_name
+from ensemble.data.layouts import pairs
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, size_text, walk_arrays
+from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
+from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text

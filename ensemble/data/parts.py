@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from ensemble.config.data import DataConfig
 from ensemble.data.blocks import READ_ROWS, Findings, canonical_block, plan_blocks, split_block
+from ensemble.data.layouts.recording import Recording
 from ensemble.data.manifest import FileEntry
-from ensemble.data.recording import Recording
 from ensemble.data.shards import block_batch, content_hashes, shard_schema, write_shard
 from ensemble.data.summary import RunningSummary, Summary
 from ensemble.errors import DataError

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from ensemble.config.data import DataConfig
 from ensemble.data.blocks import Findings
-from ensemble.data.layouts import open_container, open_recording
+from ensemble.data.layouts.detect import open_container, open_recording
+from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
 from ensemble.data.parts import Job, Part, write_parts
-from ensemble.data.recording import RawFeature, Recording, safe_name
 from ensemble.data.shards import read_shard, renumber
 from ensemble.data.summary import RunningSummary, Summary, merged
 from ensemble.errors import DataError

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble import streams
-from ensemble.data.d4rl_writer import write_d4rl
+from ensemble.data.layouts.d4rl import write_d4rl
 from ensemble.evaluation.state import Float64
 from ensemble.schema import Int64
 from ensemble.simulation.controllers import Controller

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ensemble.config import Experiment, load, shipped
 from ensemble.config.policy import Pi0FastConfig
-from ensemble.data.recording import raw_feature
+from ensemble.data.layouts.recording import raw_feature
 from ensemble.errors import DataError, UsageError
 from ensemble.models.base import Normalization, build
 from ensemble.models.state_dicts import load_state_dict

@@ -15,7 +15,7 @@ from mujoco.rollout import Rollout
 
 from ensemble import streams
 from ensemble.config.data import SimulateConfig
-from ensemble.data.nerd_writer import write_nerd
+from ensemble.data.layouts.nerd import write_nerd
 from ensemble.errors import DataError
 from ensemble.schema import Float32
 from ensemble.simulation import Progress

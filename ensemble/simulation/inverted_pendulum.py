@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemble import streams
 from ensemble.config.data import SimulateConfig
-from ensemble.data.d4rl_writer import write_d4rl
+from ensemble.data.layouts.d4rl import write_d4rl
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Float32
 from ensemble.simulation import Progress

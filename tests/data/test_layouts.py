@@ -11,8 +11,8 @@ from layout_files import CASES, DT, config, pendulum, write_grouped_file, write_
 from ensemble.config.data import FeatureMap
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file
-from ensemble.data.layouts import LAYOUTS, open_container, open_recording
-from ensemble.data.nerd_writer import write_nerd
+from ensemble.data.layouts.detect import LAYOUTS, open_container, open_recording
+from ensemble.data.layouts.nerd import write_nerd
 from ensemble.data.trajectories import read_trajectories
 from ensemble.errors import DataError, UsageError
 

@@ -9,7 +9,7 @@ from layout_files import config
 from ensemble.config.loading import load
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file, write_experiment
-from ensemble.data.layouts import detect, open_container
+from ensemble.data.layouts.detect import detect, open_container
 from ensemble.data.splits import split_windows
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows

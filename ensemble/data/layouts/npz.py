@@ -1,4 +1,8 @@
-"""npz archives, read without a single pickle: headers first, arrays when they are asked for."""
+"""npz archives, read without a single pickle, and the flat rollouts that Stable-Baselines stores in them.
+
+The layout is `obs`, `actions`, and `episode_starts` to cut them by; the last observation has no successor.
+The same names in an HDF5 file are the same layout.
+"""
 
 import zipfile
 import zlib
@@ -9,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.data.container import ArrayInfo, Values, check_dtype, check_size
+from ensemble.config.data import DataConfig
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, check_dtype, check_size, require
+from ensemble.data.layouts.flat import Column, flags, flat_recording
+from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 
 SIGNATURE = b"PK"
@@ -85,3 +92,29 @@ class NpzFile:
             yield
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
             raise DataError(f"{self.path}: cannot read {what}: the file is damaged or truncated ({error})") from error
+
+
+TITLE = "flat rollouts"
+_STARTS = "episode_starts"
+_WANTED = ("obs", "actions", _STARTS)
+
+
+def wanted(container: Container) -> dict[str, bool]:
+    """Return what this layout needs and whether it is there."""
+    return {key: container.has(key) for key in _WANTED}
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Understand a file of this layout; DataError where it contradicts itself."""
+    require(container, _WANTED, "npz")
+    infos = {key: container.array(key) for key in ("obs", "actions")}
+    rows = same_rows(container, {key: info.shape[0] for key, info in infos.items()})
+    if not rows:
+        raise DataError(f"{container.path}: holds 0 episodes: obs has 0 rows")
+    columns = [
+        Column(raw_feature(key, info.width(), info.dtype, "state" if key == "obs" else "control"), key)
+        for key, info in infos.items()
+    ]
+    begins = np.flatnonzero(flags(container, _STARTS, rows)).astype(np.int64)
+    starts = np.unique(np.append(0, begins))
+    return flat_recording(container, "npz", TITLE, columns, starts, rows, ())

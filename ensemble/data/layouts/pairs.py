@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import ArrayInfo, Container, Values, require
-from ensemble.data.recording import Recording, raw_feature, same_rows
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, require
+from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import Float32, Int64
 from ensemble.tokenizers.coefficients import Bools

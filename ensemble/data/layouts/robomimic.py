@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.recording import Recording, check_declared, natural_order, raw_feature, same_rows
-from ensemble.data.robosuite import states_without_time
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.layouts.recording import Recording, check_declared, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import ArrayInfo, Container, Values
-from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.container import ArrayInfo, Container, Values
+from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
 from ensemble.errors import DataError
 
 TITLE = "raw robosuite"

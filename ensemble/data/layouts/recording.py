@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.config.data import DataConfig
-from ensemble.data.container import Container, Values
+from ensemble.data.layouts.container import Container, Values
 from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, FeatureRole, Int64

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.data.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.recording import RawFeature, Recording
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.layouts.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.words import plural

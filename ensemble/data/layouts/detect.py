@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
-from ensemble.data import d4rl, hdf5, mapped, nerd, npz, npz_file, pairs, robomimic, robosuite
-from ensemble.data.container import Container, check_size, missing_key, walk_arrays
-from ensemble.data.recording import Recording, with_options
+from ensemble.data.layouts import d4rl, hdf5, mapped, nerd, npz, pairs, robomimic, robosuite
+from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
+from ensemble.data.layouts.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
 
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
@@ -69,8 +69,8 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
         raise DataError(f"{path}: empty file (0 bytes)")
     if any(head[at : at + len(hdf5.SIGNATURE)] == hdf5.SIGNATURE for at in _USER_BLOCKS):
         return hdf5.Hdf5File(path, follow_links)
-    if head.startswith(npz_file.SIGNATURE):
-        return npz_file.NpzFile(path)
+    if head.startswith(npz.SIGNATURE):
+        return npz.NpzFile(path)
     raise DataError(f"{path}: {_what_else(path, head)}")
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.config.data import DataConfig, FeatureMap
-from ensemble.data.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
 from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole

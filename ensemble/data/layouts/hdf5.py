@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ensemble.data.container import ArrayInfo, Values, check_dtype, check_size, size_text
+from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size, size_text
 from ensemble.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.container import Container, Values
-from ensemble.data.grouped import lengths_text, matrix
-from ensemble.data.recording import RawFeature, Recording, append_last, difference_to_successor
+from ensemble.data.layouts.container import Container, Values
+from ensemble.data.layouts.grouped import lengths_text, matrix
+from ensemble.data.layouts.recording import RawFeature, Recording, append_last, difference_to_successor
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.words import plural

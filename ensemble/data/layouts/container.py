@@ -1,6 +1,6 @@
 """What the layouts read from, whatever the file format: named arrays in groups, with every access checked.
 
-`hdf5.py` and `npz_file.py` implement `Container`. A layout never sees h5py, so the rules of trust (no links out of the
+`hdf5.py` and `npz.py` implement `Container`. A layout never sees h5py, so the rules of trust (no links out of the
 file, no objects, no arrays beyond the limit) are kept in one place for each format.
 """
 
