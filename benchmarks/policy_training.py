@@ -37,7 +37,6 @@ from ensemble.data.convert import convert
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
 from ensemble.models.base import Batch
-from ensemble.models.memory import keep_freed_memory
 from ensemble.models.pi0 import Pi0
 from ensemble.models.policy import Policy
 from ensemble.models.state_dicts import to_state_dict
@@ -50,6 +49,7 @@ from ensemble.training.members import Curve
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup, TrialData, set_up
 from ensemble.training.tokens import chunks_of
+from ensemble.training.trial import keep_freed_memory
 
 FAMILIES = ("pi0", "pi0_fast")
 EPOCH = 625  # steps: 80,000 pairs in batches of 128

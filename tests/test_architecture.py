@@ -21,7 +21,7 @@ FLOORS = {
     "streams": 0,
     "errors": 0,
     "versions": 0,
-    "words": 0,
+    "text": 0,
     "config": 1,
     "store": 1,
     "tokenizers": 2,

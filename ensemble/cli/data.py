@@ -13,7 +13,7 @@ from ensemble.cli.options import FOLDER, say
 from ensemble.config import DataConfig
 from ensemble.errors import UsageError
 from ensemble.simulation import ENVIRONMENTS
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 Progress = Callable[[int, int], None]
 

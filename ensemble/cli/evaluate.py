@@ -11,7 +11,7 @@ import click
 
 from ensemble.cli.options import FILE, FOLDER, say
 from ensemble.errors import UsageError
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 if TYPE_CHECKING:
     from ensemble.training.evaluate import Candidate, Protocol

@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from ensemble.cli.options import FILE, FOLDER, results_option, say
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 
 @click.command(name="import")

@@ -7,7 +7,7 @@ import click
 
 from ensemble.cli.options import results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
-from ensemble.words import command
+from ensemble.text import command
 
 if TYPE_CHECKING:
     from ensemble.search.estimate import Survey

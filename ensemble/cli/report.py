@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ensemble.cli.options import FOLDER, say_next
-from ensemble.words import command
+from ensemble.text import command
 
 
 @click.command()

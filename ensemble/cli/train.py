@@ -10,7 +10,7 @@ import click
 from ensemble.cli.options import FOLDER, results_option, run_options, say, say_next, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.errors import TERMINATED, UsageError
-from ensemble.words import command
+from ensemble.text import command
 
 if TYPE_CHECKING:
     from ensemble.search.plan import Plan

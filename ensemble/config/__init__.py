@@ -10,9 +10,8 @@ from ensemble.config.experiment import (
     ResourcesConfig,
     SearchConfig,
 )
-from ensemble.config.finding import find_space, shipped
 from ensemble.config.json_schema import json_schema, render_json_schema, render_schema_text
-from ensemble.config.loading import ExperimentFile, load
+from ensemble.config.loading import ExperimentFile, find_space, load, shipped
 from ensemble.config.model import ModelConfig
 from ensemble.config.space import Choice, Distribution, Int, IntLog, LogUniform, Uniform
 from ensemble.config.train import TrainConfig

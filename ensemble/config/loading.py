@@ -1,12 +1,14 @@
 """Experiment files: read, checked whole, expanded.
 
 `load` is the door: a file (and `--set` overrides) in, an `ExperimentFile` out, or one UsageError that lists everything
-that is wrong with it. Nothing heavy is imported, so a mistyped key costs a fraction of a second.
+that is wrong with it. Nothing heavy is imported, so a mistyped key costs a fraction of a second. `find_space` finds a
+file by its name: here, in ./search_spaces, or among those that come with the package.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -217,3 +219,33 @@ def _put(node: Node, keys: tuple[str, ...], new: Node, depth: int) -> Node:
     below = node.value.get(key, Node(None, new.position))
     places = {**node.keys, key: new.position} if depth == len(keys) - 1 or key not in node.value else node.keys
     return Node({**node.value, key: _put(below, keys, new, depth + 1)}, node.position, places)
+
+
+def shipped() -> Path:
+    """Return the folder of the shipped experiment files.
+
+    An installed wheel holds them as `ensemble/search_spaces`; in a clone they lie beside the package.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def find_space(name: str) -> Path:
+    """Return the experiment file of this name or path; `.yaml` may be left out.
+
+    Looked for in ./, ./search_spaces/ and the shipped files, in this order. UsageError names the nearest ones.
+    """
+    given = Path(name)
+    folders = [Path(), Path("search_spaces"), shipped()]
+    bare = given.name not in ("", "..") and given.suffix not in (".yaml", ".yml")
+    spellings = [given.with_name(given.name + ".yaml"), given] if bare else [given]
+    for folder in folders:
+        for spelling in spellings:
+            if (folder / spelling).is_file():
+                return folder / spelling
+    known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    near = get_close_matches(given.stem, list(known), 3, 0.5)
+    looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders) if not given.is_absolute())
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known)) or 'none'}"
+    raise UsageError(f"no experiment file {name!r}{hint}" + (f" (looked in {looked})" if looked else ""))

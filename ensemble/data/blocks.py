@@ -14,7 +14,7 @@ from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import EpisodeBlock, Float32, Int64
-from ensemble.words import plural
+from ensemble.text import plural
 
 log = logging.getLogger(__name__)
 

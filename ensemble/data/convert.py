@@ -42,7 +42,7 @@ from ensemble.data.summary import Summary, merged
 from ensemble.data.trajectories import EPISODES
 from ensemble.errors import DataError, UsageError
 from ensemble.store import sha256_file, write_table
-from ensemble.words import plural
+from ensemble.text import plural
 
 Progress = Callable[[int, int], None]
 

@@ -22,7 +22,7 @@ from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12

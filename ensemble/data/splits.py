@@ -15,7 +15,7 @@ from ensemble.config.data import DataConfig, SplitConfig
 from ensemble.data.trajectories import Segments, Trajectories, nearest
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.words import plural
+from ensemble.text import plural
 
 SPLITS = ("train", "validation", "test")
 FEWEST_EPISODES = 10  # below this a split by episode measures the episodes drawn rather than the model

@@ -4,6 +4,12 @@
     mean                   the training mean
     linear least squares   the change of state, linear in the model's own inputs over its history
 
+of policies, whose test windows give an observation and the chunk of actions that follows it:
+
+    zero                   no action
+    mean                   the mean chunk of the training split
+    linear least squares   the chunk, linear in the observation
+
 They stand beside every table: a model that does not beat them has learnt nothing.
 """
 
@@ -15,18 +21,19 @@ import pyarrow as pa
 
 from ensemble.config import Experiment
 from ensemble.config.model import input_features
-from ensemble.data.splits import split_episodes
+from ensemble.data.splits import split_episodes, split_windows
 from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
-from ensemble.evaluation import policy_baselines
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
 from ensemble.evaluation.state import Float64, StateLayout, error_scale, state_moments
+from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, role_columns
 from ensemble.store import config_hash, write_table
 
 Predictor = Callable[[Float64], Float64]  # the newest points (n, h, D) to the next state (n, S)
 
 _FIT_WINDOWS = 50_000  # at most so many, evenly spread, for the least squares
+_FIT_PAIRS = 20_000  # as many, of policies
 
 
 def write_baselines(path: Path, experiments: Sequence[Experiment], data: Trajectories) -> None:
@@ -36,7 +43,7 @@ def write_baselines(path: Path, experiments: Sequence[Experiment], data: Traject
     for experiment in experiments:
         question = _question(experiment)
         if question not in known:
-            measure = policy_baselines.measure_baselines if experiment.model.task == "policy" else measure_baselines
+            measure = measure_policy_baselines if experiment.model.task == "policy" else measure_baselines
             known[question] = measure(experiment, data)
         identity = config_hash(experiment)
         rows += [
@@ -131,3 +138,36 @@ def _inputs(experiment: Experiment, data: Trajectories) -> tuple[list[int], list
 
 def _points(windows: Windows, count: int) -> Float64:
     return np.asarray(windows.gather(windows.fixed(count)), dtype=np.float64)
+
+
+def measure_policy_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
+    """Return the errors of each baseline's chunks of actions; DataError where a split has no window."""
+    splits = split_windows(data, experiment.data, experiment.model.window)
+    observed, wanted = _pairs(data, splits["train"], experiment.model.window, _FIT_PAIRS)
+    asked, truth = _pairs(data, splits["test"], experiment.model.window, experiment.train.rollout.windows)
+    solution = np.linalg.lstsq(_with_one(observed), wanted, rcond=None)[0]
+    predictions = {
+        "zero": np.zeros_like(truth),
+        "mean": np.broadcast_to(wanted.mean(0), truth.shape),
+        "linear least squares": _with_one(asked) @ solution,
+    }
+    return {
+        name: {
+            TEST_ACTION: float(np.abs(predicted - truth).mean()),
+            TEST_ACTION_SQUARED: float(np.square(predicted - truth).mean()),
+        }
+        for name, predicted in predictions.items()
+    }
+
+
+def _pairs(data: Trajectories, segments: Segments, window: int, count: int) -> tuple[Float64, Float64]:
+    """Return observations (n, S) and flat chunks (n, H A)."""
+    windows = Windows(data, segments, window)
+    points = windows.gather(windows.fixed(count)).numpy().astype(np.float64)
+    observed = points[:, 0][:, role_columns(data.features, "state")]
+    chunks = points[:, :-1][..., role_columns(data.features, "control")]
+    return observed, chunks.reshape(len(chunks), -1)
+
+
+def _with_one(values: Float64) -> Float64:
+    return np.concatenate([values, np.ones((len(values), 1))], axis=1)

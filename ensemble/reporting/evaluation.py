@@ -24,7 +24,7 @@ from ensemble.reporting.table_text import csv_cell
 from ensemble.reporting.tables import Column, differing_keys, label_groups
 from ensemble.reporting.tables import Row as Line
 from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_FILE
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 JOINT = {"mean": "mean of chunks", "median": "nearest to the median"}
 BASELINES = ("expert", "zero")

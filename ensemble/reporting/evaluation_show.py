@@ -13,7 +13,7 @@ from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column
 from ensemble.store import write_text
-from ensemble.words import plural
+from ensemble.text import plural
 
 # The first to go where a terminal is narrow, by header and key; the others are the answer.
 _DISPENSABLE = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.reporting.episodes import Difference, Row, Rows, Setting, compare_controllers, compare_members
-from ensemble.words import plural
+from ensemble.text import plural
 
 _QUESTIONS = (
     ("converge_rate", "converges more often", 1),

@@ -35,7 +35,7 @@ from ensemble.reporting.ranking import rank_run
 from ensemble.reporting.search_figures import cast_of, draw_courses, draw_history, draw_importances, draw_pareto
 from ensemble.reporting.summary import Group, is_finite
 from ensemble.schema import TEST_ROLLOUT, TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT
-from ensemble.words import plural
+from ensemble.text import plural
 
 PANELS = (
     (TRAIN_LOSS, "training loss"),

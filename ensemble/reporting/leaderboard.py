@@ -16,7 +16,7 @@ from ensemble.reporting.statistics import Float64, Mode, Statistics, describe
 from ensemble.reporting.summary import Group, is_finite
 from ensemble.reporting.tables import Column, Row, Table
 from ensemble.reporting.trials import Search, Trial
-from ensemble.words import plural
+from ensemble.text import plural
 
 COUNTS: tuple[Column, ...] = (
     Column("ok", "n_ok", plain_text),

@@ -16,7 +16,7 @@ from ensemble.reporting.summary import Group
 from ensemble.reporting.tables import Column, Row
 from ensemble.reporting.trials import Search
 from ensemble.reporting.versus import by_seed
-from ensemble.words import plural
+from ensemble.text import plural
 
 _KINDS = {"completed": "useful", "pruned": "stopped early", "diverged": "failed", "failed": "failed"}
 _PHASES = {"search": "search", "finalist": "finalists", "ensemble": "ensemble"}

@@ -11,7 +11,7 @@ from ensemble.reporting.drawing import INK, REST, SOFT, WIDTH, new_figure, save
 from ensemble.reporting.parameter_axes import NOT_USED, ParameterAxis, parameter_axis, shorten
 from ensemble.reporting.search_figures import LOST, Cast, faintness, mark_words, scatter
 from ensemble.reporting.trials import Trial
-from ensemble.words import plural
+from ensemble.text import plural
 
 _MOST_AXES = 10  # of parallel coordinates; the most important
 

@@ -22,7 +22,7 @@ from ensemble.reporting.table_text import to_csv, to_rich
 from ensemble.reporting.tables import Table, join_tables
 from ensemble.reporting.terminal import render_board, render_findings
 from ensemble.store import write_table, write_text
-from ensemble.words import plural
+from ensemble.text import plural
 
 _FAILURES = 10  # printed to a terminal
 

@@ -31,7 +31,7 @@ from ensemble.reporting.leaderboard import pareto_front
 from ensemble.reporting.parameter_axes import shorten
 from ensemble.reporting.statistics import Float64
 from ensemble.reporting.trials import Search, Trial
-from ensemble.words import plural
+from ensemble.text import plural
 
 LOST = "#D55E00"
 _LEADERS = 3  # without finalists

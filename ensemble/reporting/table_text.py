@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.tables import Column, Table
-from ensemble.words import plural
+from ensemble.text import plural
 
 # Headers of the first to go where a terminal is narrow; configuration and mean stay. An interval outlives the status,
 # which says no more than `n ok/planned` of who has completed.

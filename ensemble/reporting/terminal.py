@@ -13,7 +13,7 @@ from ensemble.reporting.findings import Findings
 from ensemble.reporting.narrow import Extent, extent, fit, new_table
 from ensemble.reporting.sheets import Sheet
 from ensemble.reporting.tables import Column, Row
-from ensemble.words import plural
+from ensemble.text import plural
 
 _ROWS = 10  # configurations where there are no finalists
 _SETTINGS = 24  # characters, at least, of the column that says what a configuration is

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ensemble.words import plural
+from ensemble.text import plural
 
 Clock = Callable[[], float]
 Progress = Mapping[str, float | int | str]

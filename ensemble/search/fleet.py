@@ -34,8 +34,8 @@ from ensemble.search.suggested import Suggested
 from ensemble.search.trial import Shared, train_distributed, train_inline
 from ensemble.search.tuning import Given, Source, TrialQueue, Watcher
 from ensemble.store import config_hash
+from ensemble.text import command, plural
 from ensemble.training.trial import Trial
-from ensemble.words import command, plural
 
 _log = logging.getLogger(__name__)
 _WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for

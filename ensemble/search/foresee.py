@@ -14,7 +14,7 @@ from ensemble.data.trajectories import EPISODES, MANIFEST, describe, read_manife
 from ensemble.errors import DataError
 from ensemble.schema import Feature
 from ensemble.search.prepare import planned_shards, shown, sources
-from ensemble.words import plural
+from ensemble.text import plural
 
 ASSUMED_STATES = 4
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT
 from ensemble.search.board import Board, Progress, TrialView, duration, number_in
-from ensemble.words import plural
+from ensemble.text import plural
 
 SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
 SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds

@@ -30,7 +30,7 @@ from ensemble.store import (
     write_table,
     write_text,
 )
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 Planned = tuple[str, str, int]  # config_hash, role, seed
 PLANNED = "planned.parquet"

@@ -16,7 +16,7 @@ from ensemble.search.estimate import Case, Hours, Survey, gib, hours, model_word
 from ensemble.search.place import held
 from ensemble.search.space_words import kept_share, size_words, space_words
 from ensemble.search.speed import Speed, Timing
-from ensemble.words import plural
+from ensemble.text import plural
 
 _RULES = 4  # broken rules that are listed
 

@@ -23,7 +23,7 @@ from ensemble.errors import DataError, UsageError
 from ensemble.evaluation.rollout import named_steps
 from ensemble.schema import Feature
 from ensemble.search.lock import held
-from ensemble.words import plural
+from ensemble.text import plural
 
 Say = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from ensemble.search.plan import SEARCH
 from ensemble.search.records import Configuration
 from ensemble.search.space import settings_of
 from ensemble.store import config_hash, table_of, write_json, write_table
-from ensemble.words import plural
+from ensemble.text import plural
 
 
 @dataclass(frozen=True)

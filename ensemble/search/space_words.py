@@ -8,7 +8,7 @@ from ensemble.config import Choice, Distribution, Experiment, ExperimentFile, In
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import grid_size, option_name
 from ensemble.config.space import KINDS
-from ensemble.words import plural
+from ensemble.text import plural
 
 DEFAULT_TRIALS = 32
 _LONGEST = 60

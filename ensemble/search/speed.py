@@ -18,11 +18,11 @@ from ensemble.config.experiment import seed_numbers
 from ensemble.data.trajectories import read_trajectories
 from ensemble.search.cost import Cost, Passes, cost_of, validations
 from ensemble.search.prepare import PreparedData
+from ensemble.text import plural
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
 from ensemble.training.setup import TrialData, set_up
-from ensemble.words import plural
 
 _LAUNCH = {"cpu": 0.2e-3, "cuda": 0.25e-3}  # seconds a matrix and step: its three products and what stands around them
 _TRAFFIC = 19.0  # bytes moved per byte kept, forward and backward together

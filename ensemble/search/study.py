@@ -19,8 +19,8 @@ from ensemble.search.door import Known, check_search, notes
 from ensemble.search.plan import Plan, planned_text, row_files, write_plan
 from ensemble.search.prepare import PreparedData, check, find_origin, prepare, shown
 from ensemble.store import RunDirectory, read_table
+from ensemble.text import plural
 from ensemble.versions import git_commit, versions
-from ensemble.words import plural
 
 Say = Callable[[str], None]
 

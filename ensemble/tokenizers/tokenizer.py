@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ import numpy.typing as npt
 from ensemble.errors import StorageError
 from ensemble.schema import Float32, Int64
 from ensemble.store import read_json, write_json
+from ensemble.tokenizers.alphabet import Alphabet
 from ensemble.tokenizers.byte_pairs import BytePairCodec
-from ensemble.tokenizers.codec import Codec
 from ensemble.tokenizers.coefficients import Bools, Int32, Quantizer
 from ensemble.tokenizers.sequences import BOS, EOS, FIRST, PAD, UNK, before_the_end, frame
 from ensemble.tokenizers.tiny import TinyCodec
@@ -35,6 +35,34 @@ _SLAB = 1 << 15  # chunks worked on at a time
 _SPARE = 1.25  # room of `max_length` beyond the longest of the fitting data
 _CUT = 0.01  # share of chunks, and always one, that may be longer than `max_length`
 _LOG = logging.getLogger(__name__)
+
+
+class Codec(Protocol):
+    """Ids 0 .. `vocabulary` - 1, specials first (`sequences.py`); known coefficients are those of `alphabet`."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in files."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are, the specials among them."""
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The coefficients that it knows."""
+
+    def encode(self, symbols: Int32) -> tuple[Int32, Int64]:
+        """Return the ids of all rows of symbols (N, W) end to end, without specials, and how many each has (N,)."""
+
+    def decode(self, tokens: Int32, kept: Bools, width: int) -> tuple[Int32, Bools]:
+        """Return coefficients (N, width) of the `kept` ones of tokens (N, L), and which rows spell just `width`.
+
+        What a row lacks is 0, what it has too much is cut.
+        """
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a file keeps of it."""
 
 
 @dataclass(frozen=True, eq=False)

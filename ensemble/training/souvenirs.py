@@ -11,8 +11,8 @@ from typing import Any
 from ensemble.evaluation.closed_loop import Outcome, record_episodes
 from ensemble.reporting.episodes import Setting
 from ensemble.reporting.pendulum_film import film
+from ensemble.text import plural
 from ensemble.training.evaluate import Candidate, best_member
-from ensemble.words import plural
 
 Row = Mapping[str, Any]
 

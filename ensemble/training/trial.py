@@ -4,7 +4,9 @@ The packs of a trial advance rung by rung, so that the mean over all its seeds i
 a row are skipped and members that have a checkpoint continue from it, so a trial may simply be run again.
 """
 
+import ctypes
 import json
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +21,6 @@ import torch
 from ensemble.config import Experiment
 from ensemble.errors import StorageError
 from ensemble.models.base import Normalization
-from ensemble.models.memory import keep_freed_memory
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
 from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.training.checkpoint import Checkpoint, load_newest
@@ -279,3 +280,17 @@ def load_progress(directory: MemberDirectory) -> tuple[Member | None, pa.Table |
         state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
         return Member.from_json(state["member"]), pq.read_table(path.parent / "curves.parquet")
     return None, None
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to keep what is freed; call once in a training process. Return whether it took effect."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

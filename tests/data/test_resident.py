@@ -10,9 +10,9 @@ from ensemble.data.loading import _concatenate, load_resident, resident
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError
-from ensemble.models.memory import keep_freed_memory
 from ensemble.training.batches import Batches
 from ensemble.training.context import InlineContext
+from ensemble.training.trial import keep_freed_memory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -295,7 +295,7 @@ import json, sys, threading, time
 import numpy as np, torch
 from ensemble.config import Experiment
 from ensemble.models.base import Batch, Normalization
-from ensemble.models.memory import keep_freed_memory
+from ensemble.training.trial import keep_freed_memory
 from ensemble.schema import Feature
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack

@@ -6,9 +6,9 @@ import pytest
 from action_chunks import oscillations, walks
 from tokenizers.pre_tokenizers import ByteLevel
 
+from ensemble.tokenizers.byte_pairs import code_points
 from ensemble.tokenizers.sequences import FIRST
 from ensemble.tokenizers.tokenizer import ActionTokenizer
-from ensemble.tokenizers.utf8 import code_points
 
 
 def coefficients_as_chunks(coefficients, scale=10.0):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ensemble.errors import StorageError
 from ensemble.tokenizers.alphabet import Alphabet
 from ensemble.tokenizers.coefficients import Quantizer
-from ensemble.tokenizers.longest_match import Trie
 from ensemble.tokenizers.merging import learn_merges
 from ensemble.tokenizers.original import read_original, write_original
+from ensemble.tokenizers.tiny import Trie
 from ensemble.tokenizers.tokenizer import ActionTokenizer
 
 TIME = np.arange(50)

@@ -77,7 +77,7 @@ def test_slabs_do_not_show(fitted, monkeypatch) -> None:
     chunks = oscillations(200, HORIZON, WIDTH)
     tokens = fitted.encode(chunks)
     monkeypatch.setattr("ensemble.tokenizers.tokenizer._SLAB", 7)
-    monkeypatch.setattr("ensemble.tokenizers.longest_match._ROWS", 3)
+    monkeypatch.setattr("ensemble.tokenizers.tiny._ROWS", 3)
     np.testing.assert_array_equal(fitted.encode(chunks), tokens)
     assert fitted.decode(tokens)[1].all()
     bad = chunks.copy()

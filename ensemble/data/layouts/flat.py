@@ -11,7 +11,7 @@ from ensemble.data.layouts.grouped import lengths_text, matrix
 from ensemble.data.layouts.recording import RawFeature, Recording, append_last, difference_to_successor
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.words import plural
+from ensemble.text import plural
 
 
 @dataclass(frozen=True, slots=True)

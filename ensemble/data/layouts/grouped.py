@@ -9,7 +9,7 @@ from ensemble.data.layouts.container import ArrayInfo, Container, Values, missin
 from ensemble.data.layouts.recording import RawFeature, Recording
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.words import plural
+from ensemble.text import plural
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ensemble.data.layouts.recording import Recording, median_step, natural_orde
 from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
-from ensemble.words import plural
+from ensemble.text import plural
 
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")

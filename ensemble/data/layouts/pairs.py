@@ -17,10 +17,10 @@ from ensemble.data.layouts.container import ArrayInfo, Container, Values, requir
 from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import Float32, Int64
+from ensemble.text import plural
 from ensemble.tokenizers.coefficients import Bools
 from ensemble.tokenizers.original import read_original
 from ensemble.tokenizers.tokenizer import ActionTokenizer
-from ensemble.words import plural
 
 TITLE = "observation and action-chunk pairs"
 NAME = "pairs"

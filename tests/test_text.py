@@ -2,7 +2,7 @@
 
 import shlex
 
-from ensemble.words import command, plural
+from ensemble.text import command, plural
 
 
 def test_one_of_a_thing_is_singular() -> None:

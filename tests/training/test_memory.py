@@ -5,7 +5,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from ensemble.models.memory import keep_freed_memory
+from ensemble.training.trial import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def fill():
