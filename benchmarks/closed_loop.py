@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ensemble.closed_loop.episodes import Outcome, draw_episodes, first_calm, run_episodes
+from ensemble.closed_loop.evaluate import find_candidates
+from ensemble.closed_loop.load_policy import PolicyEnsemble
 from ensemble.config import Experiment
-from ensemble.evaluation.closed_loop import Outcome, draw_episodes, first_calm, run_episodes
 from ensemble.models.base import Normalization, initialize
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature
 from ensemble.simulation.pendulum_env import CONTROL_LIMIT, EPISODE_STEPS, PendulumEnv
-from ensemble.store import MemberDirectory
 from ensemble.training.context import InlineContext
-from ensemble.training.evaluate import find_candidates
-from ensemble.training.load_policy import PolicyEnsemble
 from ensemble.training.pack import Pack
 from ensemble.training.weights import save_model, save_row
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.search.cluster import LOOPBACK, QUIET, connected, needs, slots
+from ensemble.study.cluster import LOOPBACK, QUIET, connected, needs, slots
 
 os.environ.update(QUIET | LOOPBACK | {"RAY_AUTH_MODE": "token"})  # Ray reads them when it is imported
 
@@ -24,11 +24,11 @@ from ray import tune
 
 from ensemble.config import load
 from ensemble.schema import MemberRole
-from ensemble.search.fleet import Fleet
-from ensemble.search.plan import make_plan, write_plan
-from ensemble.search.prepare import prepare
-from ensemble.search.tuning import Source
 from ensemble.store import read_table
+from ensemble.study.plan import make_plan, write_plan
+from ensemble.study.prepare import prepare
+from ensemble.study.runner import Runner
+from ensemble.study.tuning import Source
 
 SPACE = """\
 experiment: nothing
@@ -47,7 +47,7 @@ LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 Ends = tuple[float, list[float]]  # seconds of the tuner's run, and when each trial ended
 
 
-class TimedFleet(Fleet):
+class TimedFleet(Runner):
     """A fleet that notes how long Tune ran: from before the first suggestion until after the last row."""
 
     seconds = 0.0
@@ -67,15 +67,15 @@ def ours(folder: Path, nodes: Sequence[Any], trials: int, seeds: int, turn: int)
     data = prepare(first.data, folder, folder, lambda line: None)
     write_plan(plan, {})
     request = needs(first.resources, list(nodes), "cpu")
-    fleet = TimedFleet(plan, data, request, slots(request, list(nodes)), lambda line: None)
-    fleet.run()
+    runner = TimedFleet(plan, data, request, slots(request, list(nodes)), lambda line: None)
+    runner.run()
     ended: dict[str, float] = {}
     for file in plan.run.glob("members/*/member.parquet"):
         assert read_table(file)["status"][0].as_py() == "completed"
         name = file.parent.name.rpartition("-")[0]
         ended[name] = max(ended.get(name, 0.0), file.stat().st_mtime)
     assert len(ended) == trials
-    return fleet.seconds, sorted(ended.values())
+    return runner.seconds, sorted(ended.values())
 
 
 class Clock(tune.Callback):

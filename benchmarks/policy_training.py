@@ -40,9 +40,9 @@ from ensemble.models.base import Batch
 from ensemble.models.pi0 import Pi0
 from ensemble.models.policy import Policy
 from ensemble.models.state_dicts import to_state_dict
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import VALIDATION_LOSS, role_columns
 from ensemble.simulation.inverted_pendulum import simulate
-from ensemble.store import MemberDirectory
 from ensemble.training.context import InlineContext
 from ensemble.training.loop import Outputs, Trainer
 from ensemble.training.members import Curve

@@ -20,8 +20,8 @@ from ensemble.config import Experiment
 from ensemble.config.loading import ExperimentFile, load
 from ensemble.data.trajectories import read_trajectories
 from ensemble.schema import TEST_ROLLOUT, VALIDATION_LOSS, VALIDATION_ROLLOUT
-from ensemble.search.prepare import prepare
 from ensemble.store import read_table, write_table
+from ensemble.study.prepare import prepare
 from ensemble.training.context import InlineContext
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial

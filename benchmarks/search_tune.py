@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.search_replay import climb
 from benchmarks.search_table import Table
 from ensemble.config.loading import load
+from ensemble.run_directory import config_hash
 from ensemble.search.judge import Judge
-from ensemble.store import config_hash, read_table
+from ensemble.store import read_table
 
 
 def report(table: Table, run: Path) -> None:

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ensemble.search.cluster import LOOPBACK, QUIET, connected, needs, slots
+from ensemble.study.cluster import LOOPBACK, QUIET, connected, needs, slots
 
 os.environ.update(QUIET | LOOPBACK | {"RAY_AUTH_MODE": "token"})  # Ray reads them when it is imported
 
@@ -46,10 +46,10 @@ from ensemble.data.windows import Windows
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
 from ensemble.evaluation.state import StateLayout, error_scale, state_moments
 from ensemble.schema import VALIDATION_ROLLOUT
-from ensemble.search.fleet import Fleet
-from ensemble.search.plan import make_plan, write_plan
-from ensemble.search.prepare import PreparedData, prepare
 from ensemble.store import read_json, read_table, write_json
+from ensemble.study.plan import make_plan, write_plan
+from ensemble.study.prepare import PreparedData, prepare
+from ensemble.study.runner import Runner
 
 TABLES = Path(__file__).parent / "tables"
 SEEDS = [100, 101, 102]  # of our search; the table holds seeds 0 to 9
@@ -202,7 +202,7 @@ def ours(folder: Path, data: PreparedData, nodes: Sequence[Any], seed: int, *mor
     start, clock = time.perf_counter(), time.time()
     write_plan(plan, {})
     request = needs(file.first.resources, list(nodes), "cpu")
-    Fleet(plan, data, request, slots(request, list(nodes)), lambda line: None).run()
+    Runner(plan, data, request, slots(request, list(nodes)), lambda line: None).run()
     seconds = time.perf_counter() - start
     files = plan.run.glob("members/*/member.parquet")
     rows = sorted(((f.stat().st_mtime - clock, read_table(f).to_pylist()[0]) for f in files), key=lambda row: row[0])

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.closed_loop.load_policy import PolicyEnsemble, load_policy
     from ensemble.training.load import Ensemble, load
-    from ensemble.training.load_policy import PolicyEnsemble, load_policy
 
 __all__ = ["Ensemble", "PolicyEnsemble", "__version__", "load", "load_policy"]
 __version__ = "0.1.0"
@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Ensemble": "ensemble.training.load",
     "load": "ensemble.training.load",
-    "PolicyEnsemble": "ensemble.training.load_policy",
-    "load_policy": "ensemble.training.load_policy",
+    "PolicyEnsemble": "ensemble.closed_loop.load_policy",
+    "load_policy": "ensemble.closed_loop.load_policy",
 }
 
 

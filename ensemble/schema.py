@@ -186,7 +186,6 @@ EVALUATION_COLUMNS = pa.schema(
 )
 """`evaluation.parquet`: one row per controller and setting of the closed loop."""
 
-EVALUATION_FILE = "evaluation.parquet"
 EVALUATION_KEY = ("config_hash", "controller", "seed", "environment", "noise", "replan", "episodes", "episode_seed")
 """What tells rows of `evaluation.parquet` apart: measured again, a row replaces the one before."""
 

@@ -1,6 +1,7 @@
-"""What several test folders share: small data sets in memory, and one local Ray."""
+"""What several test folders share: small data sets in memory, experiment files that train in a test, one local Ray."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -53,3 +54,35 @@ def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
     yield
     ray.shutdown()
+
+
+TINY = """\
+# Does the learning rate matter?
+# It is a test.
+experiment: tiny
+data: {source: double_pendulum, simulate: {episodes: 12, steps: 24}}
+model: {n_layer: 1, n_head: 2, n_embd: 8, history: 5, block_size: 8, head: {layer_sizes: [8]}}
+train:
+  steps: 20
+  batch_size: 8
+  optimizer: {name: adam, lr: {choice: [1e-3, 1e-2]}}
+  rollout: {horizon: 5, windows: 16}
+search: {sampler: grid, pruner: none, seeds: 2}
+ensemble: {finalists: 0}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Write the tiny experiment, each pair of texts replaced, and return its file."""
+
+    def write(*replaced: tuple[str, str]) -> Path:
+        text = TINY
+        for old, new in replaced:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text)
+        return path
+
+    return write

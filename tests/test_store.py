@@ -9,15 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ensemble.config import Experiment
+from ensemble.config import Experiment, flatten
 from ensemble.errors import StorageError
+from ensemble.run_directory import RunDirectory, config_hash, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
 from ensemble.store import (
-    RunDirectory,
     atomic_file,
-    config_hash,
-    flatten,
-    member_id,
     read_json,
     read_table,
     sha256_file,
@@ -170,7 +167,7 @@ def test_equal_tables_give_equal_bytes(tmp_path: Path):
 
 def test_a_configuration_is_named_the_same_in_every_process():
     code = (
-        "from ensemble.config import Experiment; from ensemble.store import config_hash;"
+        "from ensemble.config import Experiment; from ensemble.run_directory import config_hash;"
         "print(config_hash(Experiment(experiment='b', data={'source': 'double_pendulum'})))"
     )
     for hash_seed in ("0", "1"):

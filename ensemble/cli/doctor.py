@@ -42,8 +42,8 @@ def _software() -> Iterator[tuple[str, str]]:
 
 
 def _hardware() -> Iterator[tuple[str, str]]:
-    from ensemble.search.cluster import cpu_count
-    from ensemble.search.machine import bf16, gpu_names
+    from ensemble.planning.capacity import bf16, gpu_names
+    from ensemble.study.cluster import cpu_count
 
     page = os.sysconf("SC_PAGE_SIZE")
     free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
@@ -62,7 +62,7 @@ def _storage() -> Iterator[tuple[str, str]]:
 
 def _token() -> str:
     """Check the token that Ray asks of its callers; close a file that others can read."""
-    from ensemble.search.cluster import token_file
+    from ensemble.study.cluster import token_file
 
     path = token_file()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":

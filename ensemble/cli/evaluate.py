@@ -14,7 +14,7 @@ from ensemble.errors import UsageError
 from ensemble.text import command, plural
 
 if TYPE_CHECKING:
-    from ensemble.training.evaluate import Candidate, Protocol
+    from ensemble.closed_loop.evaluate import Candidate, Protocol
 
 Progress = Callable[[str, int, int], None]
 
@@ -96,9 +96,9 @@ def _measure(
     """Run the closed loops, keep their rows, film and record; return the run directory."""
     if not run.is_dir():
         raise UsageError(f"no run directory {run}")
-    from ensemble.schema import EVALUATION_FILE
-    from ensemble.training import evaluate as closed
-    from ensemble.training.souvenirs import Souvenirs
+    from ensemble.closed_loop import evaluate as closed
+    from ensemble.closed_loop.film import Recorder
+    from ensemble.run_directory import RunDirectory
 
     joint: Any = tuple(dict.fromkeys(name for name in combine if name != "none"))
     distinct = tuple(sorted(set(noises))), tuple(sorted(set(replans)))
@@ -109,25 +109,25 @@ def _measure(
         raise UsageError(f"--record takes one configuration: choose one of {len(candidates)} with --config")
     where = closed.run_of(run)
     _announce(candidates, protocol, device, where)
-    souvenirs = Souvenirs(whole=record is not None)
+    recorder = Recorder(whole=record is not None)
     rows = []
     try:
         with _progress() as progress:
-            for measured in closed.evaluate(candidates, protocol, device, progress, souvenirs.watch):
-                closed.keep_rows(where / EVALUATION_FILE, measured)
+            for measured in closed.evaluate(candidates, protocol, device, progress, recorder.watch):
+                closed.keep_rows(RunDirectory(where).evaluation_file, measured)
                 rows += measured
     except KeyboardInterrupt:
-        say(f"interrupted; the settings that were finished are in {where / EVALUATION_FILE}")
+        say(f"interrupted; the settings that were finished are in {RunDirectory(where).evaluation_file}")
         raise
     if video is not None:
-        say(f"{video}: {souvenirs.write_film(rows, video, video_members == 'all')}")
+        say(f"{video}: {recorder.write_film(rows, video, video_members == 'all')}")
     if record is not None:
-        say(f"{record}: {souvenirs.write_recording(record)}")
+        say(f"{record}: {recorder.write_recording(record)}")
     return where
 
 
 def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: str, where: Path) -> None:
-    from ensemble.schema import EVALUATION_FILE
+    from ensemble.run_directory import RunDirectory
 
     members = sum(len(each.members) for each in candidates)
     noises, replans = (", ".join(f"{value:g}" for value in values) for values in (protocol.noises, protocol.replans))
@@ -137,14 +137,14 @@ def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: s
     say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
     episodes = plural(protocol.episodes, "episode")
     say(f"noise {noises} x replan {replans}, {episodes} of seed {protocol.seed}, the same for all")
-    say(f"rows go to {where / EVALUATION_FILE}")
+    say(f"rows go to {RunDirectory(where).evaluation_file}")
 
 
 def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: int | None = None) -> None:
     from rich.console import Console
 
-    from ensemble.reporting.evaluation import compose
-    from ensemble.reporting.evaluation_show import render_evaluation, write_evaluation
+    from ensemble.closed_loop.report import compose
+    from ensemble.closed_loop.show import render_evaluation, write_evaluation
 
     render_evaluation(write_evaluation(compose(run, beside, episodes, seed)), Console())
     film = ("--noise", "0.05", "--replan", "10", "--video-members", "all", "--video", "film.gif")

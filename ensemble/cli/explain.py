@@ -21,7 +21,7 @@ def explain(run: Path, config: str, seed: int | None) -> None:
     ensemble explain results/search '#12'
     ensemble explain results/search 4f0a 3
     """
-    from ensemble.reporting.lineage import explain as lineage
+    from ensemble.reporting.explain import explain as lineage
     from ensemble.reporting.run import read_run
 
     click.echo(lineage(read_run(run), config, seed), nl=False)

@@ -41,8 +41,8 @@ def import_(
     ensemble import trained_models/tinypi0_*.pth --family pi0 --name tinypi0
     ensemble import trained_models/tinypi0fast_*.pth --family pi0_fast --tokenizer fast_tokenizer.json --name tinyfast
     """
-    from ensemble.search.imported import Request, import_policies
-    from ensemble.search.prepare import shown
+    from ensemble.study.prepare import shown
+    from ensemble.tinypi0.import_run import Request, import_policies
 
     run = shown(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
     say(f"{run}: {plural(len(files), 'member')} of {family}, imported as they are; nothing was measured")
@@ -62,7 +62,7 @@ def export(path: Path, layout: str, out: Path, config: str | None, overwrite: bo
     ensemble export results/pi0_ensemble --layout tinypi0 --out train
     """
     del layout  # there is one
-    from ensemble.training.tiny_export import export_tiny
+    from ensemble.tinypi0.export_run import export_tiny
 
     files = export_tiny(path, out, config, overwrite)
     weights = [file for file in files if file.suffix == ".pth"]

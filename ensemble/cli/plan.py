@@ -10,8 +10,8 @@ from ensemble.config import ExperimentFile, find_space, load
 from ensemble.text import command
 
 if TYPE_CHECKING:
-    from ensemble.search.estimate import Survey
-    from ensemble.search.speed import Speed, Timing
+    from ensemble.planning.estimate import Survey
+    from ensemble.planning.speed import Speed, Timing
 
 CALIBRATION = 20.0  # seconds
 
@@ -33,15 +33,15 @@ def plan(
     ensemble plan mine.yaml --set train.steps=500 --address auto
     """
     found = load(find_space(file), overrides)
-    from ensemble.search.door import check_plan
-    from ensemble.search.plan import make_plan
+    from ensemble.study.checks import check_plan
+    from ensemble.study.plan import make_plan
 
     checked = make_plan(found, results)
     survey, speed, timings = _counted(found, results, calibrate, address, device)
     check_plan(checked, None if survey.data.assumed else survey.data.features)
     from rich.console import Console
 
-    from ensemble.search.plan_text import plan_view
+    from ensemble.planning.text import plan_view
 
     Console().print(plan_view(survey, speed, timings))
     say(_next(file, overrides, survey, calibrate))
@@ -50,12 +50,12 @@ def plan(
 def _counted(
     file: ExperimentFile, results: Path, calibrate: bool, address: str, device: str | None
 ) -> "tuple[Survey, Speed, list[Timing]]":
-    from ensemble.search.estimate import rough_speed, survey
+    from ensemble.planning.estimate import rough_speed, survey
 
     if address == "local":
         found = survey(file, results, device)
     else:
-        from ensemble.search.cluster import connected
+        from ensemble.study.cluster import connected
 
         with connected(address, workers=False) as nodes:
             found = survey(file, results, device, nodes)
@@ -64,19 +64,21 @@ def _counted(
 
 def _calibrated(found: "Survey", results: Path) -> "tuple[Survey, Speed, list[Timing]]":
     """Make the data where they are missing, which only a calibration does, and train a little."""
-    from ensemble.search.estimate import survey
-    from ensemble.search.prepare import prepare
-    from ensemble.search.speed import calibrate
+    from ensemble.planning.estimate import survey
+    from ensemble.planning.speed import calibrate
+    from ensemble.study.prepare import prepare
 
     file = found.file
     if not found.data.ready:
         say("--calibrate needs the data; they are made now and kept")
     data = prepare(file.first.data, file.path.absolute().parent, results, say)
     if not found.data.ready:
-        found = survey(file, results, found.place.device, None if found.place.here else found.place.nodes, found.sample)
+        found = survey(
+            file, results, found.capacity.device, None if found.capacity.here else found.capacity.nodes, found.sample
+        )
     by_step = sorted(found.cases, key=lambda case: case.cost.flops)
     chosen = {id(case): case.experiment for case in (by_step[0], by_step[len(by_step) // 2], by_step[-1])}
-    speed, timings = calibrate(list(chosen.values()), data, file.searched, CALIBRATION, found.place.device)
+    speed, timings = calibrate(list(chosen.values()), data, file.searched, CALIBRATION, found.capacity.device)
     return found, speed, timings
 
 

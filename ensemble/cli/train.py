@@ -13,7 +13,7 @@ from ensemble.errors import TERMINATED, UsageError
 from ensemble.text import command
 
 if TYPE_CHECKING:
-    from ensemble.search.plan import Plan
+    from ensemble.study.plan import Plan
 
 _YES = click.option("--yes", is_flag=True, help="Begin although this machine would need more than half a day.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an earlier run of this name left.")
@@ -82,11 +82,11 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     ensemble resume results/gpt_quick --trials +20     # search on
     ensemble resume results/gpt_quick --seeds 10       # more seeds for the finalists
     """
-    from ensemble.search.left import left_plan, noted_data, other_versions
-    from ensemble.search.lock import sole_driver
-    from ensemble.search.plan import FORCED, forget_failures, is_complete
+    from ensemble.study.lock import sole_driver
+    from ensemble.study.plan import FORCED, forget_failures, is_complete
+    from ensemble.study.resume import data_of_run, other_versions, plan_of_run
 
-    plan = left_plan(run, _extension(run, trials, seeds))
+    plan = plan_of_run(run, _extension(run, trials, seeds))
     with sole_driver(plan.run):
         changed = other_versions(plan)
         if changed and not force and not (is_complete(plan) and trials is None and seeds is None):
@@ -100,20 +100,19 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
             _show(plan)
             return
         forced = [FORCED + each for each in changed]
-        _run(plan, address, device, shards=noted_data(plan), forced=forced)
+        _run(plan, address, device, shards=data_of_run(plan), forced=forced)
 
 
 def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
     """Return what `--trials` and `--seeds` change in the experiment of a run."""
-    from ensemble.search.left import left_plan
-    from ensemble.search.plan import DEFAULT_TRIALS
+    from ensemble.study.resume import plan_of_run
 
-    first = left_plan(run).file.first
+    first = plan_of_run(run).file.first
     overrides = []
     if trials is not None:
         if not re.fullmatch(r"\+?[0-9]{1,9}", trials):
             raise UsageError(f"--trials {trials}: needs a number, or +N for so many more")
-        now = first.search.trials or DEFAULT_TRIALS
+        now = first.search.most_trials or 0
         wanted = now + int(trials) if trials.startswith("+") else int(trials)
         if first.search.sampler == "grid":
             raise UsageError(f"--trials {trials}: the search is a grid, which has no more; search a wider space anew")
@@ -130,9 +129,9 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
 
 
 def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, address: str, device: str | None) -> None:
-    from ensemble.search.cluster import in_job
-    from ensemble.search.lock import sole_driver
-    from ensemble.search.plan import clear, is_finished, make_plan, refuse_foreign
+    from ensemble.study.cluster import in_job
+    from ensemble.study.lock import sole_driver
+    from ensemble.study.plan import clear, is_finished, make_plan, refuse_foreign
 
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
@@ -152,8 +151,8 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
 
 def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> None:
     """Refuse what would take this machine more than half a day, or does not fit on it, and show why."""
-    from ensemble.search.estimate import LONG_HOURS, hours, refuse_too_large, rough_speed, survey
-    from ensemble.search.plan_text import plan_text
+    from ensemble.planning.estimate import LONG_HOURS, hours, refuse_too_large, rough_speed, survey
+    from ensemble.planning.text import plan_text
 
     found = survey(file, results, device)
     speed = rough_speed(found)
@@ -169,7 +168,7 @@ def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> Non
 
 def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
     """Inside a Ray job the working directory is a temporary copy: what is written there is lost."""
-    from ensemble.search.cluster import in_job
+    from ensemble.study.cluster import in_job
 
     place = Path(file.first.storage) if file.first.storage else results
     if in_job() and not place.expanduser().is_absolute():
@@ -187,7 +186,7 @@ def _run(
     shards: Mapping[str, Path] | None = None,
     forced: Sequence[str] = (),
 ) -> None:
-    from ensemble.search.study import Options, run_study
+    from ensemble.study.study import Options, run_study
 
     try:
         run_study(plan, Options(address, device, before, forced), say, shards)
@@ -204,14 +203,16 @@ def _show(plan: "Plan") -> None:
     from rich.console import Console
 
     from ensemble.reporting.report import show
+    from ensemble.run_directory import RunDirectory
 
+    run = RunDirectory(plan.run)
     report = show([plan.run], Console())[0]
     ways: list[tuple[object, ...]] = [("ensemble", "evaluate", plan.run)] if report.run.of_policies else []
     if report.findings and report.findings.mark:
-        if (plan.run / "optuna.journal").is_file():
-            study = command("optuna-dashboard", plan.run / "optuna.journal")
+        if run.journal_file.is_file():
+            study = command("optuna-dashboard", run.journal_file)
             say(f"the study: {study}   (pip install optuna-dashboard)")
         ways += [("ensemble", "explain", plan.run, report.findings.mark)]
-    ways += [("tensorboard", "--logdir", plan.run / "members")]
+    ways += [("tensorboard", "--logdir", run.members)]
     ways += [("ensemble", "report", plan.run, "--metric", "test/loss")]
     say_next(*(command(*words) for words in ways[:2]))

@@ -10,6 +10,8 @@ from ensemble.config.model import GPTDynamicsConfig, ModelConfig
 from ensemble.config.policy import POLICIES
 from ensemble.config.train import TrainConfig
 
+DEFAULT_TRIALS = 32  # of a search that says nothing
+
 Seeds = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
     Words("a number of seeds of at least 1, or a list of seeds such as [0, 1, 7]"),
@@ -29,7 +31,7 @@ class SearchConfig(Section):
         "tpe", description="who suggests configurations; grid: every combination, in the order of the file"
     )
     trials: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="configurations to try; default: 32, with a grid all of them"
+        None, description=f"configurations to try; default: {DEFAULT_TRIALS}, with a grid all of them"
     )
     seeds: Seeds = Field(3, description="seeds of each configuration: a number (0, 1, ..) or a list")
     metric: str = Field(
@@ -64,6 +66,11 @@ class SearchConfig(Section):
     )
 
     _seeds_differ = field_validator("seeds")(_distinct)
+
+    @property
+    def most_trials(self) -> int | None:
+        """How many configurations are tried at most; None: a grid tries as many as the space holds."""
+        return self.trials or (None if self.sampler == "grid" else DEFAULT_TRIALS)
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> Self:

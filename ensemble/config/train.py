@@ -123,11 +123,16 @@ class TrainConfig(Section):
     init_from: str | None = Field(None, description="run directory, or its members/<id>, to start the weights from")
     statistics: Literal["keep", "recompute"] = Field("keep", description="normalization with init_from")
 
+    @property
+    def validation_interval(self) -> int:
+        """Steps between two validations, which are the rungs of a trial."""
+        return self.validate_every or max(1, self.steps // 20)
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         if self.schedule.warmup_steps > self.steps:
             raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than steps {self.steps}")
-        every = self.validate_every or max(1, self.steps // 20)
+        every = self.validation_interval
         if self.checkpoint_every is not None and self.checkpoint_every % every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of validate_every {every}")
         return self

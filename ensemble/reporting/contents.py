@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.reporting.digits import setting
 from ensemble.reporting.findings import Findings, find
+from ensemble.reporting.groups import Group, group_members
+from ensemble.reporting.number_format import setting
 from ensemble.reporting.run import MemberRow, Run
-from ensemble.reporting.summary import Group, group_members
 from ensemble.reporting.tables import Table, build_table
+from ensemble.run_directory import member_id
 from ensemble.schema import ACTION_MAE, ACTION_MSE
-from ensemble.store import member_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,26 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ensemble.reporting.digits import interval, number, plus_minus
+from ensemble.reporting.groups import Group, rank_run, state_of
 from ensemble.reporting.leaderboard import finalists, leaderboard, pareto, pareto_front
 from ensemble.reporting.ledger import (
-    Promise,
+    Optimism,
     importance_sheet,
     ledger,
     ledger_line,
     optimism,
-    promise_line,
-    promises,
+    optimism_line,
+    optimisms,
     search_facts,
 )
-from ensemble.reporting.ranking import rank_run, state_of
+from ensemble.reporting.number_format import interval, number, plus_minus
 from ensemble.reporting.run import Run
+from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, improvement_text, p_text
 from ensemble.reporting.statistics import Mode
-from ensemble.reporting.summary import Group
 from ensemble.reporting.tables import Table
-from ensemble.reporting.trials import Search
-from ensemble.reporting.versus import Contest, Versus, baseline_words, compare, to_csv, versus_sheet
+from ensemble.reporting.versus import Comparison, Versus, baseline_words, compare, to_csv, versus_sheet
 
 _LEVEL = 0.05
 
@@ -32,10 +31,10 @@ class Findings:
     """All that is said about a search beyond the report of any run."""
 
     answer: tuple[str, ...]  # sentences; **bold** as in Markdown
-    board: Sheet  # the finalists, or where there are none all configurations
+    leaderboard: Sheet  # the finalists, or where there are none all configurations
     sheets: tuple[Sheet, ...]  # after the board, before the figures
     accounts: tuple[Sheet, ...]  # after the figures
-    promises: tuple[str, ...]  # the optimism, one line a finalist
+    optimisms: tuple[str, ...]  # the optimism, one line a finalist
     ledger: str  # in one line
     comparisons: str  # csv
     facts: tuple[tuple[str, str], ...]
@@ -51,14 +50,14 @@ def find(run: Run, search: Search, table: Table) -> Findings:
     fresh = compare(confirmed, search, table.metric, run.mode(table.metric))
     whole = [group for group in searched if state_of(group, search) in ("completed", "diverged", "failed")]
     old = compare(whole, search, search.metric, search.mode)
-    promised = promises(search, confirmed, {group.config_hash: group for group in searched})
-    board, everyone, spent = finalists(table), leaderboard(search, table), ledger(run)
+    promised = optimisms(search, confirmed, {group.config_hash: group for group in searched})
+    confirmed_sheet, everyone, spent = finalists(table), leaderboard(search, table), ledger(run)
     labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
     sheets = (
         *(versus_sheet(each, search, folded=False) for each in fresh),
         optimism(search, promised),
-        everyone if board else None,
-        *(versus_sheet(each, search, folded=board is not None) for each in old),
+        everyone if confirmed_sheet else None,
+        *(versus_sheet(each, search, folded=confirmed_sheet is not None) for each in old),
         pareto(search, searched, labels),
     )
     leading = [g for g in confirmed if g.counted(table.metric)]
@@ -66,16 +65,16 @@ def find(run: Run, search: Search, table: Table) -> Findings:
     leaders = leading or [g for g in whole if g.counted(metric)]
     mode = run.mode(metric) if leading else search.mode
     answer = _answer(search, leaders, metric, mode, fresh if leading else old, old, promised)
-    shown = board or everyone
+    shown = confirmed_sheet or everyone
     if search.unfinished:
         answer = (f"**This search is {search.unfinished}.**", *answer)
         shown = replace(shown, title=f"{shown.title} (not finished)")
     return Findings(
         answer=answer,
-        board=shown,
+        leaderboard=shown,
         sheets=tuple(sheet for sheet in sheets if sheet is not None),
         accounts=tuple(sheet for sheet in (importance_sheet(search), spent) if sheet is not None),
-        promises=tuple(promise_line(search, each) for each in promised),
+        optimisms=tuple(optimism_line(search, each) for each in promised),
         ledger=ledger_line(spent),
         comparisons=to_csv([*fresh, *old], search),
         facts=search_facts(search),
@@ -91,7 +90,7 @@ def _answer(
     mode: Mode,
     found: Sequence[Versus],
     old: Sequence[Versus],
-    promised: Sequence[Promise],
+    promised: Sequence[Optimism],
 ) -> tuple[str, ...]:
     if not leaders:
         return ("**No configuration finished.**",)
@@ -110,17 +109,17 @@ def _answer(
         front = ", ".join(numbers[:12]) + (f" and {len(numbers) - 12} more" if len(numbers) > 12 else "")
         lines.append(f"Best by {metric} alone; with {', '.join([*search.objectives][1:])} the Pareto front is {front}.")
     over = next((versus for versus in found if versus.kind == "best"), None)
-    if over is not None and over.contests:
-        lines.append(_runner_up(over, over.contests[0], search, mode))
+    if over is not None and over.comparisons:
+        lines.append(_runner_up(over, over.comparisons[0], search, mode))
     lines.append(_baseline_sentence(best, found, old, search, mode))
     of_best = [each for each in promised if each.fresh is best]
-    lines += [f"What the search promised, {promise_line(search, each)}." for each in of_best]
+    lines += [f"What the search promised, {optimism_line(search, each)}." for each in of_best]
     if not fresh:
         lines.append("No finalist was trained on fresh seeds: the best of many by its own seeds is flattered.")
     return tuple(line for line in lines if line)
 
 
-def _runner_up(versus: Versus, second: Contest, search: Search, mode: Mode) -> str:
+def _runner_up(versus: Versus, second: Comparison, search: Search, mode: Mode) -> str:
     """Say how far the second is behind, and how sure that is."""
     name, best = search.mark(second.group.config_hash), search.mark(versus.reference.config_hash)
     d = second.found.found
@@ -134,14 +133,15 @@ def _runner_up(versus: Versus, second: Contest, search: Search, mode: Mode) -> s
     return f"{_behind(name, second, mode)} {verdict}: {seeds} (power 0.8, level 0.05), {d.n} were trained."
 
 
-def _behind(name: str, contest: Contest, mode: Mode) -> str:
-    d = contest.found.found
+def _behind(name: str, comparison: Comparison, mode: Mode) -> str:
+    d = comparison.found.found
     worse = (d.mean > 0) == (mode == "min")
     return (
         f"Against the second, {name}: {name} is {'worse' if worse else 'better'} by {number(abs(d.mean), 3)} "
         f"(paired by {d.n} seeds, std {number(d.std, 2)}, 95 % interval "
-        f"{interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, p {p_text(contest.found.p)}, after Holm "
-        f"{p_text(contest.p_holm)}); a run of it is better with probability {improvement_text(contest.improvement)}."
+        f"{interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, p {p_text(comparison.found.p)}, after Holm "
+        f"{p_text(comparison.p_holm)}); a run of it is better with probability "
+        f"{improvement_text(comparison.improvement)}."
     )
 
 
@@ -150,10 +150,10 @@ def _baseline_sentence(best: Group, found: Sequence[Versus], old: Sequence[Versu
     for versus in (*found, *old):
         if versus.kind != "baseline":
             continue
-        contest = next((c for c in versus.contests if c.group.config_hash == best.config_hash), None)
-        if contest is None or contest.found.found.n < 2:
+        comparison = next((c for c in versus.comparisons if c.group.config_hash == best.config_hash), None)
+        if comparison is None or comparison.found.found.n < 2:
             continue
-        d = contest.found.found
+        d = comparison.found.found
         ahead = (d.mean < 0) == (versus.mode == "min")
         where = "fresh seeds" if versus.role == "finalist" else "seeds of the search, which chose it"
         name = search.mark(versus.reference.config_hash)
@@ -161,8 +161,8 @@ def _baseline_sentence(best: Group, found: Sequence[Versus], old: Sequence[Versu
             f"Against the baseline configuration, {name} ({baseline_words(search)}): "
             f"{'better' if ahead else 'worse'} by {number(abs(d.mean), 3)} {versus.metric} (paired by {d.n} {where}; "
             f"std {number(d.std, 2)}, 95 % interval {interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, "
-            f"p after Holm {p_text(contest.p_holm)}); a run of it is better with probability "
-            f"{improvement_text(contest.improvement)}."
+            f"p after Holm {p_text(comparison.p_holm)}); a run of it is better with probability "
+            f"{improvement_text(comparison.improvement)}."
         )
     if search.trials_of(best.config_hash) and search.trials_of(best.config_hash)[0].number == 0:
         return f"The best is the baseline configuration itself ({baseline_words(search)})."

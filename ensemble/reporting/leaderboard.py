@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.reporting.digits import count, duration, setting, times
-from ensemble.reporting.ranking import rank_search
+from ensemble.reporting.groups import Group, is_finite, rank_search
+from ensemble.reporting.number_format import count, duration, setting, times
+from ensemble.reporting.search_run import Search, Trial
 from ensemble.reporting.sheets import Sheet, interval_text, number_text, plain_text, spread_text
 from ensemble.reporting.statistics import Float64, Mode, Statistics, describe
-from ensemble.reporting.summary import Group, is_finite
 from ensemble.reporting.tables import Column, Row, Table
-from ensemble.reporting.trials import Search, Trial
 from ensemble.text import plural
 
 COUNTS: tuple[Column, ...] = (

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ensemble.reporting.comparison import unpaired
-from ensemble.reporting.digits import count, duration, number
+from ensemble.reporting.groups import Group
+from ensemble.reporting.number_format import count, duration, number
 from ensemble.reporting.run import MemberRow, Run
+from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, number_text, plain_text, spread_text
-from ensemble.reporting.summary import Group
 from ensemble.reporting.tables import Column, Row
-from ensemble.reporting.trials import Search
 from ensemble.reporting.versus import by_seed
 from ensemble.text import plural
 
@@ -90,7 +90,7 @@ def ledger_line(sheet: Sheet) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Optimism:
     """A finalist's score on the seeds of the search against its score on fresh ones, by the search metric."""
 
     search: Group
@@ -100,7 +100,7 @@ class Promise:
     high: float
 
 
-def promises(search: Search, finalists: Sequence[Group], searched: Mapping[str, Group]) -> list[Promise]:
+def optimisms(search: Search, finalists: Sequence[Group], searched: Mapping[str, Group]) -> list[Optimism]:
     """Return the optimism of each finalist that has a score on both sides."""
     found = []
     for fresh in finalists:
@@ -109,11 +109,11 @@ def promises(search: Search, finalists: Sequence[Group], searched: Mapping[str, 
             continue
         a, b = (np.array([*by_seed(group, search.metric).values()], np.float64) for group in (before, fresh))
         if a.size and b.size:
-            found.append(Promise(before, fresh, *unpaired(a, b)))
+            found.append(Optimism(before, fresh, *unpaired(a, b)))
     return found
 
 
-def optimism(search: Search, found: Sequence[Promise]) -> Sheet | None:
+def optimism(search: Search, found: Sequence[Optimism]) -> Sheet | None:
     """Lay out both scores of each finalist and their difference."""
     if not found:
         return None
@@ -131,11 +131,11 @@ def optimism(search: Search, found: Sequence[Promise]) -> Sheet | None:
         f"Optimism: search score minus fresh score, both {search.metric}. {worse} zero, the search had flattered the "
         "configuration. The fresh score is the one to quote."
     )
-    rows = tuple(_promise_row(search, each) for each in found)
+    rows = tuple(_optimism_row(search, each) for each in found)
     return Sheet("optimism", f"Optimism of the search, by {search.metric}", columns, rows, (note,), most=len(rows))
 
 
-def _promise_row(search: Search, each: Promise) -> Row:
+def _optimism_row(search: Search, each: Optimism) -> Row:
     before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
     return {
         "label": search.label(each.fresh.config_hash),
@@ -148,7 +148,7 @@ def _promise_row(search: Search, each: Promise) -> Row:
     }
 
 
-def promise_line(search: Search, each: Promise) -> str:
+def optimism_line(search: Search, each: Optimism) -> str:
     """Say a finalist's optimism in one line."""
     before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
     span = "" if math.isnan(each.low) else f" {_pair_text((each.low, each.high))} Welch's t"

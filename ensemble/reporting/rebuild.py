@@ -15,7 +15,7 @@ from ensemble.config import Experiment, load
 from ensemble.config.forks import forks
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.run import MemberRow, Run
-from ensemble.store import config_hash, member_id
+from ensemble.run_directory import config_hash, member_id
 from ensemble.text import command
 
 _SECTIONS = ("data", "model", "train")

@@ -12,15 +12,15 @@ from rich.text import Text
 
 from ensemble.errors import NothingFinishedError, UsageError
 from ensemble.reporting.contents import Picture, Report, compose, smallest_rate
-from ensemble.reporting.digits import setting
-from ensemble.reporting.html import render_html
-from ensemble.reporting.latex import render_latex
-from ensemble.reporting.markdown import render_markdown
+from ensemble.reporting.groups import summary_table
+from ensemble.reporting.number_format import setting
+from ensemble.reporting.render.html import render_html
+from ensemble.reporting.render.latex import render_latex
+from ensemble.reporting.render.markdown import render_markdown
+from ensemble.reporting.render.terminal import render_findings, render_leaderboard
 from ensemble.reporting.run import read_run
-from ensemble.reporting.summary import summary_table
 from ensemble.reporting.table_text import to_csv, to_rich
 from ensemble.reporting.tables import Table, join_tables
-from ensemble.reporting.terminal import render_board, render_findings
 from ensemble.store import write_table, write_text
 from ensemble.text import plural
 
@@ -56,7 +56,7 @@ def render_terminal(report: Report, console: Console) -> None:
         unfinished = " (not finished)" if search is not None and search.unfinished else ""
         console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}{unfinished}", console.width))
     else:
-        render_board(report.findings, report.run.name, console)
+        render_leaderboard(report.findings, report.run.name, console)
     if report.findings is not None:
         render_findings(report.findings, console)
     for failure in report.failures[:_FAILURES]:
@@ -113,6 +113,6 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
 
 def _draw(report: Report) -> tuple[Picture, ...]:
     """Draw the figures; matplotlib is loaded here and nowhere else."""
-    from ensemble.reporting.figures import draw_figures
+    from ensemble.reporting.figures.curves import draw_figures
 
     return draw_figures(report)

@@ -15,12 +15,13 @@ import yaml
 
 from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
-from ensemble.reporting.files import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
-from ensemble.reporting.search_log import LOG, planned_trials, trial_rows
+from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
+from ensemble.reporting.search_run import Search, read_search
 from ensemble.reporting.statistics import Mode, natural_mode
-from ensemble.reporting.trials import Search, read_search
+from ensemble.run_directory import RunDirectory, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT
-from ensemble.store import RunDirectory, member_id, read_json, read_table
+from ensemble.search_log import planned_trials, trial_rows
+from ensemble.store import read_json, read_table
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
@@ -129,8 +130,8 @@ def read_run(path: Path) -> Run:
     text = _read_text(directory.experiment_file)
     experiment = _parse_experiment(directory.experiment_file, text)
     table = _members_table(directory)
-    planned = optional_table(path / "planned.parquet", PLANNED_COLUMNS)
-    baselines = optional_table(path / "baselines.parquet", BASELINE_COLUMNS)
+    planned = optional_table(directory.planned_file, PLANNED_COLUMNS)
+    baselines = optional_table(directory.baselines_file, BASELINE_COLUMNS)
     members = _unique(directory.members_file, table.to_pylist())
     return Run(
         directory=directory,
@@ -142,19 +143,20 @@ def read_run(path: Path) -> Run:
         baselines=_baselines(rows_of(baselines)),
         metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
         hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
-        notes=_notes(path / "data.json"),
-        search=read_search(path, experiment),
+        notes=_notes(directory.notes_file),
+        search=read_search(directory, experiment),
     )
 
 
 def _members_table(directory: RunDirectory) -> pa.Table:
     """Read the members; rows of a run that still runs, or was interrupted before, are collected now."""
     file = directory.members_file
-    ended = sum(1 for _ in directory.path.glob("members/*/member.parquet"))
+    ended = len(directory.row_files)
     if ended > (read_table(file, ["seed"]).num_rows if file.exists() else 0):
         directory.collect()
     if not file.exists():
-        begun, planned = len(trial_rows(directory.path / LOG, "")), planned_trials(directory.path / LOG)
+        log = directory.search_log
+        begun, planned = len(trial_rows(log, [""])), planned_trials(log)
         search = f"; of its search {begun} of {planned or '?'} trials were begun" if begun else ""
         raise UsageError(f"{file} is missing: no member of this run has ended yet{search}")
     return checked_table(file, MEMBER_COLUMNS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ensemble.reporting.comparison import Improvement, Paired
-from ensemble.reporting.digits import interval, number, plus_minus
+from ensemble.reporting.number_format import interval, number, plus_minus
 from ensemble.reporting.statistics import Statistics
 from ensemble.reporting.table_text import escape_cell, markdown_table
 from ensemble.reporting.tables import Column, Row
@@ -42,7 +42,7 @@ class Sheet:
         return tuple(row for row in self.rows[self.most :] if row.get("kind") != "baseline")
 
     @property
-    def told(self) -> tuple[Column, ...]:
+    def visible_columns(self) -> tuple[Column, ...]:
         """The columns beside which the counts stand: without a status that says no more than they do."""
         counted = any(column.key == "n_pruned" for column in self.columns)
         status = {str(row.get(c.key)) for c in self.columns if c.header == "status" for row in self.rows}
@@ -51,12 +51,12 @@ class Sheet:
 
     def texts(self, rows: Sequence[Row]) -> list[list[str]]:
         """Return the text of every cell of some rows, in the columns `told`."""
-        return [[column.format(row.get(column.key)) for column in self.told] for row in rows]
+        return [[column.format(row.get(column.key)) for column in self.visible_columns] for row in rows]
 
 
 def sheet_markdown(sheet: Sheet) -> str:
     """Render the rows that are shown, with how many more there are and where."""
-    text = markdown_table([column.header for column in sheet.told], sheet.texts(sheet.shown))
+    text = markdown_table([column.header for column in sheet.visible_columns], sheet.texts(sheet.shown))
     more = f"\n.. and {len(sheet.rest)} more in `report.csv` and on the page.\n" if sheet.rest else ""
     notes = "".join(f"\n{escape_cell(note)}\n" for note in sheet.notes)
     return f"{text}{more}{notes}"

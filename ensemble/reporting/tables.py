@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ensemble.reporting.digits import count, duration, interval, plus_minus, setting, times
-from ensemble.reporting.labels import short_names
-from ensemble.reporting.ranking import SEARCH_KEYS, rank_run, search_facts
+from ensemble.reporting.groups import SEARCH_KEYS, Group, rank_run, role_rank, search_facts
+from ensemble.reporting.number_format import count, duration, interval, plus_minus, setting, short_names, times
 from ensemble.reporting.run import Baseline, MemberRow, Run
 from ensemble.reporting.statistics import NOTHING, Mode, Statistics
-from ensemble.reporting.summary import Group, role_rank
 
 Row = dict[str, Any]
 

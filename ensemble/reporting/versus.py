@@ -22,12 +22,12 @@ from ensemble.reporting.comparison import (
     probability_of_improvement,
     seeds_needed,
 )
+from ensemble.reporting.groups import Group
+from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, improvement_text, interval_text, p_text, plain_text, spread_text
 from ensemble.reporting.statistics import Float64, Mode
-from ensemble.reporting.summary import Group
 from ensemble.reporting.table_text import csv_cell
 from ensemble.reporting.tables import Column, Row
-from ensemble.reporting.trials import Search
 
 COLUMNS: tuple[Column, ...] = (
     Column("configuration", "label", str),
@@ -42,7 +42,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class Comparison:
     """One configuration against the reference."""
 
     group: Group
@@ -65,7 +65,7 @@ class Versus:
     mode: Mode
     reference: Group
     kind: str  # best | baseline
-    contests: tuple[Contest, ...]
+    comparisons: tuple[Comparison, ...]
 
 
 def against(
@@ -74,16 +74,16 @@ def against(
     """Compare every group that has a value with the reference; groups without one are left out."""
     worst = math.inf if mode == "min" else -math.inf
     others = [group for group in groups if group is not reference and group.counted(metric)]
-    contests = [
-        Contest(
+    comparisons = [
+        Comparison(
             group,
             paired(by_seed(group, metric), by_seed(reference, metric)),
             probability_of_improvement(runs(group, metric, worst), runs(reference, metric, worst), mode, level),
         )
         for group in others
     ]
-    adjusted = holm([contest.found.p for contest in contests])
-    held = tuple(replace(contest, p_holm=p) for contest, p in zip(contests, adjusted, strict=True))
+    adjusted = holm([comparison.found.p for comparison in comparisons])
+    held = tuple(replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted, strict=True))
     return Versus(reference.role, metric, mode, reference, kind, held)
 
 
@@ -123,23 +123,23 @@ def baseline_words(search: Search) -> str:
 def versus_sheet(versus: Versus, search: Search, folded: bool) -> Sheet:
     """Lay out a comparison."""
     name = search.mark(versus.reference.config_hash)
-    rows = tuple(_row(contest, search) for contest in versus.contests)
+    rows = tuple(_row(comparison, search) for comparison in versus.comparisons)
     seeds = "fresh seeds" if versus.role == "finalist" else "seeds of the search"
     who = "the best" if versus.kind == "best" else "the baseline configuration"
     title = f"Against {who}, {name}, by {versus.metric} on {seeds}"
     return Sheet(f"versus_{versus.kind}_{versus.role}", title, COLUMNS, rows, _notes(versus, search), folded=folded)
 
 
-def _row(contest: Contest, search: Search) -> Row:
-    found = contest.found.found
-    needed = contest.needed
+def _row(comparison: Comparison, search: Search) -> Row:
+    found = comparison.found.found
+    needed = comparison.needed
     return {
-        "label": search.label(contest.group.config_hash),
+        "label": search.label(comparison.group.config_hash),
         "pairs": found.n,
         "difference": found,
-        "p": contest.found.p,
-        "p_holm": contest.p_holm,
-        "improvement": contest.improvement,
+        "p": comparison.found.p,
+        "p_holm": comparison.p_holm,
+        "improvement": comparison.improvement,
         "needed": None if found.n < 2 else needed if needed is not None else "more than 1000",
     }
 
@@ -148,9 +148,9 @@ def _notes(versus: Versus, search: Search) -> tuple[str, ...]:
     name, sign = search.mark(versus.reference.config_hash), "Above" if versus.mode == "min" else "Below"
     notes = [
         f"Difference: the row's value minus that of {name}, over members with equal seeds; {sign.lower()} zero the row "
-        f"is worse. p: {PAIRED_T}, two-sided; after Holm: for all {len(versus.contests)} rows together. P: that a run "
-        f"of the row is better than a run of {name} (Agarwal et al. 2021; {MANN_WHITNEY}), a diverged run losing. "
-        "Seeds to separate: pairs for a power of 0.8 at level 0.05, were difference and spread as estimated."
+        f"is worse. p: {PAIRED_T}, two-sided; after Holm: for all {len(versus.comparisons)} rows together. "
+        f"P: that a run of the row is better than a run of {name} (Agarwal et al. 2021; {MANN_WHITNEY}), a diverged "
+        "run losing. Seeds to separate: pairs for a power of 0.8 at level 0.05, were difference and spread as estimated."
     ]
     if versus.kind == "best":
         notes.append(f"{name} was picked as the best of these very numbers, so its lead is somewhat flattered.")
@@ -174,11 +174,21 @@ def to_csv(found: Sequence[Versus], search: Search) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV)
     for versus in found:
-        for contest in versus.contests:
-            d, better, reference = contest.found.found, contest.improvement, versus.reference.config_hash
-            who, whom = search.label(contest.group.config_hash), search.label(reference)
-            head = (versus.role, versus.metric, whom, reference, versus.kind, who, contest.group.config_hash)
-            numbers = (d.n, d.mean, d.std, d.ci_low, d.ci_high, d.ci_method, contest.found.p, PAIRED_T, contest.p_holm)
-            tail = (better.value, better.low, better.high, MANN_WHITNEY, contest.needed)
+        for comparison in versus.comparisons:
+            d, better, reference = comparison.found.found, comparison.improvement, versus.reference.config_hash
+            who, whom = search.label(comparison.group.config_hash), search.label(reference)
+            head = (versus.role, versus.metric, whom, reference, versus.kind, who, comparison.group.config_hash)
+            numbers = (
+                d.n,
+                d.mean,
+                d.std,
+                d.ci_low,
+                d.ci_high,
+                d.ci_method,
+                comparison.found.p,
+                PAIRED_T,
+                comparison.p_holm,
+            )
+            tail = (better.value, better.low, better.high, MANN_WHITNEY, comparison.needed)
             writer.writerow([csv_cell(value) for value in (*head, *numbers, *tail)])
     return out.getvalue()

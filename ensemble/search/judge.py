@@ -17,15 +17,14 @@ import optuna
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.experiment import seed_numbers
 from ensemble.errors import UsageError
-from ensemble.search.court import Court
-from ensemble.search.events import Event, EventLog, keyed, seeded
-from ensemble.search.plan import DEFAULT_TRIALS
+from ensemble.run_directory import config_hash, member_id
+from ensemble.search.describe_space import trial_count
+from ensemble.search.optuna_study import OptunaStudy
 from ensemble.search.racing import next_round
 from ensemble.search.records import Configuration, Outcome, Suggestion
 from ensemble.search.space import Parameters, check_points, configuration_of, grid_parameters, settings_of
-from ensemble.store import config_hash, member_id
+from ensemble.search_log import UNLIMITED, Event, EventLog, keyed, seeded
 
-_ALL = 1 << 40
 _FIRST_OF_RACE = 1_000_000  # number of a job that adds seeds
 _MOST_REFUSED = 1000  # suggestions in a row that are impossible or were made before
 _REPEATS = 20  # of them, before the sampler is given up for a random one
@@ -68,7 +67,7 @@ class Judge:
         self._grid = grid_parameters(file) if self.search.sampler == "grid" else iter(())
         self._points: list[Parameters | None] = [*check_points(file)]
         self._round: list[tuple[int, int]] = []  # of the race: (configuration, seed) to hand out
-        self._court = Court(file, journal)
+        self._study = OptunaStudy(file, journal)
         self._log = EventLog(None)
         self._planned = 0
         past = EventLog(log)
@@ -77,7 +76,7 @@ class Judge:
         for event in past.events:
             self._replay(event)
         self._log = past
-        planned = self.search.trials or (_ALL if self.search.sampler == "grid" else DEFAULT_TRIALS)
+        planned = UNLIMITED if self.search.most_trials is None else trial_count(file)
         if planned != self._planned:  # a new search, or one that is extended
             self._log.append({"event": "trials", "count": planned})
             self._planned = planned
@@ -85,7 +84,7 @@ class Judge:
     @property
     def planned(self) -> int | None:
         """How many configurations there will be; None where that is for the space to say."""
-        return None if self._planned == _ALL else self._planned
+        return None if self._planned == UNLIMITED else self._planned
 
     @property
     def members(self) -> list[tuple[int, int]]:
@@ -142,7 +141,7 @@ class Judge:
         if step not in configuration.rungs and configuration.told:
             return True  # tried again, since it failed or its rows are lost: Optuna knows how it ended
         if step not in configuration.rungs:
-            kept = self._court.decide(configuration, step, values)
+            kept = self._study.decide(configuration, step, values)
             configuration.rungs[step] = dict(values), kept
             self._log.append({"event": "rung", "number": number, "step": step, "values": keyed(values), "kept": kept})
         return configuration.rungs[step][1]
@@ -167,7 +166,7 @@ class Judge:
     def importances(self) -> dict[str, float]:
         """Return the share of each parameter in what sets good configurations apart; empty where that says nothing."""
         self._settle_until(len(self.configurations) - 1)
-        return self._court.importances()
+        return self._study.importances()
 
     def ranking(self) -> list[Configuration]:
         """Return the completed configurations, best first by the mean over the seeds of the search metric.
@@ -176,7 +175,7 @@ class Judge:
         """
         sign = 1.0 if self.search.mode == "min" else -1.0
         done = [c for c in self.configurations if c.state == "completed" and c.mean(self.search.metric) is not None]
-        front = self._court.front if self.search.also and done else set()
+        front = self._study.front if self.search.also and done else set()
 
         def place(c: Configuration) -> tuple[bool, int, float, int]:
             seeds = len(c.values[self.search.metric]) if self.search.race else 0
@@ -212,10 +211,10 @@ class Judge:
             fixed = self._fixed(number)
             if fixed is None:
                 return None
-            trial = self._court.ask(fixed, fallback=attempt >= _REPEATS)
+            trial = self._study.ask(fixed, fallback=attempt >= _REPEATS)
             experiment = self._examine(trial)
             if experiment is not None:
-                return Configuration(number, experiment, dict(trial.params), trial, self._court.view(trial))
+                return Configuration(number, experiment, dict(trial.params), trial, self._study.view(trial))
         return None
 
     def _fixed(self, number: int) -> Parameters | None:
@@ -241,7 +240,7 @@ class Judge:
                 return experiment
         self.infeasible += reason is not None
         self.repeated += reason is None
-        self._court.leave_out(trial, reason or "suggested before")
+        self._study.leave_out(trial, reason or "suggested before")
         return None
 
     def _hand_out(self, configuration: Configuration, seeds: tuple[int, ...]) -> Suggestion:
@@ -286,7 +285,7 @@ class Judge:
     def _settle(self, configuration: Configuration) -> None:
         if not configuration.told:
             configuration.told = True
-            self._court.settle(configuration)
+            self._study.settle(configuration)
 
     def _replay(self, event: Event) -> None:
         """Do again what happened."""
@@ -295,7 +294,7 @@ class Judge:
             self._planned = event["count"]
         elif kind == "known":
             for parameters, value in event["trials"]:
-                self._court.add_known(parameters, value)
+                self._study.add_known(parameters, value)
         elif kind == "retry":
             self._reopen(event["number"])
         elif kind == "rung":

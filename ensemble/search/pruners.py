@@ -18,7 +18,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from ensemble.config.experiment import SearchConfig
-from ensemble.search.space_words import default_grace
+from ensemble.config.train import TrainConfig
+from ensemble.search.rungs import first_rung
 
 _SEEDS_APART = 1000  # wilcoxon: its "step" is step * 1000 + the seed's place
 
@@ -71,10 +72,9 @@ PRUNERS: dict[str, Callable[[SearchConfig, int, int], BasePruner]] = {
 }
 
 
-def make_pruner(search: SearchConfig, steps: int, every: int) -> BasePruner:
-    """Return the pruner; `steps` is how long the longest configuration trains, `every` how often it is validated."""
-    grace = search.grace or default_grace(search.eta, steps, every)
-    return PRUNERS[search.pruner](search, steps, grace)
+def make_pruner(search: SearchConfig, longest: TrainConfig) -> BasePruner:
+    """Return the pruner; `longest` is the training of the configuration that trains longest."""
+    return PRUNERS[search.pruner](search, longest.steps, first_rung(search, longest))
 
 
 def reports(search: SearchConfig, step: int, values: Mapping[int, float], mean: float) -> dict[int, float]:

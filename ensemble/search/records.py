@@ -1,6 +1,5 @@
 """What is known of a search: jobs handed out, how they ended, and every configuration with its rungs."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,6 +7,7 @@ import optuna
 
 from ensemble.config import Experiment
 from ensemble.search.space import Parameters
+from ensemble.search_log import mean_over_seeds
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,4 @@ class Configuration:
 
     def mean(self, metric: str) -> float | None:
         """Return the mean over the seeds; None where a seed has no finite value."""
-        found = list(self.values.get(metric, {}).values())
-        return math.fsum(found) / len(found) if found and all(map(math.isfinite, found)) else None
+        return mean_over_seeds(self.values.get(metric, {}))

@@ -23,7 +23,7 @@ from ensemble.config.checking import nearest
 from ensemble.config.forks import option_name
 from ensemble.config.space import Choice, Distribution, Int, LogUniform, Uniform
 from ensemble.errors import UsageError
-from ensemble.search.space_words import distribution_words, option_words
+from ensemble.search.describe_space import distribution_words, option_words
 
 Parameters = dict[str, CategoricalChoiceType]
 

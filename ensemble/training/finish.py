@@ -109,8 +109,8 @@ def _save(experiment: Experiment, trainer: Trainer, index: int, setup: Setup, ro
     directory, layout = trainer.outputs[index].directory, trainer.pack.arena.layout
     save_row(directory.weights, trainer.best["best_loss"][index], layout)
     if trainer.pack.members[index].has_rolled_out:
-        save_row(directory.path / "best_rollout.safetensors", trainer.best["best_rollout"][index], layout)
+        save_row(directory.rollout_weights, trainer.best["best_rollout"][index], layout)
     identity = {name: row[name] for name in ("experiment", "config_hash", "seed", "weights_sha256", "data_fingerprint")}
     save_model(directory, experiment, setup.features, setup.normalization, layout, identity)
-    for name, write in setup.companions.items():
-        write(directory.path / name)
+    for write in setup.companions:
+        write(directory)

@@ -17,8 +17,8 @@ from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
 from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import build
+from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
-from ensemble.store import RunDirectory
 from ensemble.training.arena import Arena
 from ensemble.training.weights import load_model_record, load_row, read_features, read_normalization
 
@@ -138,7 +138,7 @@ def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
 def find_members(path: str | Path, config_hash: str | None = None) -> dict[int, Path]:
     """Return the directories of the completed members of one configuration by seed; see `load`."""
     path = Path(path)
-    if (path / "model.json").is_file():
+    if MemberDirectory(path).model_file.is_file():
         return {load_model_record(path)["seed"]: path}
     run = RunDirectory(path)
     if not run.members_file.is_file():

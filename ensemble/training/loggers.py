@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ensemble.config.experiment import LoggingConfig
 from ensemble.errors import StorageError, UsageError
+from ensemble.run_directory import MemberDirectory
 from ensemble.store import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class TextLogger:
     """
 
     def __init__(self, directory: Path, resume_step: int | None, device: str = "cpu") -> None:
-        self._path = directory / "train.log"
+        self._path = MemberDirectory(directory).log_file
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8", buffering=1)  # flushed at each line
@@ -261,13 +262,13 @@ def _extra(module: str, extra: str) -> ModuleType:
 
 def _tracking_id(directory: Path, tracker: str) -> str | None:
     """Return the id of the run that an earlier attempt at this member opened."""
-    file = directory / "tracking.json"
+    file = MemberDirectory(directory).tracking_file
     ids: dict[str, Any] = read_json(file) if file.exists() else {}
     return ids.get(tracker)
 
 
 def _keep_tracking_id(directory: Path, tracker: str, run: str) -> str:
-    file = directory / "tracking.json"
+    file = MemberDirectory(directory).tracking_file
     directory.mkdir(parents=True, exist_ok=True)
     write_json(file, {**(read_json(file) if file.exists() else {}), tracker: run})
     return run

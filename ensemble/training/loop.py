@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ensemble.config import Experiment
 from ensemble.config.train import PlateauConfig
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import (
     GRADIENT_NORM_AFTER,
     GRADIENT_NORM_BEFORE,
@@ -17,7 +18,6 @@ from ensemble.schema import (
     VALIDATION_LOSS,
     VALIDATION_ROLLOUT,
 )
-from ensemble.store import MemberDirectory
 from ensemble.training.average import WeightAverage
 from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, is_whole, layout_json, save
@@ -93,7 +93,7 @@ class Trainer:
     @property
     def validate_every(self) -> int:
         """Steps between two validations, which are the rungs of a trial."""
-        return self._train.validate_every or max(1, self._train.steps // 20)
+        return self._train.validation_interval
 
     def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Continue from one checkpoint a member, all of the same step."""

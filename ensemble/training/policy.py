@@ -21,7 +21,7 @@ from ensemble.training.dynamics import example_table
 from ensemble.training.measure_policy import PolicyMeasure, action_labels
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup, TrialData
-from ensemble.training.tokens import FILE, fit_tokens
+from ensemble.training.tokens import fit_tokens
 
 _SHOWN_WINDOWS = 6  # chunks kept for the figure
 
@@ -58,7 +58,7 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
         examples=partial(examples, main, test),
         draw=model.draw,
         tokens=None if tokens is None else tokens.table(train),
-        companions={} if tokens is None else {FILE: tokens.tokenizer.save},
+        companions=() if tokens is None else (lambda member: tokens.tokenizer.save(member.tokenizer_file),),
     )
 
 

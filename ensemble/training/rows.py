@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from ensemble.config import Experiment
+from ensemble.config import Experiment, flatten
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import MEMBER_COLUMNS, MemberRole, Status
-from ensemble.store import MemberDirectory, flatten, write_table
+from ensemble.store import write_table
 from ensemble.training.members import Curve, Member
 from ensemble.versions import git_commit, versions
 

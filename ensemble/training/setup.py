@@ -4,9 +4,8 @@ It is the same for every family: a module per task (`dynamics`, `policy`) fills 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from ensemble.config import Experiment
 from ensemble.data.trajectories import Trajectories
 from ensemble.data.windows import WindowSource
 from ensemble.models.base import Normalization
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature
 from ensemble.training.batches import Batches, Draw
 from ensemble.training.context import Context
@@ -52,7 +52,7 @@ class Setup:
     examples: Callable[[Pack], list[pa.Table]]  # predictions on test windows for the figure: a table a member
     draw: Draw | None = None  # how a family that draws noise counts its draws
     tokens: Tensor | None = None  # (windows, L) of families over tokens
-    companions: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)  # files beside `model.json`: writers
+    companions: tuple[Callable[[MemberDirectory], None], ...] = ()  # what writes files beside `model.json`
 
     def batches(self, pack: Pack, batch_size: int, context: Context) -> Batches:
         """Return the training batches of a pack."""

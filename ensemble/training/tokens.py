@@ -13,10 +13,10 @@ from ensemble.config.policy import Pi0FastConfig
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError, StorageError
 from ensemble.models.base import Normalization
+from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature, Float32, Int64, role_columns
 from ensemble.tokenizers.tokenizer import ActionTokenizer
 
-FILE = "tokenizer.json"
 _SLAB = 1 << 14  # windows gathered at a time
 
 _fitted: dict[Hashable, "ChunkTokens"] = {}  # of this process: all seeds and most trials of a study share one
@@ -100,7 +100,7 @@ def action_units(features: Sequence[Feature], normalization: Normalization, norm
 
 def read_tokens(directory: Path) -> Callable[[Int64], Float32]:
     """Return how a trained member's tokens become chunks; StorageError where its tokenizer is missing."""
-    path = directory / FILE
+    path = MemberDirectory(directory).tokenizer_file
     if not path.is_file():
         raise StorageError(f"{path}: no such tokenizer")
     tokenizer = ActionTokenizer.load(path)

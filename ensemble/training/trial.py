@@ -21,8 +21,8 @@ import torch
 from ensemble.config import Experiment
 from ensemble.errors import StorageError
 from ensemble.models.base import Normalization
+from ensemble.run_directory import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
-from ensemble.store import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.training.checkpoint import Checkpoint, load_newest
 from ensemble.training.context import Context, Paused
 from ensemble.training.finish import finish

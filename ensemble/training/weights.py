@@ -20,8 +20,9 @@ from torch import Tensor
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.models.base import Normalization
+from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import Feature
-from ensemble.store import MemberDirectory, read_json, write_bytes, write_json
+from ensemble.store import read_json, write_bytes, write_json
 from ensemble.training.arena import Slot
 from ensemble.training.checkpoint import layout_json
 
@@ -75,12 +76,12 @@ def save_model(
         "normalization": statistics,
         "layout": layout_json(layout),
     }
-    write_json(directory.path / "model.json", record)
+    write_json(directory.model_file, record)
 
 
 def load_model_record(directory: Path) -> dict[str, Any]:
     """Read model.json, or raise StorageError naming it."""
-    path = directory / "model.json"
+    path = MemberDirectory(directory).model_file
     if not path.is_file():
         raise StorageError(f"{path}: no such model")
     record: dict[str, Any] = read_json(path)
@@ -113,10 +114,10 @@ class InitialWeights:
             UsageError: nothing trained lies there.
         """
         path = Path(text)
-        for candidate in (path, path.parent / "members" / path.name):
-            if (candidate / "model.json").is_file():
-                return cls({None: candidate})
-        records = {p.parent: load_model_record(p.parent) for p in sorted(path.glob("members/*/model.json"))}
+        for candidate in (MemberDirectory(path), RunDirectory(path.parent).member(path.name)):
+            if candidate.model_file.is_file():
+                return cls({None: candidate.path})
+        records = {member.path: load_model_record(member.path) for member in RunDirectory(path).trained}
         if not records:
             raise UsageError(f"train.init_from: {text}: no trained member there (a run directory or its members/<id>)")
         hashes = sorted({record["config_hash"] for record in records.values()})

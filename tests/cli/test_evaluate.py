@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ensemble.closed_loop.episodes import draw_episodes, run_episodes, summarize
+from ensemble.closed_loop.load_policy import load_policy
 from ensemble.config import Experiment
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.evaluation.closed_loop import draw_episodes, run_episodes, summarize
+from ensemble.run_directory import RunDirectory
 from ensemble.schema import Feature
 from ensemble.simulation.pendulum_physics import rollout
-from ensemble.store import RunDirectory
 from ensemble.training.context import InlineContext
-from ensemble.training.load_policy import load_policy
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial
 

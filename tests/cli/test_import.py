@@ -17,10 +17,10 @@ from torch import nn
 
 import ensemble
 from ensemble.cli import main
+from ensemble.closed_loop.episodes import draw_episodes, run_episodes
 from ensemble.config import load
 from ensemble.config.policy import Pi0Config
 from ensemble.data.trajectories import read_trajectories
-from ensemble.evaluation.closed_loop import draw_episodes, run_episodes
 from ensemble.models.base import Noise
 from ensemble.models.noise import noise_keys
 from ensemble.store import read_table

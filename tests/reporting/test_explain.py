@@ -17,10 +17,10 @@ from synthetic_run import build_run, build_search, hash_of, member, write_member
 from ensemble.config import Choice, Experiment, load
 from ensemble.config.space import Distribution
 from ensemble.errors import UsageError
-from ensemble.reporting.lineage import explain, find_configuration
+from ensemble.reporting.explain import explain, find_configuration
 from ensemble.reporting.rebuild import rebuild
 from ensemble.reporting.run import Run, read_run
-from ensemble.store import RunDirectory, config_hash
+from ensemble.run_directory import RunDirectory, config_hash
 
 SPACE = """\
 # Do the overrides of `explain` say all that was searched?
@@ -211,8 +211,8 @@ def test_the_beginning_of_several_hashes_is_refused_with_their_number(tmp_path: 
 
 def test_everything_that_a_row_came_from_is_said(searched: Path) -> None:
     run = read_run(searched)
-    board = next(m["config_hash"] for m in run.members if m["role"] == "finalist")
-    text = explain(run, board, None)
+    finalist = next(m["config_hash"] for m in run.members if m["role"] == "finalist")
+    text = explain(run, finalist, None)
     assert "finalist  seed 3 " in text
     assert "search    seed 0 " in text
     assert "fingerprint f1d2d2f924e9" in text

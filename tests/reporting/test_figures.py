@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from synthetic_run import build_run, build_search, member, search_rows
 
-from ensemble.reporting.drawing import Series, band_of, spread
-from ensemble.reporting.figures import thin
-from ensemble.reporting.parameter_axes import ParameterAxis, parameter_axis, told_scale
-from ensemble.reporting.parameter_figures import file_names
-from ensemble.reporting.predictions import choose_windows, stack_rollouts
+from ensemble.reporting.figures.axes import ParameterAxis, declared_scale, parameter_axis
+from ensemble.reporting.figures.curves import thin
+from ensemble.reporting.figures.parameters import file_names
+from ensemble.reporting.figures.rollouts import choose_windows, stack_rollouts
+from ensemble.reporting.figures.style import Series, band_of, spread
 from ensemble.reporting.report import write_report
 
 
@@ -139,13 +139,13 @@ SPACE = {
 
 
 def test_the_scale_of_a_parameter_is_that_of_its_distribution_also_inside_an_option() -> None:
-    assert told_scale(SPACE, "train.lr") == "log"
-    assert told_scale(SPACE, "train.optimizer") == "options"
-    assert told_scale(SPACE, "train.optimizer[sgd].momentum") == "linear"
-    assert told_scale(SPACE, "train.optimizer[1].momentum") == "linear"
-    assert told_scale(SPACE, "train.layers.0.width") == "linear"
-    assert told_scale(SPACE, "train.optimizer[adam].lr") is None
-    assert told_scale(SPACE, "train.batch") is None
+    assert declared_scale(SPACE, "train.lr") == "log"
+    assert declared_scale(SPACE, "train.optimizer") == "options"
+    assert declared_scale(SPACE, "train.optimizer[sgd].momentum") == "linear"
+    assert declared_scale(SPACE, "train.optimizer[1].momentum") == "linear"
+    assert declared_scale(SPACE, "train.layers.0.width") == "linear"
+    assert declared_scale(SPACE, "train.optimizer[adam].lr") is None
+    assert declared_scale(SPACE, "train.batch") is None
 
 
 def test_equal_factors_are_equal_distances_on_a_logarithmic_axis() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from synthetic_run import EXPERIMENT, NARROW, WIDE, build_run, member, two_configurations, write_members
 
 from ensemble.errors import NothingFinishedError, StorageError, UsageError
-from ensemble.reporting.labels import short_names
+from ensemble.reporting.number_format import short_names
 from ensemble.reporting.report import Report, joint_table, show, write_report
 from ensemble.reporting.tables import COLUMNS, Column
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, SUMMARY_COLUMNS

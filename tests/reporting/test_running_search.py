@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from synthetic_run import build_search, search_rows
 
-from ensemble.reporting.lineage import find_configuration
+from ensemble.reporting.explain import find_configuration
 from ensemble.reporting.report import render_terminal, write_report
 from ensemble.reporting.run import read_run
 

@@ -19,8 +19,8 @@ from synthetic_run import SEARCH, build_search, hash_of, search_rows
 from ensemble.errors import StorageError
 from ensemble.reporting.contents import Report
 from ensemble.reporting.findings import Findings
-from ensemble.reporting.latex import escape_latex
 from ensemble.reporting.leaderboard import non_dominated
+from ensemble.reporting.render.latex import escape_latex
 from ensemble.reporting.report import show, write_report
 from ensemble.reporting.sheets import Sheet
 from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS
@@ -40,11 +40,11 @@ def findings(run: Path) -> Findings:
 
 
 def sheet(found: Findings, key: str) -> Sheet:
-    return next(each for each in (found.board, *found.sheets, *found.accounts) if each.key == key)
+    return next(each for each in (found.leaderboard, *found.sheets, *found.accounts) if each.key == key)
 
 
 def keys(found: Findings) -> list[str]:
-    return [each.key for each in (found.board, *found.sheets, *found.accounts)]
+    return [each.key for each in (found.leaderboard, *found.sheets, *found.accounts)]
 
 
 def printed(run: Path, width: int = 160) -> str:
@@ -71,7 +71,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_finalists_lead_and_every_configuration_follows(searched: Path) -> None:
     found = findings(searched)
     assert keys(found)[0] == "finalists"
-    board = found.board.rows
+    board = found.leaderboard.rows
     means = [row["statistics"].mean for row in board]
     assert [row["role"] for row in board] == ["finalist"] * 3
     assert means == sorted(means)
@@ -114,7 +114,7 @@ def test_a_configuration_that_lost_a_seed_is_never_the_best_however_good_its_sur
 
     run = build_search(tmp_path / "s", changed(flatter, finalists=0), False, experiment=without_finalists())
     found = findings(run)
-    best = found.board.rows[0]
+    best = found.leaderboard.rows[0]
     assert best["state"] == "completed"
     assert best["config_hash"] == found.best
 
@@ -188,7 +188,7 @@ def test_both_scores_and_the_optimism_of_each_finalist_are_shown(searched: Path)
     assert report.findings is not None
     rows = sheet(report.findings, "optimism").rows
     assert len(rows) == 3
-    board = [row["config_hash"] for row in report.findings.board.rows]
+    board = [row["config_hash"] for row in report.findings.leaderboard.rows]
     for row, config_hash in zip(rows, board, strict=True):
         old, new = means["search", config_hash], means["finalist", config_hash]
         assert (row["search"].mean, row["fresh"].mean) == pytest.approx((old, new))

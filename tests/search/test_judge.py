@@ -16,12 +16,12 @@ import yaml
 from ensemble.config import ExperimentFile, load
 from ensemble.config.space import Choice
 from ensemble.errors import StorageError, UsageError
-from ensemble.search.events import EventLog, read_events
+from ensemble.run_directory import config_hash, member_id
+from ensemble.search.findings import findings
 from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
-from ensemble.search.results import findings
 from ensemble.search.space import labels
-from ensemble.store import config_hash, member_id
+from ensemble.search_log import EventLog, read_events
 
 METRIC = "validation/rollout_rmse"
 RUNGS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -386,7 +386,7 @@ def test_a_choice_in_a_choice_is_told_by_the_value_it_comes_to(space: Callable[.
     judge = Judge(space(NESTED, trials=40, pruner="none", sampler="random"))
     run(judge)
     widths, names = set(), set()
-    for row in findings(judge).tables["trials.parquet"].to_pylist():
+    for row in findings(judge).trials.to_pylist():
         settings = json.loads(row["settings"])
         experiment = next(c.experiment for c in judge.configurations if c.number == row["number"])
         optimizer = experiment.train.optimizer.model_dump()

@@ -129,10 +129,10 @@ def test_where_no_stop_is_reached_it_is_gymnasiums_own_pendulum_to_the_bit() -> 
 def test_a_fleet_goes_on_to_the_bit_however_its_steps_are_cut_and_whoever_is_beside(monkeypatch) -> None:
     start, actions = starts(40), controls(40, 90)
     whole = rollout(start, actions)
-    fleet = Pendulums(start)
-    pieces = [fleet.advance(part) for part in np.split(actions, [1, 2, 11, 50], axis=1)]
+    pendulums = Pendulums(start)
+    pieces = [pendulums.advance(part) for part in np.split(actions, [1, 2, 11, 50], axis=1)]
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole[:, 1:])
-    np.testing.assert_array_equal(fleet.state, whole[:, -1])
+    np.testing.assert_array_equal(pendulums.state, whole[:, -1])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     np.testing.assert_array_equal(rollout(start[7:9], actions[7:9]), whole[7:9])
 

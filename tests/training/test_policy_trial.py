@@ -12,7 +12,7 @@ from pendulum import experiment, trajectories
 import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import DataError, UsageError
-from ensemble.evaluation.baselines import measure_baselines
+from ensemble.evaluation.baselines import measure_policy_baselines
 from ensemble.training.context import InlineContext
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial
@@ -134,6 +134,6 @@ def test_the_linear_baseline_beats_no_action_where_the_action_follows_from_the_s
     rows[:, 2] = 0.5 * rows[:, 0] - 0.3 * rows[:, 1]
     rows.setflags(write=False)
     linear = type(data)(rows, *(getattr(data, name) for name in data.__slots__[1:7]))
-    found = measure_baselines(policy({"family": "pi0", "chunk": 1}), linear)
+    found = measure_policy_baselines(policy({"family": "pi0", "chunk": 1}), linear)
     assert found["linear least squares"]["test/action_mae"] < 1e-5
     assert found["zero"]["test/action_mae"] > 0.05

@@ -15,7 +15,7 @@ from pendulum import experiment, trajectories
 import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
-from ensemble.store import RunDirectory
+from ensemble.run_directory import RunDirectory
 from ensemble.training.context import InlineContext, Paused
 from ensemble.training.members import Best, Member
 from ensemble.training.optimizer import MemberOptimizer

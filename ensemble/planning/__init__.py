@@ -1,0 +1,1 @@
+"""What an experiment file amounts to before anything runs: models, memory, FLOPs, hours. Nothing is trained."""

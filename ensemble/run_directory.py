@@ -1,0 +1,239 @@
+"""Where the files of a run lie in results/<experiment>, and what names a configuration and a member.
+
+Every file name of a run stands here and nowhere else.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from ensemble.config.experiment import Experiment
+from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
+from ensemble.store import read_table, write_table
+
+
+def config_hash(experiment: Experiment) -> str:
+    """Return the 12 hexadecimal digits that name a configuration without its seed.
+
+    Hashed are the parts that define a result: data (not where it lies nor how it is read), model, train, threads. Not
+    the experiment's name, seeds, packs, workers, checkpoints or logging.
+    """
+    parts = experiment.model_dump(mode="json", include={"data", "model", "train"})
+    parts["train"].pop("checkpoint_every")
+    for name in ("path", "layout", "follow_links"):
+        parts["data"].pop(name)
+    parts["data"]["validation"] = sorted(parts["data"]["validation"])
+    parts["resources"] = {"threads": experiment.resources.threads}
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def member_id(config_hash: str, seed: int) -> str:
+    """Return the name of a member's directory."""
+    return f"{config_hash}-s{seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDirectory:
+    """What one member leaves."""
+
+    path: Path
+
+    @property
+    def log_file(self) -> Path:
+        """Its log."""
+        return self.path / "train.log"
+
+    @property
+    def row_file(self) -> Path:
+        """Its row of `members.parquet`."""
+        return self.path / "member.parquet"
+
+    @property
+    def curves_file(self) -> Path:
+        """Its rows of `curves.parquet`."""
+        return self.path / "curves.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of its checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of its best validation."""
+        return self.path / "best.safetensors"
+
+    @property
+    def rollout_weights(self) -> Path:
+        """Weights of its best validation rollout."""
+        return self.path / "best_rollout.safetensors"
+
+    @property
+    def model_file(self) -> Path:
+        """What its weights mean: architecture, features, normalization, layout."""
+        return self.path / "model.json"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The action tokenizer that it was trained with."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def tracking_file(self) -> Path:
+        """The runs of this member at Weights & Biases and MLflow."""
+        return self.path / "tracking.json"
+
+    @property
+    def rollouts_file(self) -> Path:
+        """Its rollouts on the test split."""
+        return self.path / "rollouts.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """What an experiment leaves: results/<experiment>."""
+
+    path: Path
+
+    @property
+    def experiment_file(self) -> Path:
+        """The experiment as resolved."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def members_file(self) -> Path:
+        """One row per member."""
+        return self.path / "members.parquet"
+
+    @property
+    def curves_file(self) -> Path:
+        """One row per member, step and metric."""
+        return self.path / "curves.parquet"
+
+    @property
+    def summary_file(self) -> Path:
+        """One row per configuration, role and metric."""
+        return self.path / "summary.parquet"
+
+    @property
+    def figures(self) -> Path:
+        """Directory of figures."""
+        return self.path / "figures"
+
+    @property
+    def space_file(self) -> Path:
+        """The experiment file as it was given."""
+        return self.path / "space.yaml"
+
+    @property
+    def notes_file(self) -> Path:
+        """What the run noted of its data, versions and beginning."""
+        return self.path / "data.json"
+
+    @property
+    def planned_file(self) -> Path:
+        """One row per member that there should be."""
+        return self.path / "planned.parquet"
+
+    @property
+    def baselines_file(self) -> Path:
+        """One row per baseline, configuration and metric."""
+        return self.path / "baselines.parquet"
+
+    @property
+    def search_log(self) -> Path:
+        """The memory of a search (`ensemble/search_log.py`)."""
+        return self.path / "search.log"
+
+    @property
+    def search_file(self) -> Path:
+        """What a search says of itself: sampler, pruner, finalists, whether it is finished."""
+        return self.path / "search.json"
+
+    @property
+    def trials_file(self) -> Path:
+        """One row per suggested configuration."""
+        return self.path / "trials.parquet"
+
+    @property
+    def rungs_file(self) -> Path:
+        """One row per configuration, step and seed that a pruner judged."""
+        return self.path / "rungs.parquet"
+
+    @property
+    def importances_file(self) -> Path:
+        """One row per searched parameter."""
+        return self.path / "importances.parquet"
+
+    @property
+    def journal_file(self) -> Path:
+        """A copy of the Optuna study, for optuna-dashboard."""
+        return self.path / "optuna.journal"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """One row per episode of a closed loop."""
+        return self.path / "evaluation.parquet"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own directory; nothing of ours reads it."""
+        return self.path / "ray"
+
+    @property
+    def trained(self) -> list[MemberDirectory]:
+        """The directories of every member that has weights."""
+        return [MemberDirectory(file.parent) for file in sorted(self.members.glob("*/model.json"))]
+
+    @property
+    def row_files(self) -> list[Path]:
+        """The row files of every member that has ended."""
+        return sorted(self.members.glob("*/member.parquet"))
+
+    @property
+    def members(self) -> Path:
+        """Directory of the members' directories."""
+        return self.path / "members"
+
+    def member(self, identity: str) -> MemberDirectory:
+        """Return the directory of one member."""
+        return MemberDirectory(self.members / identity)
+
+    def collect(self) -> None:
+        """Merge the members' own tables into `members.parquet` and `curves.parquet`, one row per (config_hash, seed).
+
+        A member without a row has not finished and is left out, its curves too. Columns that some lack are null there.
+        """
+        directories = [self.member(path.name) for path in sorted(self.members.glob("*")) if path.is_dir()]
+        finished = [each for each in directories if each.row_file.is_file()]
+        rows = _merge([read_table(each.row_file) for each in finished], MEMBER_COLUMNS)
+        curves = [read_table(each.curves_file) for each in finished if each.curves_file.is_file()]
+        write_table(self.members_file, _unique(rows, ("config_hash", "seed")))
+        write_table(self.curves_file, _unique(_merge(curves, CURVE_COLUMNS), ("config_hash", "seed", "step", "metric")))
+
+
+def _merge(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
+    """Stack tables; the fixed columns come first, the others by name. A column of numbers and texts becomes text."""
+    extra = sorted({name for table in tables for name in table.column_names} - set(columns.names))
+    for name in extra:
+        kinds = {table.schema.field(name).type for table in tables if name in table.column_names} - {pa.null()}
+        if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}:
+            tables = [_as_text(table, name) for table in tables]
+    whole = pa.concat_tables([columns.empty_table(), *tables], promote_options="permissive")
+    return whole.select([*columns.names, *extra])
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    return table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+
+
+def _unique(table: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """Keep the last row of each key, sorted by key."""
+    last = dict(zip(zip(*(table[name].to_pylist() for name in key), strict=True), range(table.num_rows), strict=True))
+    return table.take(pa.array([last[each] for each in sorted(last)], pa.int64())).combine_chunks()

@@ -1,0 +1,256 @@
+"""From the `data:` section to shards on disk, before anything is trained.
+
+What is missing is simulated and converted once, by the command, and said so. The shards lie in `shards/` beside the
+results directory, named by a hash of the options that change data, so that experiments share them. Then whatever the
+experiment asks of the data is checked, without Ray and without reading a shard.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble import schema
+from ensemble.config.data import DataConfig
+from ensemble.config.experiment import Experiment
+from ensemble.config.model import input_features
+from ensemble.data.splits import require_windows, split_episodes, split_windows
+from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
+from ensemble.errors import DataError, UsageError
+from ensemble.evaluation.rollout import named_steps
+from ensemble.run_directory import MemberDirectory, RunDirectory
+from ensemble.schema import Feature
+from ensemble.study.lock import held
+from ensemble.text import plural
+
+Say = Callable[[str], None]
+
+# What `data:` says about using the data rather than about what lies in the shards.
+_CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
+_COSTS = ("parameters", "seconds")  # columns of a row that may be objectives beside the metric
+_NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Shards directories: the experiment's data, and its named validation sets."""
+
+    main: Path
+    named: Mapping[str, Path]
+
+
+def prepare(config: DataConfig, base_dir: Path, results: Path, say: Say) -> PreparedData:
+    """Return the experiment's shards, made where they are missing.
+
+    Relative paths count from the working directory, or else from `beside`, the folder of the experiment file.
+    Raises DataError for missing files and for what `convert` refuses.
+    """
+    cache = results.absolute().parent / "shards"
+    if config.path is None:
+        main = _simulated(config, cache, say)
+    else:
+        main = _converted(config, config.path, base_dir, cache, say)
+    named = {name: _converted(config, path, base_dir, cache, say) for name, path in config.validation.items()}
+    return PreparedData(main, named)
+
+
+def planned_shards(config: DataConfig, base_dir: Path, results: Path) -> Path:
+    """Return where `prepare` finds or will make the shards; nothing is made. DataError for missing files."""
+    cache = results.absolute().parent / "shards"
+    if config.path is None:
+        return _simulated_target(config, cache)
+    found = sources(config, base_dir)
+    return found[0] if len(found) == 1 and found[0].is_dir() else _converted_target(config, found, cache)
+
+
+def sources(config: DataConfig, base_dir: Path) -> list[Path]:
+    """Return the files, or the one directory, that `data.path` names; DataError where one is missing."""
+    paths = [config.path] if isinstance(config.path, str) else config.path or []
+    return [_find(path, base_dir) for path in paths]
+
+
+def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
+    """Refuse experiments that these data cannot serve; return the data set's description (no rows).
+
+    Raises UsageError that lists every unknown feature and metric, DataError when a split has no window.
+    """
+    whole = _description(data.main)
+    named = {name: _description(path) for name, path in data.named.items()}
+    problems: list[str] = []
+    for experiment in experiments:
+        problems += [problem for problem in problems_of(experiment, whole.features) if problem not in problems]
+        if not problems:
+            _check_windows(experiment, whole, named)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return whole
+
+
+def find_origin(init_from: str | None, base_dir: Path) -> str | None:
+    """Return `train.init_from` as an absolute path; UsageError when nothing trained lies there."""
+    if init_from is None:
+        return None
+    for place in (Path(init_from).expanduser(), base_dir / init_from):
+        inside = RunDirectory(place.parent).member(place.name)
+        near = (MemberDirectory(place), inside, *RunDirectory(place).trained)
+        if any(member.model_file.is_file() for member in near):
+            return str(place.absolute())
+    raise UsageError(f"train.init_from: {init_from}: no trained member there (a run directory or its members/<id>)")
+
+
+def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
+    """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
+    splits = ("validation", *(f"validation_{name}" for name in experiment.data.validation))
+    names = _policy_metrics if experiment.model.task == "policy" else _dynamics_metrics
+    return [schema.TRAIN_LOSS, *(name for split in splits for name in names(experiment, features, split))]
+
+
+def _dynamics_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
+    labels = [label for feature in features if feature.role == "state" for label in feature.labels]
+    names = [f"{split}/loss", f"{split}/rollout_rmse"]
+    names += [schema.one_step_metric(split, label) for label in labels]
+    names += [schema.rollout_metric(split, label) for label in labels]
+    steps = named_steps(experiment.train.rollout.horizon)
+    return names + [schema.rollout_step_metric(split, step) for step in steps]
+
+
+def _policy_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
+    del features
+    names = ["loss", schema.ACTION_MAE, schema.ACTION_MSE]
+    names += [schema.TOKEN_ACCURACY] if experiment.model.family == "pi0_fast" else []
+    return [f"{split}/{name}" for name in names]
+
+
+def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
+    assert config.source is not None  # DataConfig holds it: a source or a path
+    target = _simulated_target(config, cache)
+    if (target / MANIFEST).is_file():
+        return target
+    amount = config.simulate.model_dump(mode="json")
+    raw = cache / f"{config.source}-{_digest([config.source, amount])}.h5"
+    with held(target.with_name(f".{target.name}.lock")):
+        if not raw.is_file():
+            from ensemble.simulation import simulate  # MuJoCo, needed only here
+
+            say(f"simulating {plural(config.simulate.episodes, 'episode')} of {config.source} to {shown(raw)}")
+            simulate(config.source, config.simulate, raw)
+        return _convert(config, [raw], target, say)
+
+
+def _converted(config: DataConfig, paths: str | list[str], base_dir: Path, cache: Path, say: Say) -> Path:
+    found = [_find(path, base_dir) for path in ([paths] if isinstance(paths, str) else paths)]
+    if len(found) == 1 and found[0].is_dir():
+        read_manifest(found[0])  # refuses what is no data set
+        _refuse_conversion(config, found[0])
+        return found[0]
+    target = _converted_target(config, found, cache)
+    if (target / MANIFEST).is_file():
+        return target
+    with held(target.with_name(f".{target.name}.lock")):
+        return _convert(config, found, target, say)
+
+
+def _simulated_target(config: DataConfig, cache: Path) -> Path:
+    amount = config.simulate.model_dump(mode="json")
+    return cache / f"{config.source}-{_digest([config.source, amount, _conversion(config)])}"
+
+
+def _converted_target(config: DataConfig, found: list[Path], cache: Path) -> Path:
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    return cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
+
+
+def _refuse_conversion(config: DataConfig, shards: Path) -> None:
+    """Raise UsageError for options that only a conversion can follow: these shards are converted already."""
+    plain = DataConfig(path=str(shards))
+    for name in sorted(_CONVERSION):
+        if getattr(config, name) != getattr(plain, name):
+            raise UsageError(
+                f"data.{name} is given, but {shards} is converted already: give the original files as data.path, "
+                f"or leave data.{name} out"
+            )
+
+
+def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
+    if (target / MANIFEST).is_file():  # another process made it while this one waited
+        return target
+    from ensemble.data.convert import convert  # HDF5, needed only here
+
+    say(f"converting {', '.join(path.name for path in sources)} to {shown(target)}")
+    manifest = convert(sources, target, config)
+    for notice in manifest.notices:
+        say(f"  {notice}")
+    return target
+
+
+def _find(path: str, base_dir: Path) -> Path:
+    for candidate in (Path(path).expanduser(), base_dir / path):
+        if candidate.exists():
+            return candidate.absolute()
+    raise DataError(f"data.path: no file or directory {path} (looked in {Path.cwd()} and {base_dir.absolute()})")
+
+
+def _conversion(config: DataConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_NOT_CONVERTED)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be said here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _description(directory: Path) -> Trajectories:
+    return describe(read_manifest(directory), read_table(directory / EPISODES))
+
+
+def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
+    """Return what an experiment names that data of these features do not have: inputs and metrics."""
+    problems = []
+    try:
+        input_features(experiment.model, features)
+    except UsageError as error:
+        problems += str(error).splitlines()
+    metrics = metric_names(experiment, features)
+    wanted = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
+    for key, names in wanted.items():
+        allowed = metrics if key == "metric" else [*metrics, *_COSTS]
+        unknown = [name for name in names if name not in allowed]
+        problems += [f"search.{key}: no metric '{name}'; {_nearest(name, allowed)}" for name in unknown]
+    return problems
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names[:12])}"
+
+
+def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
+    for name, other in named.items():
+        if other.features != data.features:
+            raise DataError(f"data.validation.{name}: other features than the data")
+    if experiment.model.task == "policy":
+        window = experiment.model.window
+        split_windows(data, experiment.data, window)
+        for name, other in named.items():
+            require_windows(other.episodes, window, f"data.validation.{name}")
+    else:
+        _check_rollouts(experiment, data, named)
+
+
+def _check_rollouts(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
+    history, rollout = experiment.model.window, experiment.train.rollout
+    before = (rollout.context or history) - 1  # transitions seen before a rollout
+    horizons = {"validation": rollout.horizon, "test": rollout.test_horizon or rollout.horizon}
+    parts = split_episodes(data, experiment.data.split, history)
+    for split, horizon in horizons.items():
+        require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
+    for name, other in named.items():
+        require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")
