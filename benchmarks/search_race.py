@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.search_table import Float64, Table
-from ensemble.search.racing import Mode, contenders, next_round
+from ensemble.schema import Mode
+from ensemble.search.racing import contenders, next_round
 
 START = 2
 MODE: Mode = "min"

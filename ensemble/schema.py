@@ -4,7 +4,7 @@ Everything here is public: notebooks read `members.parquet`, `curves.parquet` an
 Floor 0: it imports nothing of ours, and it holds next to no behaviour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -14,8 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+Mode = Literal["min", "max"]  # which end of a metric is better
+Say = Callable[[str], None]  # prints a line for the user
+OnProgress = Callable[[int, int], None]  # (done, in all)
+Progress = Mapping[str, float | int | str]  # what a trial reports while it trains, by name
 
 # What a feature is to a model. `control` acts between two points of an episode and is known ahead in a rollout;
 # `auxiliary` is carried along and used only where an input names it (known ahead as well).

@@ -7,11 +7,8 @@ after a restart and on any number of workers. Keys are counter-based (SplitMix64
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 
-from ensemble.schema import UInt64
-
-Float64 = npt.NDArray[np.float64]
+from ensemble.schema import Float64, UInt64
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

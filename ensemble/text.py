@@ -1,6 +1,9 @@
-"""What several floors say alike to the user: a count with its noun, a command to copy."""
+"""Texts that several floors share: a count with its noun, a command to copy, times, sizes, the nearest name."""
 
+import math
 import shlex
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def plural(count: float, noun: str, form: str = "") -> str:
@@ -11,3 +14,50 @@ def plural(count: float, noun: str, form: str = "") -> str:
 def command(*words: object) -> str:
     """Return a command line that a shell takes as these words, whatever is in them: `ensemble report 'a b'`."""
     return shlex.join(map(str, words))
+
+
+def duration(seconds: float | None) -> str:
+    """Write a measured time: `0.8 s`, `42 s`, `12 min 03 s`, `3 h 20 min`; `-` where there is none."""
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rough_duration(seconds: float) -> str:
+    """Write an estimated time with two digits: `42 s`, `3.4 min`, `25 min`, `1.5 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"
+
+
+def byte_size(count: float) -> str:
+    """Write a number of bytes: `640 B`, `1.4 KiB`, `12 MiB`, `3.5 GiB`."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for exponent, unit in ((1, "KiB"), (2, "MiB"), (3, "GiB")):
+        if count < 1024 ** (exponent + 1) or unit == "GiB":
+            break
+    value = count / 1024**exponent
+    return f"{value:.0f} {unit}" if unit == "MiB" else f"{value:.1f} {unit}"
+
+
+def nearest(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return the names most like `name`, best first; with a `cutoff` of 0 there is one unless there are no names."""
+    known = list(names)
+    return get_close_matches(name, known, most, cutoff) or get_close_matches(name.lower(), known, most, cutoff)
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """Return `; did you mean 'x'?`, or nothing where no name is near."""
+    near = nearest(name, names, most, cutoff)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -4,21 +4,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from pydantic import ValidationError
 
 from ensemble.cli.options import FOLDER, say
 from ensemble.config import DataConfig
+from ensemble.config.data import Layout
 from ensemble.errors import UsageError
 from ensemble.simulation import ENVIRONMENTS
 from ensemble.text import command, plural
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from ensemble.schema import OnProgress
 
 _PATH = click.Path(path_type=Path)
-_LAYOUTS = ["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
+_LAYOUTS = get_args(Layout)
 _MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable."
 
 
@@ -171,7 +173,7 @@ def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:
 
 
 @contextmanager
-def _progress(unit: str) -> Iterator[Progress | None]:
+def _progress(unit: str) -> Iterator["OnProgress | None"]:
     """Show a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None

@@ -24,8 +24,7 @@ import numpy.typing as npt
 
 from ensemble import streams
 from ensemble.data.layouts.d4rl import write_d4rl
-from ensemble.evaluation.state import Float64
-from ensemble.schema import Int64
+from ensemble.schema import Float64, Int64
 from ensemble.simulation.controllers import Controller
 from ensemble.simulation.pendulum_env import CONTROL_LIMIT, EPISODE_STEPS, START_SCALE
 from ensemble.simulation.pendulum_physics import Pendulums, first_fall

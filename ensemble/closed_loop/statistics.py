@@ -18,7 +18,8 @@ from scipy.special import stdtrit
 
 from ensemble.errors import UsageError
 from ensemble.reporting.number_format import setting as setting_text
-from ensemble.reporting.statistics import Float64, Statistics, describe
+from ensemble.reporting.statistics import Statistics, describe
+from ensemble.schema import Float64
 
 Row = Mapping[str, Any]  # of evaluation.parquet
 LEVEL = 0.95

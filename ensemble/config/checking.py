@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -12,6 +11,7 @@ from ensemble.config.document import Keys, Node, Position, Problem, dotted
 from ensemble.config.experiment import Experiment
 from ensemble.config.fields import Kind, Place, describe, found, keys_of, locate
 from ensemble.config.forks import SEARCHED, variants
+from ensemble.text import did_you_mean
 
 
 def build(tree: Node) -> Experiment:
@@ -33,12 +33,6 @@ def check(root: Node, searched: bool) -> list[Problem]:
 def reason(error: ValidationError, tree: Node) -> str:
     """Say why a combination of acceptable values is impossible."""
     return "; ".join(f"{dotted(p.path)}: {p.message}" if p.path else p.message for p in translate(error, tree))
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Return "; did you mean 'x'?", or nothing when no name is near."""
-    close = get_close_matches(name, names, 1, 0.6) or get_close_matches(name.lower(), names, 1, 0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def translate(error: ValidationError, tree: Node, combinations: bool = True) -> list[Problem]:
@@ -89,9 +83,9 @@ def _wanted(place: Place, tree: Node) -> Problem:
     value, position = _find(tree, place.path)
     kinds = [kind for kind in place.kind.members if get_origin(kind.bare) is Literal]
     names = [str(name) for kind in kinds for name in get_args(kind.bare)]
-    hint = nearest(value, names) if isinstance(value, str) else ""
+    hint = did_you_mean(value, names) if isinstance(value, str) else ""
     if isinstance(value, Mapping) and len(value) == 1:
-        hint = nearest(next(iter(value)), ["choice", "uniform", "log_uniform", "int", "int_log"])
+        hint = did_you_mean(next(iter(value)), ["choice", "uniform", "log_uniform", "int", "int_log"])
     return Problem(position, place.path, f"needs {_in_words(place.kind)}, found {found(value)}{hint}")
 
 
@@ -104,7 +98,7 @@ def _in_words(kind: Kind) -> str:
 def _unknown(place: Place, tree: Node) -> Problem:
     name = str(place.path[-1])
     assert place.owner is not None
-    hint = nearest(name, list(place.owner.model_fields))
+    hint = did_you_mean(name, list(place.owner.model_fields))
     if not hint:
         homes = [key.path for key in keys_of(Experiment) if key.path.rpartition(".")[2] == name]
         hint = f"; there is {homes[0]}" if homes else f"; known: {', '.join(place.owner.model_fields)}"
@@ -119,7 +113,7 @@ def _unknown_tag(place: Place, tree: Node) -> Problem:
     section, _ = _find(tree, place.path)
     if not isinstance(section, Mapping) or tag not in section:
         return Problem(position, place.path, f"missing key {tag!r}, one of {', '.join(names)}")
-    hint = nearest(value, names) if isinstance(value, str) else ""
+    hint = did_you_mean(value, names) if isinstance(value, str) else ""
     return Problem(position, (*place.path, tag), f"needs one of {', '.join(names)}, found {found(value)}{hint}")
 
 

@@ -11,7 +11,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from ensemble.config.document import Node, Problem
 from ensemble.config.experiment import Experiment
 from ensemble.config.fields import keys_of
 from ensemble.errors import UsageError
+from ensemble.text import nearest
 
 LONGEST, DEEPEST = 500, 40  # characters and levels of an expression
 LARGEST_EXPONENT, LARGEST_BITS = 64, 1024  # of powers, and of whole numbers
@@ -208,7 +208,7 @@ def _check_path(path: str) -> None:
         raise ValueError(f"{path} is a section; name one of its values, such as {', '.join(below)}")
     last = path.rpartition(".")[2]
     homes = [known for known in values if known.rpartition(".")[2] == last]
-    near = homes[:1] or get_close_matches(path, values, 1, 0.6)
+    near = homes[:1] or nearest(path, values)
     raise ValueError(f"unknown name {path!r}" + (f"; did you mean {near[0]!r}?" if near else f"; as in {_EXAMPLE}"))
 
 

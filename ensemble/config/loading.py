@@ -8,7 +8,6 @@ file by its name: here, in ./search_spaces, or among those that come with the pa
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from ensemble.config.forks import Fork, drawn, forks, grid, grid_size, plant, re
 from ensemble.config.space import Choice, Distribution
 from ensemble.config.tree import flatten
 from ensemble.errors import UsageError
+from ensemble.text import did_you_mean
 
 MAX_GRID = 10_000  # configurations; also how many combinations are tried in search of a possible one
 MAX_DRAWS = 1_000  # tried beyond the grid, where a space has more than it
@@ -245,7 +245,6 @@ def find_space(name: str) -> Path:
             if (folder / spelling).is_file():
                 return folder / spelling
     known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-    near = get_close_matches(given.stem, list(known), 3, 0.5)
     looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders) if not given.is_absolute())
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known)) or 'none'}"
+    hint = did_you_mean(given.stem, known, 3, 0.5) or f"; there are {', '.join(sorted(known)) or 'none'}"
     raise UsageError(f"no experiment file {name!r}{hint}" + (f" (looked in {looked})" if looked else ""))

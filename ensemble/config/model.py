@@ -5,7 +5,6 @@ A family names its network (`network`, an import path), so adding one is a class
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ensemble.config.base import Section
 from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.errors import UsageError
+from ensemble.text import nearest
 
 if TYPE_CHECKING:  # it brings numpy and pyarrow, which a mistyped file does not wait for
     from ensemble.schema import Feature
@@ -120,5 +120,4 @@ def _named_inputs(config: GPTDynamicsConfig, features: Sequence["Feature"]) -> d
 
 
 def _suggestion(wanted: str, names: list[str]) -> str:
-    near = get_close_matches(wanted, names, n=1, cutoff=0)
-    return f"the nearest is {near[0]!r} (there are {', '.join(names)})"
+    return f"the nearest is {nearest(wanted, names, cutoff=0)[0]!r} (there are {', '.join(names)})"

@@ -41,10 +41,9 @@ from ensemble.data.sources import (
 from ensemble.data.summary import Summary, merged
 from ensemble.data.trajectories import EPISODES
 from ensemble.errors import DataError, UsageError
+from ensemble.schema import OnProgress
 from ensemble.store import sha256_file, write_table
 from ensemble.text import plural
-
-Progress = Callable[[int, int], None]
 
 _OURS = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
 _MOST_THREADS = 8
@@ -69,7 +68,7 @@ def convert(
     sources: Sequence[Path],
     out: Path,
     data: DataConfig,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     skip_bad: bool = False,
 ) -> Manifest:
     """Convert HDF5 and npz files into one directory of checked shards and return its manifest.
@@ -154,7 +153,7 @@ def _check_fit(first: Plan, other: Plan) -> None:
         raise DataError(f"{other.path}: dt {other.dt:g} s, but {first.path} has {first.dt:g} s")
 
 
-def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
+def _counter(total: int, progress: OnProgress | None) -> Callable[[int], None]:
     lock, done = threading.Lock(), 0
 
     def advance(points: int) -> None:

@@ -16,13 +16,13 @@ from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.data.blocks import READ_ROWS, plan_blocks
 from ensemble.data.layouts import pairs
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, size_text, walk_arrays
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
-from ensemble.text import command, plural
+from ensemble.text import byte_size, command, plural
 
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
@@ -75,7 +75,7 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """Return the report, one line an entry."""
-        head = f"{self.path}: {size_text(self.bytes)}"
+        head = f"{self.path}: {byte_size(self.bytes)}"
         if self.recording is None:
             return [head, *self._unknown()]
         recording, points = self.recording, self.recording.points
@@ -203,7 +203,7 @@ def _lengths(points: Int64) -> str:
 
 
 def _size(recording: Recording) -> str:
-    return f"{size_text(float(recording.points.sum()) * recording.width * 4)} as float32"
+    return f"{byte_size(float(recording.points.sum()) * recording.width * 4)} as float32"
 
 
 def _splits(recording: Recording) -> list[str]:

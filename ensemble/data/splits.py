@@ -12,10 +12,10 @@ import numpy as np
 
 from ensemble import streams
 from ensemble.config.data import DataConfig, SplitConfig
-from ensemble.data.trajectories import Segments, Trajectories, nearest
+from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.text import plural
+from ensemble.text import did_you_mean, plural
 
 SPLITS = ("train", "validation", "test")
 FEWEST_EPISODES = 10  # below this a split by episode measures the episodes drawn rather than the model
@@ -119,7 +119,7 @@ def _named(data: Trajectories, split: str, names: list[str]) -> Int64:
         else:
             matches = []
         if not matches:
-            raise DataError(f"split '{split}': no episode or group '{name}'{nearest(name, list(members))}")
+            raise DataError(f"split '{split}': no episode or group '{name}'{did_you_mean(name, list(members))}")
         found.update(number for match in matches for number in members[match])
     return np.array(sorted(found), dtype=np.int64)
 

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.schema import Int64
+from ensemble.schema import Float64, Int64
 
-Float64 = npt.NDArray[np.float64]
 Prediction = Literal["relative", "absolute"]
 
 CHUNK_ROWS = 1 << 16

@@ -4,7 +4,6 @@ The shards of `ensemble convert` come in here, and what follows (splits, windows
 numbers. This is the reader without Ray; `loading.py` shares one such matrix between the trials of a node.
 """
 
-import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, Float32, Int64, UInt64
+from ensemble.text import did_you_mean
 
 FORMAT = "ensemble-shards/1"
 MANIFEST = "manifest.json"
@@ -70,18 +70,12 @@ class Trajectories:
                 return slice(offset, offset + candidate.width)
             offset += candidate.width
         names = [candidate.name for candidate in self.features]
-        raise UsageError(f"no feature '{feature}' in the data{nearest(feature, names)}; it has {', '.join(names)}")
+        raise UsageError(f"no feature '{feature}' in the data{did_you_mean(feature, names)}; it has {', '.join(names)}")
 
     def feature(self, name: str) -> Feature:
         """Return the feature of this name; UsageError with the nearest name when there is none."""
         self.columns(name)
         return next(feature for feature in self.features if feature.name == name)
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Return ' (did you mean ..?)' or nothing."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
-from ensemble.evaluation.state import Float64, StateLayout, error_scale, state_moments
+from ensemble.evaluation.state import StateLayout, error_scale, state_moments
 from ensemble.run_directory import config_hash
-from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, role_columns
+from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, Float64, role_columns
 from ensemble.store import write_table
 
 Predictor = Callable[[Float64], Float64]  # the newest points (n, h, D) to the next state (n, S)

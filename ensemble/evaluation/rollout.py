@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.evaluation.state import Float64, StateLayout
-from ensemble.schema import rollout_metric, rollout_step_metric
+from ensemble.evaluation.state import StateLayout
+from ensemble.schema import Float64, rollout_metric, rollout_step_metric
 
 _NAMED_STEPS = 20
 

@@ -8,9 +8,7 @@ import numpy.typing as npt
 
 from ensemble.data.statistics import Moments, feature_moments
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.schema import Feature
-
-Float64 = npt.NDArray[np.float64]
+from ensemble.schema import Feature, Float64
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from ensemble.streams import key
 
 EPS = 1e-5  # added to variances, as NeRD does
 
+Device = str | torch.device
+
 
 class Noise(NamedTuple):
     """What a step's noise is hashed from, see `noise.py`."""

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from ensemble.config.model import GPTDynamicsConfig, MLPConfig, input_features
 from ensemble.errors import UsageError
 from ensemble.models.activations import gelu
-from ensemble.models.base import EPS, Batch, Normalization, column_slices, wrap
+from ensemble.models.base import EPS, Batch, Device, Normalization, column_slices, wrap
 from ensemble.models.layers import MLP, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear
 from ensemble.models.products import Precision, add_row, member_mean, sum_rows
 from ensemble.schema import Feature, Float32, role_columns
-
-Device = str | torch.device
 
 
 class Feedforward(nn.Module):

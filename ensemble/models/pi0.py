@@ -21,14 +21,13 @@ from torch import Tensor
 from ensemble.config.policy import Pi0Config
 from ensemble.models.activations import silu
 from ensemble.models.attention import causal_mask
-from ensemble.models.base import Batch, Decode, Noise, Normalization
+from ensemble.models.base import Batch, Decode, Device, Noise, Normalization
 from ensemble.models.noise import beta, normal, uniform
 from ensemble.models.policy import Policy
 from ensemble.models.products import Precision, add_row, member_mean, product
 from ensemble.models.transformer import Encoder, EncoderLayer, Step, XavierEmbedding, XavierLinear
 from ensemble.schema import Feature
 
-Device = str | torch.device
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0  # of the sines and cosines of time, as openpi's
 LAST_TIME = 0.999  # openpi's times keep this distance from the data
 

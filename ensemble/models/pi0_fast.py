@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ensemble.config.policy import Pi0FastConfig
 from ensemble.models.attention import causal_mask
-from ensemble.models.base import Batch, Decode, Noise, Normalization
+from ensemble.models.base import Batch, Decode, Device, Noise, Normalization
 from ensemble.models.layers import Dropout
 from ensemble.models.noise import gumbel
 from ensemble.models.policy import Policy
@@ -24,7 +24,6 @@ from ensemble.models.products import Precision, add_row, per_member
 from ensemble.models.transformer import Decoder, DecoderLayer, Step, XavierEmbedding, XavierLinear
 from ensemble.schema import Feature
 
-Device = str | torch.device
 BOS, EOS, PAD = 0, 1, 2
 
 

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from ensemble.config.model import input_features
 from ensemble.config.policy import Pi0Config, Pi0FastConfig
-from ensemble.models.base import EPS, Normalization, wrap
+from ensemble.models.base import EPS, Device, Normalization, wrap
 from ensemble.schema import Feature, role_columns
-
-Device = str | torch.device
 
 
 class Policy(nn.Module):

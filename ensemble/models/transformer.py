@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.models.activations import gelu
 from ensemble.models.attention import attention
+from ensemble.models.base import Device
 from ensemble.models.layers import Dropout, Embedding, Layer, LayerNorm, Linear, empty_parameter
 from ensemble.models.products import Precision, add_row, product
 
 Config = Pi0Config | Pi0FastConfig
-Device = str | torch.device
 
 
 class Step(NamedTuple):

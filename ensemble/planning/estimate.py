@@ -21,6 +21,7 @@ from ensemble.schema import Feature
 from ensemble.search.describe_space import finalist_members, seeds_of, trial_count
 from ensemble.search.rungs import kept_share
 from ensemble.study.cluster import Node
+from ensemble.text import byte_size
 
 LONG_HOURS = 12.0  # on this machine; above, `tune` asks for --yes
 ROUGH_DRAWS = 100  # configurations looked at where only the hours are asked for
@@ -180,10 +181,11 @@ def too_large(case: Case, together: int, available: float, device: str = "cpu") 
     if fitting_pack(case.cost, together, available):
         return None
     batch, needed = case.experiment.train.batch_size, trial_bytes(case.cost, together, 1)
-    parts = f"{gib(together * case.cost.state)} of parameters and moments, {gib(case.cost.activations)} of activations"
+    state, kept = byte_size(together * case.cost.state), byte_size(case.cost.activations)
     return (
-        f"{model_words(case.experiment)} with batch {batch} needs {gib(needed)} for a trial of {together} member(s), "
-        f"{parts}; a trial has {gib(available)} on {'a GPU' if device == 'cuda' else 'a node'}"
+        f"{model_words(case.experiment)} with batch {batch} needs {byte_size(needed)} for a trial of {together} "
+        f"member(s), {state} of parameters and moments, {kept} of activations; a trial has {byte_size(available)} "
+        f"on {'a GPU' if device == 'cuda' else 'a node'}"
     )
 
 
@@ -207,8 +209,3 @@ def model_words(experiment: Experiment) -> str:
     wanted = ("n_layer", "n_head", "n_embd", "block_size")
     shown = {name: getattr(experiment.model, name) for name in wanted if hasattr(experiment.model, name)}
     return " ".join(f"{name}={value}" for name, value in (shown or values).items())
-
-
-def gib(count: float) -> str:
-    """Return bytes as a reader would say them."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

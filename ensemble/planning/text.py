@@ -12,12 +12,12 @@ from rich.text import Text
 from ensemble.config import Experiment
 from ensemble.planning.capacity import held
 from ensemble.planning.cost import trial_bytes
-from ensemble.planning.estimate import Case, Hours, Survey, gib, hours, model_words
+from ensemble.planning.estimate import Case, Hours, Survey, hours, model_words
 from ensemble.planning.speed import Speed, Timing
 from ensemble.search.describe_space import size_words, space_words
 from ensemble.search.rungs import kept_share
 from ensemble.study.checks import notes
-from ensemble.text import plural
+from ensemble.text import byte_size, plural, rough_duration
 
 _RULES = 4  # broken rules that are listed
 
@@ -103,8 +103,8 @@ def _members(found: Survey) -> Iterator[tuple[str, str]]:
 
 def _where(found: Survey) -> Iterator[tuple[str, str]]:
     capacity, first = found.capacity, found.file.first
-    yield "data", found.data.words + (f", {gib(found.data.bytes)} in memory" if found.data.bytes else "")
-    memory = "GPU memory unknown from here" if isinf(found.available) else f"{gib(found.available)} each"
+    yield "data", found.data.words + (f", {byte_size(found.data.bytes)} in memory" if found.data.bytes else "")
+    memory = "GPU memory unknown from here" if isinf(found.available) else f"{byte_size(found.available)} each"
     at_once = f"{capacity.slots} trial(s) at a time of {capacity.request.describe()}, {memory}"
     yield "device", f"{capacity.device}, {first.resources.threads} thread(s) a process, {at_once}"
 
@@ -120,12 +120,14 @@ def _time(found: Survey, time: Hours, speed: Speed) -> Iterator[tuple[str, str]]
 
 
 def _time_words(time: Hours, share: float | None, first: Experiment) -> str:
-    last = f" + {_duration(time.finalists)} for the finalists" if time.finalists else ""
+    last = f" + {rough_duration(3600 * time.finalists)} for the finalists" if time.finalists else ""
     if time.expected is None or share is None or share == 1.0:
         limit = "at most " if share is None and first.search.pruner in ("median", "wilcoxon") else "about "
-        return f"{limit}{_duration(time.search)}{last}"
-    stopped = f"{_duration(time.expected)} if {first.search.pruner} leaves {share:.0%} of the steps"
-    return f"about {stopped}{last}; at most {_duration(time.search + time.finalists)} with nothing stopped"
+        return f"{limit}{rough_duration(3600 * time.search)}{last}"
+    stopped = f"{rough_duration(3600 * time.expected)} if {first.search.pruner} leaves {share:.0%} of the steps"
+    return (
+        f"about {stopped}{last}; at most {rough_duration(3600 * (time.search + time.finalists))} with nothing stopped"
+    )
 
 
 def _models(found: Survey, speed: Speed) -> Table:
@@ -139,11 +141,13 @@ def _models(found: Survey, speed: Speed) -> Table:
         "parameters": lambda case: f"{case.cost.parameters:,}",
         "batch": lambda case: f"{case.experiment.train.batch_size}",
         "FLOPs of a step": lambda case: _flops(case.cost.flops),
-        "trial, packs of 1": lambda case: gib(trial_bytes(case.cost, found.together, 1)),
-        f"trial, a pack of {found.together}": lambda case: gib(trial_bytes(case.cost, found.together, found.together)),
+        "trial, packs of 1": lambda case: byte_size(trial_bytes(case.cost, found.together, 1)),
+        f"trial, a pack of {found.together}": lambda case: byte_size(
+            trial_bytes(case.cost, found.together, found.together)
+        ),
         "pack that fits": lambda case: _pack_words(found, case),
         "time of a step": lambda case: _step_words(speed, case),
-        "time of a member": lambda case: _duration(speed.member(case.experiment, case.cost) / 3600),
+        "time of a member": lambda case: rough_duration(speed.member(case.experiment, case.cost)),
     }
     for name, cell in rows.items():
         table.add_row(name, *(Text(cell(case)) for case in marks))
@@ -168,7 +172,7 @@ def _nodes(found: Survey) -> Table:
     for node in capacity.nodes:
         count = held(capacity.request, node)
         pack = _pack_words(found, largest) if count else "-"
-        row = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", gib(node.memory), str(count), pack)
+        row = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", byte_size(node.memory), str(count), pack)
         table.add_row(*map(Text, row))
     return table
 
@@ -187,15 +191,6 @@ def _flops(count: float) -> str:
         if count >= 10**exponent:
             return f"{count / 10**exponent:.3g} {name}"
     return f"{count / 1e6:.3g} MFLOP"
-
-
-def _duration(hours: float) -> str:
-    seconds = 3600 * hours
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{hours:.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"
 
 
 def _clock(hours: float) -> str:

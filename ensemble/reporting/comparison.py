@@ -12,7 +12,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import nctdtr, ndtri, stdtr, stdtrit
 
-from ensemble.reporting.statistics import Float64, Mode, Statistics, describe
+from ensemble.reporting.statistics import Statistics, describe
+from ensemble.schema import Float64, Mode
 
 MOST_SEEDS = 1000  # beyond that nobody trains, and we only say "more"
 PAIRED_T = "paired t"

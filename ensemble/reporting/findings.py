@@ -19,9 +19,9 @@ from ensemble.reporting.number_format import interval, number, plus_minus
 from ensemble.reporting.run import Run
 from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, improvement_text, p_text
-from ensemble.reporting.statistics import Mode
 from ensemble.reporting.tables import Table
 from ensemble.reporting.versus import Comparison, Versus, baseline_words, compare, to_csv, versus_sheet
+from ensemble.schema import Mode
 
 _LEVEL = 0.05
 

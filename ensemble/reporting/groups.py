@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.reporting.search_run import Search
-from ensemble.reporting.statistics import Mode, Statistics, best_index, describe
-from ensemble.schema import SUMMARY_COLUMNS
+from ensemble.reporting.statistics import Statistics, best_index, describe
+from ensemble.schema import SUMMARY_COLUMNS, Mode
 
 ROLE_ORDER = ("ensemble", "finalist", "search")
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.reporting.groups import Group, is_finite, rank_search
-from ensemble.reporting.number_format import count, duration, setting, times
+from ensemble.reporting.number_format import count, setting, times
 from ensemble.reporting.search_run import Search, Trial
 from ensemble.reporting.sheets import Sheet, interval_text, number_text, plain_text, spread_text
-from ensemble.reporting.statistics import Float64, Mode, Statistics, describe
+from ensemble.reporting.statistics import Statistics, describe
 from ensemble.reporting.tables import Column, Row, Table
-from ensemble.text import plural
+from ensemble.schema import Float64, Mode
+from ensemble.text import duration, plural
 
 COUNTS: tuple[Column, ...] = (
     Column("ok", "n_ok", plain_text),

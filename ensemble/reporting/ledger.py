@@ -10,13 +10,13 @@ import numpy as np
 
 from ensemble.reporting.comparison import unpaired
 from ensemble.reporting.groups import Group
-from ensemble.reporting.number_format import count, duration, number
+from ensemble.reporting.number_format import count, number
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, number_text, plain_text, spread_text
 from ensemble.reporting.tables import Column, Row
 from ensemble.reporting.versus import by_seed
-from ensemble.text import plural
+from ensemble.text import duration, plural
 
 _KINDS = {"completed": "useful", "pruned": "stopped early", "diverged": "failed", "failed": "failed"}
 _PHASES = {"search": "search", "finalist": "finalists", "ensemble": "ensemble"}

@@ -37,20 +37,6 @@ def interval(low: float, high: float, mean: float, std: float, method: str) -> s
     return f"{text}e{scale:+03d} {method}" if scale else f"{text} {method}"
 
 
-def duration(seconds: float | None) -> str:
-    """Write a time: `0.8 s`, `42 s`, `12 min 03 s`, `3 h 20 min`."""
-    if seconds is None or math.isnan(seconds):
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def count(value: int | None) -> str:
     """Write a whole number with thousands apart: `2,743,812`."""
     return "-" if value is None else f"{value:,}"

@@ -17,9 +17,9 @@ from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_run import Search, read_search
-from ensemble.reporting.statistics import Mode, natural_mode
+from ensemble.reporting.statistics import natural_mode
 from ensemble.run_directory import RunDirectory, member_id
-from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT
+from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, Mode
 from ensemble.search_log import planned_trials, trial_rows
 from ensemble.store import read_json, read_table
 

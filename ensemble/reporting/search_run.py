@@ -17,9 +17,9 @@ import numpy as np
 from ensemble.errors import StorageError
 from ensemble.reporting.checked_tables import optional_table, rows_of
 from ensemble.reporting.number_format import setting, short_names
-from ensemble.reporting.statistics import Float64, Mode, natural_mode
+from ensemble.reporting.statistics import natural_mode
 from ensemble.run_directory import RunDirectory
-from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS, VALIDATION_ROLLOUT
+from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS, VALIDATION_ROLLOUT, Float64, Mode
 from ensemble.search_log import planned_trials, rung_rows, trial_rows
 from ensemble.store import read_json
 

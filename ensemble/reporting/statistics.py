@@ -6,14 +6,12 @@ Pure functions of numbers; which members count is decided in `summary`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
-Float64 = npt.NDArray[np.float64]
-Mode = Literal["min", "max"]
+from ensemble.schema import Float64, Mode
+
 IntervalMethod = Callable[[Float64, float], tuple[float, float]]
 
 _HIGHER_IS_BETTER = ("success", "success_rate", "return", "reward", "accuracy", "r2", "fit")

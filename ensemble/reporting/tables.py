@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ensemble.reporting.groups import SEARCH_KEYS, Group, rank_run, role_rank, search_facts
-from ensemble.reporting.number_format import count, duration, interval, plus_minus, setting, short_names, times
+from ensemble.reporting.number_format import count, interval, plus_minus, setting, short_names, times
 from ensemble.reporting.run import Baseline, MemberRow, Run
-from ensemble.reporting.statistics import NOTHING, Mode, Statistics
+from ensemble.reporting.statistics import NOTHING, Statistics
+from ensemble.schema import Mode
+from ensemble.text import duration
 
 Row = dict[str, Any]
 

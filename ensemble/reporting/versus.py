@@ -25,9 +25,9 @@ from ensemble.reporting.comparison import (
 from ensemble.reporting.groups import Group
 from ensemble.reporting.search_run import Search
 from ensemble.reporting.sheets import Sheet, improvement_text, interval_text, p_text, plain_text, spread_text
-from ensemble.reporting.statistics import Float64, Mode
 from ensemble.reporting.table_text import csv_cell
 from ensemble.reporting.tables import Column, Row
+from ensemble.schema import Float64, Mode
 
 COLUMNS: tuple[Column, ...] = (
     Column("configuration", "label", str),
@@ -150,7 +150,8 @@ def _notes(versus: Versus, search: Search) -> tuple[str, ...]:
         f"Difference: the row's value minus that of {name}, over members with equal seeds; {sign.lower()} zero the row "
         f"is worse. p: {PAIRED_T}, two-sided; after Holm: for all {len(versus.comparisons)} rows together. "
         f"P: that a run of the row is better than a run of {name} (Agarwal et al. 2021; {MANN_WHITNEY}), a diverged "
-        "run losing. Seeds to separate: pairs for a power of 0.8 at level 0.05, were difference and spread as estimated."
+        "run losing. Seeds to separate: pairs for a power of 0.8 at level 0.05, were difference and spread as "
+        "estimated."
     ]
     if versus.kind == "best":
         notes.append(f"{name} was picked as the best of these very numbers, so its lead is somewhat flattered.")

@@ -12,15 +12,14 @@ Pure functions of numbers. Who trains what is decided in `judge`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import polygamma, psi, stdtrit
 
-Float64 = npt.NDArray[np.float64]
+from ensemble.schema import Float64, Mode
+
 Scores = Mapping[int, Mapping[int, float]]  # configuration: seed: value
-Mode = Literal["min", "max"]
 
 LEVEL = 0.95  # family-wise: of never excluding the best in one look at all its rivals
 _CERTAIN = 1e6  # degrees of freedom that are as good as infinite

@@ -19,11 +19,11 @@ from optuna.distributions import (
 )
 
 from ensemble.config import Experiment, ExperimentFile
-from ensemble.config.checking import nearest
 from ensemble.config.forks import option_name
 from ensemble.config.space import Choice, Distribution, Int, LogUniform, Uniform
 from ensemble.errors import UsageError
 from ensemble.search.describe_space import distribution_words, option_words
+from ensemble.text import did_you_mean
 
 Parameters = dict[str, CategoricalChoiceType]
 
@@ -255,7 +255,7 @@ def _refuse_unused(
     for name, value in values.items():
         if name in used or (name in plain and plain[name] == value):
             continue
-        hint = nearest(name, searched) if name not in plain else f"; the file says {plain[name]!r}"
+        hint = did_you_mean(name, searched) if name not in plain else f"; the file says {plain[name]!r}"
         raise UsageError(f"{where}: {name} is not searched{hint}")
 
 

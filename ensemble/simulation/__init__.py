@@ -5,13 +5,14 @@ imported in this folder and nowhere else, when an environment runs.
 """
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ensemble.config.data import SimulateConfig
 from ensemble.errors import UsageError
 
-Progress = Callable[[int, int], None]  # trajectories done, trajectories in all
+if TYPE_CHECKING:
+    from ensemble.schema import OnProgress
 
 ENVIRONMENTS = {
     "double_pendulum": "ensemble.simulation.double_pendulum",
@@ -19,7 +20,7 @@ ENVIRONMENTS = {
 }
 
 
-def simulate(environment: str, config: SimulateConfig, out: Path, progress: Progress | None = None) -> Path:
+def simulate(environment: str, config: SimulateConfig, out: Path, progress: "OnProgress | None" = None) -> Path:
     """Simulate trajectories of an environment into the HDF5 file `out`, and return it."""
     if environment not in ENVIRONMENTS:
         raise UsageError(f"unknown environment '{environment}'; there is {', '.join(ENVIRONMENTS)}")

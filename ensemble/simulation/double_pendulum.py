@@ -10,17 +10,13 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 from mujoco.rollout import Rollout
 
 from ensemble import streams
 from ensemble.config.data import SimulateConfig
 from ensemble.data.layouts.nerd import write_nerd
 from ensemble.errors import DataError
-from ensemble.schema import Float32
-from ensemble.simulation import Progress
-
-Float64 = npt.NDArray[np.float64]
+from ensemble.schema import Float32, Float64, OnProgress
 
 FRAME = 1 / 60  # s between two points
 SUBSTEPS = 10
@@ -59,7 +55,7 @@ MODEL = f"""
 """
 
 
-def simulate(config: SimulateConfig, out: Path, progress: Progress | None = None) -> Path:
+def simulate(config: SimulateConfig, out: Path, progress: OnProgress | None = None) -> Path:
     """Simulate `config.episodes` trajectories from random states into the HDF5 file `out`, in NeRD's layout.
 
     Trajectory i depends on `config.seed` and i alone, not on how many there are nor on the number of threads.

@@ -15,9 +15,8 @@ from ensemble import streams
 from ensemble.config.data import SimulateConfig
 from ensemble.data.layouts.d4rl import write_d4rl
 from ensemble.errors import DataError, UsageError
-from ensemble.schema import Float32
-from ensemble.simulation import Progress
-from ensemble.simulation.pendulum_env import CONTROL_LIMIT, START_SCALE, Float64
+from ensemble.schema import Float32, Float64, OnProgress
+from ensemble.simulation.pendulum_env import CONTROL_LIMIT, START_SCALE
 from ensemble.simulation.pendulum_expert import GAINS, PendulumExpert
 from ensemble.simulation.pendulum_physics import Pendulums, first_fall
 
@@ -34,7 +33,7 @@ class Draws(NamedTuple):
     noise: Float64  # (B, T)
 
 
-def simulate(config: SimulateConfig, out: Path, progress: Progress | None = None) -> Path:
+def simulate(config: SimulateConfig, out: Path, progress: OnProgress | None = None) -> Path:
     """Write `config.episodes` demonstrations of `config.steps` steps into the HDF5 file `out`, in D4RL's layout.
 
     Trajectory i depends on `config.seed` and i alone, not on how many there are nor on the number of threads.

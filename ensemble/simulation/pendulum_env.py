@@ -19,7 +19,7 @@ from gymnasium import utils
 from gymnasium.envs import mujoco as stock
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 
-Float64 = npt.NDArray[np.float64]
+from ensemble.schema import Float64
 
 ENV_ID = "ensemble/InvertedPendulum-v0"
 THETA_LIMIT = np.pi / 4  # rad; beyond it the pole has fallen

@@ -13,8 +13,9 @@ as published.
 
 import numpy as np
 
+from ensemble.schema import Float64
 from ensemble.simulation.controllers import Floats
-from ensemble.simulation.pendulum_env import CONTROL_LIMIT, Float64
+from ensemble.simulation.pendulum_env import CONTROL_LIMIT
 
 GAINS = np.array([-3.0, -0.01, -0.15, 0.08, 0.05, 0.001])  # Kp, Ki, Kd of the angle, then of the velocity
 THETA_REF_LIMIT = np.pi / 12  # rad

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from mujoco.rollout import Rollout
 
 from ensemble.errors import DataError
-from ensemble.schema import Int64
-from ensemble.simulation.pendulum_env import FRAME, FRAME_SKIP, Float64, fallen, pendulum_model
+from ensemble.schema import Float64, Int64
+from ensemble.simulation.pendulum_env import FRAME, FRAME_SKIP, fallen, pendulum_model
 
 
 class Pendulums:

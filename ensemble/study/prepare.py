@@ -5,10 +5,9 @@ results directory, named by a hash of the options that change data, so that expe
 experiment asks of the data is checked, without Ray and without reading a shard.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,9 @@ from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describ
 from ensemble.errors import DataError, UsageError
 from ensemble.evaluation.rollout import named_steps
 from ensemble.run_directory import MemberDirectory, RunDirectory
-from ensemble.schema import Feature
+from ensemble.schema import Feature, Say
 from ensemble.study.lock import held
-from ensemble.text import plural
-
-Say = Callable[[str], None]
+from ensemble.text import did_you_mean, plural
 
 # What `data:` says about using the data rather than about what lies in the shards.
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
@@ -223,13 +220,9 @@ def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str
     for key, names in wanted.items():
         allowed = metrics if key == "metric" else [*metrics, *_COSTS]
         unknown = [name for name in names if name not in allowed]
-        problems += [f"search.{key}: no metric '{name}'; {_nearest(name, allowed)}" for name in unknown]
+        there = f"; there are {', '.join(allowed[:12])}"
+        problems += [f"search.{key}: no metric '{name}'{did_you_mean(name, allowed) or there}" for name in unknown]
     return problems
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names[:12])}"
 
 
 def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:

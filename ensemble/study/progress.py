@@ -5,13 +5,13 @@ step counts three.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ensemble.text import plural
+from ensemble.schema import Progress
+from ensemble.text import duration, plural
 
 Clock = Callable[[], float]
-Progress = Mapping[str, float | int | str]
 
 
 @dataclass
@@ -161,15 +161,6 @@ class StudyProgress:
         if not (self.finished or self.paused) and self.remaining is not None:
             text += f", about {duration(self.remaining)} left"
         return text
-
-
-def duration(seconds: float) -> str:
-    """Return `45 s`, `3 min 05 s` or `2 h 10 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
 def number_in(progress: Progress, name: str) -> float | None:

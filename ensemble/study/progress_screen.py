@@ -9,9 +9,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT
-from ensemble.study.progress import Progress, StudyProgress, TrialView, duration, number_in
-from ensemble.text import plural
+from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT, Progress
+from ensemble.study.progress import StudyProgress, TrialView, number_in
+from ensemble.text import duration, plural
 
 SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
 SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds

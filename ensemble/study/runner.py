@@ -22,14 +22,14 @@ from ensemble.data.trajectories import read_manifest
 from ensemble.errors import INTERRUPTED
 from ensemble.evaluation.baselines import write_baselines
 from ensemble.run_directory import RunDirectory, config_hash
-from ensemble.schema import MemberRole
+from ensemble.schema import MemberRole, Say
 from ensemble.search.findings import Findings, write_findings
 from ensemble.study import progress_screen as live
 from ensemble.study.checks import Feasible
 from ensemble.study.cluster import Needs, quieten
 from ensemble.study.judge_actor import Suggested, start_judge
 from ensemble.study.plan import Plan, Planned, row_status, title, write_planned
-from ensemble.study.prepare import PreparedData, Say, find_origin
+from ensemble.study.prepare import PreparedData, find_origin
 from ensemble.study.progress import StudyProgress
 from ensemble.study.trial import Shared, train_distributed, train_inline
 from ensemble.study.tuning import Given, Source, TrialQueue, Watcher

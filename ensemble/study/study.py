@@ -15,6 +15,7 @@ from ensemble.data.splits import split_text
 from ensemble.data.trajectories import Trajectories, read_manifest
 from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
+from ensemble.schema import Say
 from ensemble.store import read_table
 from ensemble.study.checks import KnownTrials, check_search, notes
 from ensemble.study.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
@@ -22,8 +23,6 @@ from ensemble.study.plan import Plan, planned_text, write_plan
 from ensemble.study.prepare import PreparedData, check, find_origin, prepare, shown
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from ray import tune
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from ensemble.data.loading import resident
+from ensemble.schema import Progress
 from ensemble.study.cluster import Needs
 from ensemble.study.judge_actor import question
 from ensemble.study.tuning import read, rows
-from ensemble.training.context import InlineContext, Paused, Progress
+from ensemble.training.context import InlineContext, Paused
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, record_failure, run_trial
 from ensemble.training.worker import train_with_workers

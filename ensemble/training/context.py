@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-Progress = Mapping[str, float | int | str]
+from ensemble.schema import Progress
+
 Question = Callable[[int, Mapping[int, float]], bool]  # step, value by seed: may the trial go on?
 
 

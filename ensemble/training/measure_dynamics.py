@@ -14,9 +14,9 @@ from ensemble.config import Experiment
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
-from ensemble.evaluation.state import Float64, StateLayout
+from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import Batch
-from ensemble.schema import one_step_metric
+from ensemble.schema import Float64, one_step_metric
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ensemble.data.loading import resident
-from ensemble.training.context import Paused, Progress, Question
+from ensemble.schema import Progress
+from ensemble.training.context import Paused, Question
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial
 

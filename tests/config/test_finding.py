@@ -44,7 +44,7 @@ def test_a_name_that_is_not_found_gives_the_nearest_and_the_folders(elsewhere, n
     (elsewhere / "quickstart.yaml").write_text("")
     with pytest.raises(UsageError) as caught:
         find_space(name)
-    assert f"no experiment file {name!r}; did you mean quickstart" in str(caught.value)
+    assert f"no experiment file {name!r}; did you mean 'quickstart'" in str(caught.value)
     assert str(elsewhere / "search_spaces") in str(caught.value)
 
 

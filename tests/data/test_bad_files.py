@@ -388,14 +388,14 @@ def test_d16_a_small_file_that_declares_a_huge_array_is_refused_before_reading(t
     started = time.process_time()
     message = refusal(path, tmp_path)
     assert time.process_time() - started < 2
-    assert "observations declares 160.0 GB in a file of" in message
+    assert "observations declares 149.0 GiB in a file of" in message
     assert "ENSEMBLE_MAX_BYTES" in message
 
 
 def test_d16_the_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_npz_file(tmp_path / "p.npz", pendulum(12))
     monkeypatch.setenv("ENSEMBLE_MAX_BYTES", "1e3")
-    assert "the limit is 1.0 kB" in refusal(tmp_path / "p.npz", tmp_path)
+    assert "the limit is 1000 B" in refusal(tmp_path / "p.npz", tmp_path)
     monkeypatch.setenv("ENSEMBLE_MAX_BYTES", "1e9")
     convert([tmp_path / "p.npz"], tmp_path / "out", config())
 
@@ -405,7 +405,7 @@ def test_d16_an_array_that_was_never_written_is_not_taken_for_zeros(tmp_path: Pa
     with h5py.File(path, "w") as file:
         file.create_dataset("observations", (100, 4), np.float32)
         file["actions"], file["terminals"] = np.ones((100, 1), np.float32), np.arange(100) % 10 == 9
-    assert "observations declares 1.6 kB and holds 0 bytes" in refusal(path, tmp_path)
+    assert "observations declares 1.6 KiB and holds 0 bytes" in refusal(path, tmp_path)
 
 
 WRITER = """

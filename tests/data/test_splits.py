@@ -96,7 +96,7 @@ def test_validation_of_a_single_named_episode_is_a_block_of_its_time(make_data) 
 
 def test_an_unknown_name_is_refused_with_the_nearest(make_data) -> None:
     data = make_data([6] * 12)
-    with pytest.raises(DataError, match=r"split 'test': no episode or group 'dmeo_7' \(did you mean 'demo_7'\?\)"):
+    with pytest.raises(DataError, match=r"split 'test': no episode or group 'dmeo_7'; did you mean 'demo_7'\?"):
         split_episodes(data, SplitConfig(test=["dmeo_7"]), window=5)
     with pytest.raises(DataError, match="'run_'"):
         split_episodes(data, SplitConfig(test=["run_"]), window=5)

@@ -15,7 +15,7 @@ from ensemble.reporting.comparison import (
     seeds_needed,
     unpaired,
 )
-from ensemble.reporting.statistics import Float64
+from ensemble.schema import Float64
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 

@@ -6,8 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ensemble.reporting.number_format import duration, interval, plus_minus, setting, times
+from ensemble.reporting.number_format import interval, plus_minus, setting, times
 from ensemble.reporting.statistics import best_index, describe, natural_mode
+from ensemble.text import duration
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
+from ensemble.text import byte_size, nearest
 
 Values = npt.NDArray[Any]
 
@@ -100,8 +100,8 @@ def check_size(path: Path, what: str, declared: int) -> None:
     limit = byte_limit()
     if declared > limit:
         raise DataError(
-            f"{path}: {what} declares {size_text(declared)} in a file of {size_text(path.stat().st_size)}; "
-            f"the limit is {size_text(limit)} (half of the available memory unless {LIMIT_VARIABLE} says otherwise)"
+            f"{path}: {what} declares {byte_size(declared)} in a file of {byte_size(path.stat().st_size)}; "
+            f"the limit is {byte_size(limit)} (half of the available memory unless {LIMIT_VARIABLE} says otherwise)"
         )
 
 
@@ -125,7 +125,8 @@ def missing_key(container: Container, key: str, layout: str, episode: str | None
     """Return the error for a name that a layout wants and the file lacks, with the nearest name that is there."""
     present = list(_walk(container, _SEARCHED_KEYS))
     folder = [name for name in present if name.rpartition("/")[0] == key.rpartition("/")[0]]
-    hint = nearest(key, folder) or nearest(key, present) or f" (present: {', '.join(present[:8]) or 'nothing'})"
+    near = nearest(key, folder) or nearest(key, present)
+    hint = f" (did you mean '{near[0]}'?)" if near else f" (present: {', '.join(present[:8]) or 'nothing'})"
     where = f" episode {episode}:" if episode else ""
     return DataError(f"{container.path}:{where} no '{key}', which the layout {layout} needs{hint}")
 
@@ -140,15 +141,6 @@ def require(container: Container, keys: Iterable[str], layout: str) -> None:
 def walk_arrays(container: Container, limit: int) -> list[str]:
     """Return the keys of the first `limit` arrays of a file."""
     return [key for key in _walk(container, limit * 2) if container.is_array(key)][:limit]
-
-
-def size_text(count: float) -> str:
-    """Write a number of bytes for people: 1.4 kB, 40.0 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _walk(container: Container, limit: int) -> Iterable[str]:

@@ -12,8 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size, size_text
+from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
 from ensemble.errors import DataError
+from ensemble.text import byte_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_CACHE = 64 << 20  # bytes for each open array: slabs cut across chunks, and each chunk is unpacked once
@@ -57,7 +58,7 @@ class Hdf5File:
         check_size(self.path, key, info.bytes)
         if info.bytes and not found.is_virtual and not found.external and not found.id.get_storage_size():
             raise DataError(
-                f"{self.path}: {key} declares {size_text(info.bytes)} and holds 0 bytes; was its writer stopped?"
+                f"{self.path}: {key} declares {byte_size(info.bytes)} and holds 0 bytes; was its writer stopped?"
             )
         return info
 

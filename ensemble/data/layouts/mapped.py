@@ -15,10 +15,9 @@ from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
 from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
-from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
-from ensemble.text import plural
+from ensemble.text import did_you_mean, plural
 
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
@@ -83,7 +82,7 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
         base = entry.derivative_of
         if base is not None and (base not in entries or entries[base].key is None):
             known = [n for n, e in entries.items() if e.key]
-            raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{nearest(base, known)}")
+            raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{did_you_mean(base, known)}")
     return {name: _ROLE_NAMES[roles[name]] for name in entries}
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, Values
-from ensemble.data.trajectories import nearest
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, FeatureRole, Int64
+from ensemble.text import did_you_mean
 
 Read = Callable[[int, int], dict[str, Values]]
 
@@ -97,7 +97,7 @@ def with_options(recording: Recording, data: DataConfig, container: Container) -
     names = [feature.name for feature in recording.features]
     for name in data.roles:
         if name not in names:
-            raise UsageError(f"data.roles: no feature '{name}' in {container.path}{nearest(name, names)}")
+            raise UsageError(f"data.roles: no feature '{name}' in {container.path}{did_you_mean(name, names)}")
     features = tuple(_with_role(feature, data, container) for feature in recording.features)
     if data.angles:
         features = _with_angles(features, data.angles, container)
@@ -194,5 +194,5 @@ def _with_angles(features: tuple[RawFeature, ...], angles: list[str], container:
         flagged.append(replace(feature, angles=tuple(flags)))
     for name in angles:
         if name not in known:
-            raise UsageError(f"data.angles: no entry '{name}' in {container.path}{nearest(name, sorted(known))}")
+            raise UsageError(f"data.angles: no entry '{name}' in {container.path}{did_you_mean(name, sorted(known))}")
     return tuple(flagged)

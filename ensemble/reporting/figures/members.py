@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ensemble.reporting.contents import Picture, Report
 from ensemble.reporting.figures.style import INK, SOFT, Drawn, new_figure, plain_log_ticks, save
 from ensemble.reporting.number_format import number, plus_minus
-from ensemble.reporting.statistics import Float64
+from ensemble.schema import Float64
 
 _ROWS = 20  # configurations, the best
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from ensemble.reporting.contents import Picture, Report
 from ensemble.reporting.figures.style import INK, Series, band_of, draw_line, new_figure, save
 from ensemble.reporting.groups import Group
-from ensemble.reporting.statistics import Float64
+from ensemble.schema import Float64
 
 _ENTRIES = 6  # state entries, one a row
 _WINDOWS = ((0.1, "easy"), (0.5, "typical"), (0.9, "hard"))  # by quantile of the error

@@ -30,7 +30,7 @@ from ensemble.reporting.figures.style import (
 )
 from ensemble.reporting.leaderboard import pareto_front
 from ensemble.reporting.search_run import Search, Trial
-from ensemble.reporting.statistics import Float64
+from ensemble.schema import Float64
 from ensemble.text import plural
 
 LOST = "#D55E00"

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ensemble.reporting.groups import Group
-from ensemble.reporting.statistics import Float64
+from ensemble.schema import Float64
 from ensemble.store import atomic_file
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
