@@ -6,6 +6,7 @@ Imports inside functions count like those at the top. Each rule has a companion 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -41,6 +42,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 9,
 }
+APART = {("training", "reporting")}  # components whose import is no way, though it would go down
 FRONT = "ensemble/__init__.py"  # anybody asks it for the version; what it hands out from above, it imports when asked
 SHARED_FLOORS = {0, 9}  # small modules that may lean on a neighbour, without a circle
 
@@ -71,6 +73,8 @@ UNPICKLERS = ("ensemble/tinypi0/weight_files.py",)  # foreign weights come in he
 DRAWERS = {"utils", "util", "helpers", "misc", "common"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
+SHORT_FILE = 60
+FULL_FOLDER = 26  # files on one level
 
 Sources = Mapping[str, str]
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -127,7 +131,7 @@ def imports_that_do_not_go_down(sources: Sources) -> list[str]:
         if name.split(".")[0] != "ensemble" or above == below or above not in FLOORS:
             continue
         allowed = FLOORS[above] if FLOORS[above] in SHARED_FLOORS else FLOORS[above] - 1
-        if FLOORS.get(below, 99) > allowed:
+        if FLOORS.get(below, 99) > allowed or (above, below) in APART:
             found.append(f"{path}:{line}: {above} (floor {FLOORS[above]}) imports {below} (floor {FLOORS.get(below)})")
     return found
 
@@ -173,6 +177,26 @@ def drawers(sources: Sources) -> list[str]:
 def long_files(sources: Sources) -> list[str]:
     lengths = {path: len(source.splitlines()) for path, source in sources.items()}
     return [f"{path}: {length} lines" for path, length in lengths.items() if length > LONGEST_FILE]
+
+
+def short_files_of_one_importer(sources: Sources) -> list[str]:
+    """Modules that belong to the only one that uses them; commands of the CLI are listed, not used."""
+    importers: dict[str, set[str]] = {module_name(path): set() for path in sources}
+    for path, _, name in all_imports(sources):
+        importers.get(name, set()).add(path)
+    return [
+        f"{path}: {len(source.splitlines())} lines, imported by {', '.join(importers[module_name(path)])} alone"
+        for path, source in sources.items()
+        if len(source.splitlines()) < SHORT_FILE
+        and len(importers[module_name(path)]) == 1
+        and not path.endswith("__init__.py")
+        and not path.startswith("ensemble/cli/")
+    ]
+
+
+def full_folders(sources: Sources) -> list[str]:
+    counts = Counter(str(Path(path).parent) for path in sources)
+    return [f"{folder}: {count} files" for folder, count in counts.items() if count > FULL_FOLDER]
 
 
 def functions(source: str) -> Iterator[FunctionNode]:
@@ -261,6 +285,8 @@ RULES = {
     "imports make no circle": import_circles,
     "no module is a drawer": drawers,
     f"a file has at most {LONGEST_FILE} lines": long_files,
+    f"a file of under {SHORT_FILE} lines with one importer belongs to it": short_files_of_one_importer,
+    f"a folder has at most {FULL_FOLDER} files on a level": full_folders,
     f"a function has at most {LONGEST_FUNCTION} lines": long_functions,
     "no handler swallows every exception": swallowed_exceptions,
     "a public function has a docstring": undocumented_functions,
@@ -288,12 +314,20 @@ def test_the_rules_read_the_whole_package() -> None:
         ("ensemble/store.py", "import importlib\nimportlib.import_module('ensemble.study.study')"),
         ("ensemble/attic.py", ""),
         ("ensemble/cli/main.py", "import ensemble.attic"),
+        ("ensemble/training/loop.py", "from ensemble.reporting.report import show"),
     ],
 )
 def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
     elsewhere = {
         f"ensemble/{name}.py": ""
-        for name in ("training/loop", "search/__init__", "data/windows", "models/layers", "cli/main")
+        for name in (
+            "training/loop",
+            "search/__init__",
+            "data/windows",
+            "models/layers",
+            "cli/main",
+            "reporting/report",
+        )
     }
     assert len(imports_that_do_not_go_down({**elsewhere, path: source})) == 1
 
@@ -346,6 +380,17 @@ def test_a_long_file_and_a_long_function_are_found() -> None:
     assert len(long_functions({"ensemble/a.py": body})) == 1
     assert len(long_files({"ensemble/a.py": "x = 1\n" * (LONGEST_FILE + 1)})) == 1
     assert long_files({"ensemble/a.py": "x = 1\n" * LONGEST_FILE}) == []
+
+
+def test_a_short_file_with_one_importer_is_found() -> None:
+    sources = {"ensemble/a.py": "x = 1", "ensemble/b.py": "from ensemble.a import x", "ensemble/c.py": "x = 1\n" * 60}
+    assert [line.split(":")[0] for line in short_files_of_one_importer(sources)] == ["ensemble/a.py"]
+    assert short_files_of_one_importer({**sources, "ensemble/d.py": "from ensemble.a import x"}) == []
+
+
+def test_a_full_folder_is_found() -> None:
+    files = {f"ensemble/data/f{number}.py": "" for number in range(FULL_FOLDER + 1)}
+    assert full_folders(files) == [f"ensemble/data: {FULL_FOLDER + 1} files"]
 
 
 @pytest.mark.parametrize("kind", ["", " Exception", " BaseException", " (OSError, Exception)", " Exception as error"])

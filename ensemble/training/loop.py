@@ -18,12 +18,12 @@ from ensemble.schema import (
     VALIDATION_LOSS,
     VALIDATION_ROLLOUT,
 )
-from ensemble.training.average import WeightAverage
 from ensemble.training.batches import Batches
 from ensemble.training.checkpoint import Checkpoint, is_whole, layout_json, save
 from ensemble.training.context import Context
 from ensemble.training.loggers import MetricLogger
 from ensemble.training.members import Best, Curve, Member
+from ensemble.training.optimizer import WeightAverage
 from ensemble.training.pack import Pack, StepResult
 from ensemble.training.schedule import learning_rate
 from ensemble.training.setup import Measure

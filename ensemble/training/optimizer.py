@@ -5,7 +5,8 @@ arena's, so a checkpoint is what stands here. torch's functions are called, not 
 state by parameter, and import the compiler, a second or more in every process, whether anything is compiled or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -79,3 +80,43 @@ class MemberOptimizer:
             fused=True, lr=rate, beta1=beta1, beta2=beta2, eps=_ADAM_EPSILON, weight_decay=config.weight_decay,
             decoupled_weight_decay=isinstance(config, AdamWConfig), amsgrad=False, maximize=False,
         )  # fmt: skip
+
+
+class WeightAverage:
+    """The average of an arena; with no decay it is the arena itself."""
+
+    def __init__(self, arena: Arena, decay: float | None) -> None:
+        self._arena = arena
+        self._decay = decay
+        self._average = arena.values.detach().clone() if decay is not None else None
+
+    def update(self, step: int) -> None:
+        """Take in the weights after the 0-based step."""
+        if self._average is not None and self._decay is not None:
+            decay = min(self._decay, (1 + step) / (10 + step))
+            for average, weights in zip(self._average, self._arena.values.detach(), strict=True):
+                average.lerp_(weights, 1 - decay)  # row by row: a kernel's tail depends on its size
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the arena hold the average meanwhile."""
+        if self._average is None:
+            yield
+            return
+        values = self._arena.values.detach()
+        weights = values.clone()
+        values.copy_(self._average)
+        try:
+            yield
+        finally:
+            values.copy_(weights)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: (E, P), or nothing."""
+        return {} if self._average is None else {"average": self._average}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what a checkpoint kept."""
+        if self._average is not None:
+            self._average.copy_(tensors["average"])
