@@ -1,7 +1,7 @@
 """`ensemble tune`, `train` and `resume`: an experiment file in, a table out."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ensemble.text import command
 
 if TYPE_CHECKING:
     from ensemble.study.plan import Plan
+    from ensemble.study.study import Options
 
 _YES = click.option("--yes", is_flag=True, help="Begin although this machine would need more than half a day.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an earlier run of this name left.")
@@ -85,6 +86,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     from ensemble.study.lock import sole_driver
     from ensemble.study.plan import FORCED, forget_failures, is_complete
     from ensemble.study.resume import data_of_run, other_versions, plan_of_run
+    from ensemble.study.study import Options
 
     plan = plan_of_run(run, _extension(run, trials, seeds))
     with sole_driver(plan.run):
@@ -99,8 +101,8 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
             say(f"{plan.run} is finished")
             _show(plan)
             return
-        forced = [FORCED + each for each in changed]
-        _run(plan, address, device, shards=data_of_run(plan), forced=forced)
+        forced = tuple(FORCED + each for each in changed)
+        _run(plan, Options(address, device, forced=forced), data_of_run(plan))
 
 
 def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
@@ -131,7 +133,8 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
 def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, address: str, device: str | None) -> None:
     from ensemble.study.cluster import in_job
     from ensemble.study.lock import sole_driver
-    from ensemble.study.plan import clear, is_finished, make_plan, refuse_foreign
+    from ensemble.study.plan import is_finished, make_plan, refuse_foreign
+    from ensemble.study.study import Options
 
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
@@ -143,10 +146,7 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
             return
         if not yes and address == "local" and not in_job():
             _refuse_long(file, plan.run.parent, device)
-        if overwrite:
-            _run(plan, address, device, before=lambda: clear(plan))
-        else:
-            _run(plan, address, device)
+        _run(plan, Options(address, device, overwrite))
 
 
 def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> None:
@@ -178,18 +178,11 @@ def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
         )
 
 
-def _run(
-    plan: "Plan",
-    address: str,
-    device: str | None,
-    before: Callable[[], None] = lambda: None,
-    shards: Mapping[str, Path] | None = None,
-    forced: Sequence[str] = (),
-) -> None:
-    from ensemble.study.study import Options, run_study
+def _run(plan: "Plan", options: "Options", shards: Mapping[str, Path] | None = None) -> None:
+    from ensemble.study.study import run_study
 
     try:
-        run_study(plan, Options(address, device, before, forced), say, shards)
+        run_study(plan, options, say, shards)
     except KeyboardInterrupt:
         say(f"interrupted; continue with: {command('ensemble', 'resume', plan.run)}")
         raise

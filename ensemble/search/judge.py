@@ -202,6 +202,7 @@ class Judge:
             self._exhausted = True
             return None
         self.configurations.append(configuration)
+        self._study.begin(configuration)
         start = self.search.race_start if self.search.race else len(self._seeds)
         return self._hand_out(configuration, self._seeds[:start])
 

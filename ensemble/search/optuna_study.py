@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
@@ -22,6 +23,7 @@ from ensemble.search.records import Configuration
 from ensemble.search.rungs import longest
 from ensemble.search.samplers import make_sampler
 from ensemble.search.space import Parameters, optuna_distribution
+from ensemble.search_log import mean_over_seeds
 
 _FEWEST_COMPLETED = 4  # to speak of importance
 
@@ -31,13 +33,14 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class OptunaStudy:
     """The study of an experiment file.
 
-    `journal` is a copy of it for optuna-dashboard: it is written anew and never read.
+    `journal` is the file of a copy for optuna-dashboard: it is written anew and never read.
     """
 
     def __init__(self, file: ExperimentFile, journal: Path | None) -> None:
         self._file = file
         self._search = file.first.search
-        self._study = self._new_study(_storage(journal))
+        self._study = self._new_study(InMemoryStorage())
+        self._journal = None if journal is None else _Journal(self._new_study(_journal_storage(journal)))
 
     def add_known(self, parameters: Parameters, value: float) -> None:
         """Take in a finished trial of an earlier search."""
@@ -59,6 +62,11 @@ class OptunaStudy:
         trial.set_user_attr("left out", reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
+    def begin(self, configuration: Configuration) -> None:
+        """Show a configuration that is going to be trained."""
+        if self._journal is not None:
+            self._journal.begin(configuration)
+
     def view(self, trial: optuna.Trial) -> optuna.Trial:
         """Return the trial that decisions are asked of: in sync order one in a study of what is settled now."""
         if self._search.order == "async" or self._search.pruner == "none":
@@ -69,6 +77,8 @@ class OptunaStudy:
 
     def decide(self, configuration: Configuration, step: int, values: Mapping[int, float]) -> bool:
         """Say whether a configuration goes on after this rung."""
+        if self._journal is not None:
+            self._journal.report(configuration.number, step, values)
         if self._search.pruner == "none":
             return True
         if not all(map(math.isfinite, values.values())):
@@ -84,8 +94,10 @@ class OptunaStudy:
                     self._report(trial, step, values)
         for metric, values in configuration.values.items():
             trial.set_user_attr(metric, {str(seed): value for seed, value in values.items()})
-        state, told = self._verdict(configuration)
-        self._study.tell(trial, values=told, state=state)
+        state, means = self._verdict(configuration)
+        self._study.tell(trial, values=means, state=state)
+        if self._journal is not None:
+            self._journal.end(configuration, state, means)
 
     @property
     def front(self) -> set[int]:
@@ -119,10 +131,10 @@ class OptunaStudy:
         if configuration.state == "pruned":
             return TrialState.PRUNED, None
         means = [configuration.mean(metric) for metric in (self._search.metric, *self._search.also)]
-        told = [mean for mean in means if mean is not None]
-        if configuration.state != "completed" or len(told) < len(means):
+        finite = [mean for mean in means if mean is not None]
+        if configuration.state != "completed" or len(finite) < len(means):
             return TrialState.FAIL, None
-        return TrialState.COMPLETE, told
+        return TrialState.COMPLETE, finite
 
     def _new_study(self, storage: BaseStorage) -> Study:
         modes = (self._search.mode, *self._search.also.values())
@@ -133,9 +145,38 @@ class OptunaStudy:
             return optuna.create_study(storage=storage, pruner=pruner, study_name=name, directions=directions)
 
 
-def _storage(journal: Path | None) -> BaseStorage:
-    if journal is None:
-        return InMemoryStorage()
+class _Journal:
+    """A copy of a study with the configurations that are trained, under their own numbers, and nothing else.
+
+    The study itself also has trials that were left out and those of earlier searches, which would make a dashboard
+    count other trials than the report does.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._study.sampler = RandomSampler()  # every value is given, none is sampled
+        self._trials: list[optuna.Trial] = []  # by configuration
+
+    def begin(self, configuration: Configuration) -> None:
+        """Add a running trial."""
+        with _quiet():
+            self._study.enqueue_trial(configuration.trial.params)
+            self._trials.append(self._study.ask(configuration.trial.distributions))
+
+    def report(self, number: int, step: int, values: Mapping[int, float]) -> None:
+        """Add the mean over the seeds at one step."""
+        if not self._study.directions[1:] and (mean := mean_over_seeds(values)) is not None:
+            self._trials[number].report(mean, step)
+
+    def end(self, configuration: Configuration, state: TrialState, means: list[float] | None) -> None:
+        """Add how a trial ended, with every value by seed."""
+        trial = self._trials[configuration.number]
+        for metric, values in configuration.values.items():
+            trial.set_user_attr(metric, {str(seed): value for seed, value in values.items()})
+        self._study.tell(trial, values=means, state=state)
+
+
+def _journal_storage(journal: Path) -> BaseStorage:
     for left in (journal, journal.with_name(f"{journal.name}.lock")):  # a killed process may leave the lock
         left.unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(journal)))

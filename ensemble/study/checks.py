@@ -13,10 +13,12 @@ from ensemble.config import Experiment, ExperimentFile, load
 from ensemble.errors import DataError, UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Feature
+from ensemble.search.describe_space import trial_count
 from ensemble.search.rungs import first_rung, longest
 from ensemble.store import read_table
 from ensemble.study.plan import Plan
 from ensemble.study.prepare import PreparedData, check, find_origin, problems_of
+from ensemble.text import plural
 
 KnownTrials = list[tuple[dict[str, Any], float]]  # parameters and value of finished trials
 
@@ -66,17 +68,18 @@ def _earlier(file: ExperimentFile, name: str, base_dir: Path) -> KnownTrials:
 
 
 def notes(file: ExperimentFile) -> list[str]:
-    """Return what a search may not have meant: a pruner whose first decision comes after the end."""
-    search = file.first.search
-    if not file.searched or search.pruner == "none":
+    """Return what a search may not mean: a pruner that decides after the end, more trials than configurations."""
+    if not file.searched:
         return []
-    train = longest(file)
-    rung = first_rung(search, train)
-    if rung < train.steps:
-        return []
-    return [
-        f"search.grace: {search.pruner} decides from step {rung} on, training ends at {train.steps}: nothing is stopped"
-    ]
+    search, train, found = file.first.search, longest(file), []
+    if search.pruner != "none" and (rung := first_rung(search, train)) >= train.steps:
+        found.append(
+            f"search.grace: {search.pruner} decides from step {rung} on, training ends at {train.steps}: "
+            "nothing is stopped"
+        )
+    if search.trials is not None and (tried := trial_count(file)) < search.trials:
+        found.append(f"search.trials: {search.trials} are asked for, the space holds {plural(tried, 'configuration')}")
+    return found
 
 
 class Feasible:

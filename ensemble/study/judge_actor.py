@@ -1,7 +1,7 @@
-"""Where trials ask whether they go on: an actor of no cost that holds the judge of a search, if there is one.
+"""The actor that decides at each rung whether a trial goes on; during a search it holds the judge.
 
-Any number of nodes ask it at their rungs. It is also the way to interrupt a run: once it is told to, every trial that
-asks is paused, saves what it has trained and ends.
+Trials call it from any node. It is also the way to interrupt a run: once it is paused, every trial that calls saves
+what it has trained and ends. `Suggested` hands the judge's suggestions to Tune.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -21,14 +21,30 @@ from ensemble.study.tuning import rows
 from ensemble.training.context import Paused, Question
 from ensemble.training.trial import Trial
 
+_WORST_FIRST = ("failed", "diverged", "pruned", "completed")
 
-class JudgeActor:
-    """Answers trials, and hands out the suggestions of a search."""
+
+class PauseActor:
+    """Answers the trials of an ensemble: each goes on until the run is interrupted."""
 
     def __init__(self) -> None:
-        self._judge: Judge | None = None
-        self._waiting: list[Suggestion] = []
         self._paused = False
+
+    def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
+        """Say whether trial `number` goes on after this rung; None: it is paused."""
+        del number, step, values
+        return None if self._paused else True
+
+    def pause(self) -> None:
+        """End every trial at its next rung, saved and unfinished."""
+        self._paused = True
+
+
+class JudgeActor(PauseActor):
+    """Answers the trials of a search, and hands out its suggestions."""
+
+    _judge: Judge
+    _waiting: list[Suggestion]
 
     def open_search(
         self,
@@ -38,80 +54,64 @@ class JudgeActor:
         feasible: Callable[[Experiment], str | None],
         rows: Collection[str],
     ) -> None:
-        """Take up a search where its log ends; who failed, or is not among `rows` any more, is trained again."""
+        """Continue a search where its log ends; a member that failed, or is not among `rows`, is trained again.
+
+        Called before anything else: an error raised here reaches the caller, one of `__init__` would kill the actor.
+        """
         self._judge = Judge(file, log, journal, feasible)
         self._judge.reopen_failures(rows)
         self._waiting = self._judge.unfinished
 
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
         """Say whether trial `number` goes on after this rung; None: it is paused. Asked twice it says the same."""
-        if self._paused:
-            return None
-        return True if self._judge is None else self._judge.may_continue(number, step, values)
+        return None if self._paused else self._judge.may_continue(number, step, values)
 
     def suggest(self) -> tuple[Suggestion | None, bool]:
         """Return the next job if there is one now, and whether there will never be another."""
-        assert self._judge is not None
         if self._waiting:
             return self._waiting.pop(0), False
         job = self._judge.suggest()
         return job, job is None and self._judge.finished
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Take in how a job ended."""
-        assert self._judge is not None
+        """Record how a job ended."""
         self._judge.tell(number, outcome)
 
     def planned(self) -> int | None:
-        """Return how many configurations there will be; None where the space says when it is exhausted."""
-        assert self._judge is not None
+        """Return how many configurations there will be; None until the space is exhausted."""
         return self._judge.planned
 
     def ended(self) -> int:
         """Return how many configurations have ended."""
-        assert self._judge is not None
         return sum(configuration.state != "running" for configuration in self._judge.configurations)
 
     def ending(self) -> str | None:
-        """Say why a search is over before all its configurations were tried; None where it is not."""
-        assert self._judge is not None
+        """Return why a search ended before all its configurations were tried; None where it did not."""
         return ending(self._judge)
 
     def findings(self) -> Findings:
         """Return what is to be written about the search."""
-        assert self._judge is not None
         return findings(self._judge)
 
-    def close_search(self) -> None:
-        """Let the judge go: whoever asks from now on is no trial of the search."""
-        self._judge = None
 
-    def pause(self) -> None:
-        """Let every trial end at its next rung, saved and unfinished."""
-        self._paused = True
-
-
-def start_judge() -> Any:
-    """Start the actor on this node, where the run directory is; it holds no cores."""
+def start_actor(kind: type[PauseActor]) -> Any:
+    """Start the actor on this node, which has the run directory; it holds no cores."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(JudgeActor).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def question(judge_actor: Any, number: int) -> Question:
+def question(actor: Any, number: int) -> Question:
     """Return how trial `number` asks, from whichever process it runs in."""
-    return partial(_ask, judge_actor, number)
+    return partial(_ask, actor, number)
 
 
-def _ask(judge_actor: Any, number: int, step: int, values: Mapping[int, float]) -> bool:
-    answer = ray.get(judge_actor.may_continue.remote(number, step, dict(values)))
+def _ask(actor: Any, number: int, step: int, values: Mapping[int, float]) -> bool:
+    answer = ray.get(actor.may_continue.remote(number, step, dict(values)))
     if answer is None:
         raise Paused
     return bool(answer)
-
-
-_WORST_FIRST = ("failed", "diverged", "pruned", "completed")
 
 
 class Suggested:
@@ -123,32 +123,32 @@ class Suggested:
         origin: finds where a configuration's `train.init_from` points.
     """
 
-    def __init__(self, judge_actor: Any, run: Path, origin: Callable[[Experiment], str | None]) -> None:
-        self._judge_actor = judge_actor
+    def __init__(self, actor: Any, run: Path, origin: Callable[[Experiment], str | None]) -> None:
+        self._actor = actor
         self._run = run
         self._origin = origin
         self._finished = False
 
     @property
     def finished(self) -> bool:
-        """Whether the judge has said that there will be no more."""
+        """Whether the judge will make no further suggestion."""
         return self._finished
 
     @property
     def left(self) -> None:
-        """Nobody knows."""
+        """Unknown until the space is exhausted: None."""
         return None
 
     def next(self) -> Trial | None:
-        """Ask the judge."""
-        job, self._finished = ray.get(self._judge_actor.suggest.remote())
+        """Return the judge's next suggestion; None where there is none now."""
+        job, self._finished = ray.get(self._actor.suggest.remote())
         if job is None:
             return None
         return Trial(job.experiment, job.seeds, "search", self._run, job.number, self._origin(job.experiment))
 
     def ended(self, trial: Trial) -> None:
-        """Tell the judge what the rows say."""
-        ray.get(self._judge_actor.tell.remote(trial.number, outcome(trial)))
+        """Report the rows of a trial to the judge."""
+        ray.get(self._actor.tell.remote(trial.number, outcome(trial)))
 
 
 def outcome(trial: Trial) -> Outcome:

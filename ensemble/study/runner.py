@@ -27,7 +27,7 @@ from ensemble.search.findings import Findings, write_findings
 from ensemble.study import progress_screen as live
 from ensemble.study.checks import Feasible
 from ensemble.study.cluster import Needs, quieten
-from ensemble.study.judge_actor import Suggested, start_judge
+from ensemble.study.judge_actor import JudgeActor, PauseActor, Suggested, start_actor
 from ensemble.study.plan import Plan, Planned, row_status, title, write_planned
 from ensemble.study.prepare import PreparedData, find_origin
 from ensemble.study.progress import StudyProgress
@@ -54,7 +54,7 @@ class Runner:
         self._main = load_resident(data.main, _log.info)
         self._named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
         self._fingerprint: str = read_manifest(data.main)["fingerprint"]
-        self._judge_actor = start_judge()
+        self._actor: Any = None  # of the running phase: called at each rung
         self._waiting: list[Any] = []
 
     def run(self) -> None:
@@ -69,24 +69,24 @@ class Runner:
     def _search(self) -> None:
         plan = self._plan
         rows = {file.parent.name for file in RunDirectory(plan.run).row_files}
+        self._actor = start_actor(JudgeActor)
         journal, feasible = RunDirectory(plan.run).journal_file, Feasible(self._data, plan.base_dir)
-        ray.get(self._judge_actor.open_search.remote(plan.file, plan.log, journal, feasible, rows))
-        source = Suggested(self._judge_actor, plan.run, self._origin)
+        ray.get(self._actor.open_search.remote(plan.file, plan.log, journal, feasible, rows))
+        source = Suggested(self._actor, plan.run, self._origin)
         search = self._first.search
         width = min(self._count, search.lag) if search.order == "sync" else self._count
         whole = False
         try:
-            expected = ray.get(self._judge_actor.planned.remote()) or len(plan.configurations)
-            whole = self._tune(source, expected, "search", width, ray.get(self._judge_actor.ended.remote()))
-            if ending := ray.get(self._judge_actor.ending.remote()):
+            expected = ray.get(self._actor.planned.remote()) or len(plan.configurations)
+            whole = self._tune(source, expected, "search", width, ray.get(self._actor.ended.remote()))
+            if ending := ray.get(self._actor.ending.remote()):
                 self._say(ending)
         finally:
-            found: Findings = ray.get(self._judge_actor.findings.remote())
+            found: Findings = ray.get(self._actor.findings.remote())
             write_findings(plan.run, found, (), finished=False)
             self._write_planned(found, (), [] if whole else plan.known)
         if not whole:
             return
-        ray.get(self._judge_actor.close_search.remote())
         finalists = found.ranking[: self._first.ensemble.finalists]
         self._write_planned(found, finalists, [])
         write_findings(plan.run, found, tuple(map(config_hash, finalists)), finished=True)
@@ -101,6 +101,7 @@ class Runner:
 
     def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:
         """Train each configuration on all seeds, spread over as many trials as run at once."""
+        self._actor = start_actor(PauseActor)
         groups = spread(seeds, self._count, self._first.resources.pack)
         pairs = [(experiment, group) for experiment in configurations for group in groups]
         trials = [
@@ -117,9 +118,8 @@ class Runner:
         queue = TrialQueue(
             source, progress, lambda experiment: title(self._plan, experiment), self._fingerprint, before
         )
-        like = Trial(self._first, (), role, self._plan.run)
-        storage = RunDirectory(self._plan.run).ray
-        shared = Shared(like, self._judge_actor, self._main, self._named, self._fingerprint, self._needs, storage)
+        run, storage = self._plan.run, RunDirectory(self._plan.run).ray
+        shared = Shared(role, run, self._actor, self._main, self._named, self._fingerprint, self._needs, storage)
         with live.screen(progress, self._say) as screen, self._interruptible(queue):
             trainable = tune.with_parameters(train_distributed if distributed else train_inline, shared=shared)
             tune.Tuner(
@@ -153,7 +153,7 @@ class Runner:
                 self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
                 os._exit(INTERRUPTED)  # all that is on disk is whole, and Ray's processes follow this one
             queue.interrupted = True
-            self._judge_actor.pause.remote()
+            self._actor.pause.remote()
             self._say("stopping: running trials save their members at the next validation; Ctrl-C again stops at once")
 
         signal.signal(signal.SIGINT, interrupt)

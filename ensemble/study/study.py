@@ -5,7 +5,7 @@ It decides who trains with whom and when, which changes nothing about the result
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ensemble.schema import Say
 from ensemble.store import read_table
 from ensemble.study.checks import KnownTrials, check_search, notes
 from ensemble.study.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
-from ensemble.study.plan import Plan, planned_text, write_plan
+from ensemble.study.plan import Plan, clear, planned_text, write_plan
 from ensemble.study.prepare import PreparedData, check, find_origin, prepare, shown
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
@@ -31,8 +31,8 @@ class Options:
 
     address: str = "local"
     device: str | None = None
-    before: Callable[[], None] = lambda: None  # called when everything is checked, before anything is written
-    forced: Sequence[str] = ()  # what was not as when the run began, and was accepted
+    overwrite: bool = False  # discard an earlier run of this name, once everything is checked
+    forced: Sequence[str] = ()  # what differs from the beginning of the run and was accepted
 
 
 def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path] | None = None) -> None:
@@ -64,7 +64,8 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     with connected(options.address, workers=first.resources.workers > 1) as nodes:
         request = needs(first.resources, nodes, options.device)
         count = slots(request, nodes)
-        options.before()
+        if options.overwrite:
+            clear(plan)
         write_plan(plan, _notes(first, data, description, options.forced))
         if plan.role == "search":
             _open_log(plan, data, known)

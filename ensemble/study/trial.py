@@ -16,7 +16,7 @@ from ray import tune
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from ensemble.data.loading import resident
-from ensemble.schema import Progress
+from ensemble.schema import MemberRole, Progress
 from ensemble.study.cluster import Needs
 from ensemble.study.judge_actor import question
 from ensemble.study.tuning import read, rows
@@ -32,8 +32,9 @@ SECONDS_BETWEEN_REPORTS = 0.5
 class Shared:
     """What all trials of a study are given. `main` and `named` are references into Ray's object store."""
 
-    like: Trial  # any of them: they share role and run directory
-    judge_actor: Any  # where they ask whether they go on
+    role: MemberRole
+    run: Path
+    actor: Any  # called at each rung: does the trial go on?
     main: Any
     named: Mapping[str, Any]
     fingerprint: str
@@ -43,11 +44,11 @@ class Shared:
 
 def train_inline(config: Mapping[str, Any], shared: Shared) -> None:
     """Train a trial in this process."""
-    trial = read(config, shared.like)
+    trial = read(config, shared.role, shared.run)
     torch.set_num_threads(trial.experiment.resources.threads)
     device = "cuda" if shared.needs.gpus else "cpu"
     report = every(SECONDS_BETWEEN_REPORTS, tune.report)
-    context = InlineContext(device, report, question(shared.judge_actor, trial.number))
+    context = InlineContext(device, report, question(shared.actor, trial.number))
     with suppress(Paused), _recorded(trial, shared.fingerprint):
         named = {name: resident(ref) for name, ref in shared.named.items()}
         run_trial(trial, TrialData(resident(shared.main), named), context)
@@ -56,11 +57,11 @@ def train_inline(config: Mapping[str, Any], shared: Shared) -> None:
 
 def train_distributed(config: Mapping[str, Any], shared: Shared) -> None:
     """Train a trial with a group of Ray Train workers."""
-    trial = read(config, shared.like)
+    trial = read(config, shared.role, shared.run)
     with _recorded(trial, shared.fingerprint):
         if trial.pending:
             references = {"main": shared.main, "named": dict(shared.named)}
-            ask = question(shared.judge_actor, trial.number)
+            ask = question(shared.actor, trial.number)
             train_with_workers(trial, references, shared.needs.bundle, shared.storage, ask)
     _report_end(trial)
 

@@ -6,6 +6,7 @@ first ones all fail with one and the same error no further one is handed out, si
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ensemble.config import Experiment
+from ensemble.schema import MemberRole
 from ensemble.store import read_table
 from ensemble.study.progress import StudyProgress, TrialView
 from ensemble.study.progress_screen import Screen
@@ -187,10 +189,10 @@ def written(trial: Trial) -> dict[str, Any]:
     }
 
 
-def read(config: Mapping[str, Any], like: Trial) -> Trial:
-    """Return the trial of a configuration; role and run directory are those of another."""
+def read(config: Mapping[str, Any], role: MemberRole, run: Path) -> Trial:
+    """Return the trial that `written` wrote; all trials of a study share role and run directory."""
     experiment = Experiment.model_validate_json(config["experiment"])
-    return Trial(experiment, tuple(config["seeds"]), like.role, like.run, config["number"], config["origin"])
+    return Trial(experiment, tuple(config["seeds"]), role, run, config["number"], config["origin"])
 
 
 def rows(trial: Trial, *columns: str) -> list[dict[str, Any]]:

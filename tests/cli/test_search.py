@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pyarrow.parquet as pq
 import pytest
+
+from ensemble.search_log import planned_trials
 
 pytestmark = pytest.mark.ray
 
@@ -119,6 +122,38 @@ def test_a_search_ends_with_finalists_on_seeds_it_never_used(whole: Path) -> Non
     assert best["value"] == pytest.approx(sum(seeds) / 2)
     for name in ("report.html", "rungs.parquet", "importances.parquet", "optuna.journal"):
         assert (whole / name).is_file(), name
+
+
+SMALL = """\
+experiment: small
+data: {source: double_pendulum, simulate: {episodes: 20, steps: 30}}
+model: {n_layer: 1, n_head: 2, n_embd: {choice: [8, 12, 16]}, history: 5, block_size: 8}
+train: {steps: 20, batch_size: 8, validate_every: 10, rollout: {horizon: 5, windows: 16}}
+search: {trials: 5, seeds: 2, pruner: none}
+ensemble: {finalists: 1, seeds: 2}
+logging: {tensorboard: false}
+"""
+
+
+def test_a_space_smaller_than_its_trials_has_one_size_everywhere(place: Path, run_in: Run) -> None:
+    """Three possible configurations, five trials: plan, tune, log, tables, report and dashboard count three."""
+    (place / "small.yaml").write_text(SMALL)
+    plan = run_in(place, "plan", "small.yaml").stdout
+    assert re.search(r"search +3 trials x 2 seeds = 6 members", plan)
+    tuned = run_in(place, "tune", "--space", "small.yaml", "--results", "small")
+    run = place / "small" / "small"
+    assert tuned.returncode == 0, tuned.stderr
+    assert "3 configurations by tpe, x 2 seeds, then 1 finalist x 2 fresh seeds" in tuned.stdout
+    assert "search.trials: 5 are asked for, the space holds 3 configurations" in tuned.stdout
+    assert "3 of 3 trials" in tuned.stdout
+    assert not re.search(r"\b5 (trials|configurations)|of 5\b", tuned.stdout)
+    assert planned_trials(run / "search.log") == 3
+    facts = json.loads((run / "search.json").read_text())
+    assert (facts["trials_planned"], len(table(run, "trials.parquet")), facts["finished"]) == (3, 3, True)
+    assert "3 of 3 planned: 3 completed" in (run / "report.md").read_text()
+    backend = optuna.storages.journal.JournalFileBackend(str(run / "optuna.journal"))
+    study = optuna.load_study(study_name="small", storage=optuna.storages.JournalStorage(backend))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
 
 
 def in_the_search(run: Path) -> bool:

@@ -316,6 +316,7 @@ def test_the_journal_opens_in_optuna_and_nothing_in_it_is_left_running(
     )
     study = optuna.load_study(study_name="space", storage=storage)
     states = [trial.state.name for trial in study.trials]
+    assert [trial.params for trial in study.trials] == [c.parameters for c in judge.configurations]
     assert states.count("COMPLETE") == len(judge.ranking())
     assert "RUNNING" not in states
     assert all(trial.intermediate_values for trial in study.trials if trial.state.name == "PRUNED")

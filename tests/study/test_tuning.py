@@ -48,7 +48,7 @@ def test_trials_are_handed_out_in_order_each_once(trials: list[Trial]) -> None:
 
 
 def test_a_trial_reads_in_another_process_as_it_was_written(trials: list[Trial]) -> None:
-    assert read(written(trials[3]), like=trials[0]) == trials[3]
+    assert read(written(trials[3]), trials[0].role, trials[0].run) == trials[3]
 
 
 def test_the_same_error_in_all_the_first_trials_ends_the_queue(trials: list[Trial]) -> None:
