@@ -26,6 +26,7 @@ FLOORS = {
     "config": 1,
     "store": 1,
     "run_directory": 2,
+    "lock": 1,
     "search_log": 2,
     "tokenizers": 2,
     "data": 3,

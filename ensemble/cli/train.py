@@ -83,7 +83,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     ensemble resume results/gpt_quick --trials +20     # search on
     ensemble resume results/gpt_quick --seeds 10       # more seeds for the finalists
     """
-    from ensemble.study.lock import sole_driver
+    from ensemble.lock import sole_driver
     from ensemble.study.plan import FORCED, forget_failures, is_complete
     from ensemble.study.resume import data_of_run, other_versions, plan_of_run
     from ensemble.study.study import Options
@@ -131,8 +131,8 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
 
 
 def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, address: str, device: str | None) -> None:
+    from ensemble.lock import sole_driver
     from ensemble.study.cluster import in_job
-    from ensemble.study.lock import sole_driver
     from ensemble.study.plan import is_finished, make_plan, refuse_foreign
     from ensemble.study.study import Options
 

@@ -8,10 +8,7 @@ All members of a configuration act in one batch with all episodes. Rows are thos
 is made of them is the business of `reporting/evaluation.py`.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +22,7 @@ from ensemble.closed_loop.load_policy import PolicyEnsemble
 from ensemble.closed_loop.statistics import Setting, joint_sum
 from ensemble.config.policy import POLICIES
 from ensemble.errors import NothingFinishedError, UsageError
+from ensemble.lock import held
 from ensemble.reporting.run import read_run
 from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
 from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_KEY
@@ -281,7 +279,7 @@ def keep_rows(file: Path, rows: Iterable[Row]) -> None:
     Raises StorageError.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(file.parent):
+    with held(file.with_name(f".{file.name}.lock")):
         before: list[Row] = read_table(file).to_pylist() if file.exists() else []
         whole = {_key(row): row for row in [*before, *rows]}
         write_table(file, _table([whole[key] for key in sorted(whole)]))
@@ -294,17 +292,6 @@ def _table(rows: Sequence[Row]) -> pa.Table:
 def _key(row: Row) -> tuple[Any, ...]:
     """Return what tells rows apart, in a form that sorts: no seed comes before all seeds."""
     return tuple(-1 if row.get(name) is None else row[name] for name in EVALUATION_KEY)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Wait until nobody else changes rows in `directory`; the lock is gone with its process."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def best_member(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int]:

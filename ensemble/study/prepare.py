@@ -20,9 +20,9 @@ from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, UsageError
 from ensemble.evaluation.rollout import named_steps
+from ensemble.lock import held
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import Feature, Say
-from ensemble.study.lock import held
 from ensemble.text import did_you_mean, plural
 
 # What `data:` says about using the data rather than about what lies in the shards.

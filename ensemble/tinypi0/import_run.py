@@ -19,12 +19,12 @@ from ensemble.config import Experiment, load, shipped
 from ensemble.config.policy import Pi0FastConfig
 from ensemble.data.layouts.recording import raw_feature
 from ensemble.errors import DataError, UsageError
+from ensemble.lock import sole_driver
 from ensemble.models.base import Normalization, build
 from ensemble.models.state_dicts import load_state_dict
 from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
 from ensemble.schema import TEST_ACTION, TEST_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, Feature
 from ensemble.store import sha256_file, write_json, write_table, write_text
-from ensemble.study.lock import sole_driver
 from ensemble.study.plan import Plan, clear, make_plan, refuse_foreign, write_planned
 from ensemble.tinypi0.weight_files import Family, model_of, read_state_dict, widths
 from ensemble.tokenizers.original import read_original

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from ensemble.errors import StorageError, UsageError
-from ensemble.study.lock import held, sole_driver
+from ensemble.lock import held, sole_driver
 
 DRIVE = """\
 import sys, time
 from pathlib import Path
-from ensemble.study.lock import sole_driver
+from ensemble.lock import sole_driver
 with sole_driver(Path(sys.argv[1])):
     print("driving", flush=True)
     time.sleep(60)
@@ -26,7 +26,7 @@ CONTEND = """\
 import sys, time
 from pathlib import Path
 from ensemble.errors import UsageError
-from ensemble.study.lock import held
+from ensemble.lock import held
 place = Path(sys.argv[1])
 got, end = 0, time.monotonic() + 1.5
 while time.monotonic() < end:
