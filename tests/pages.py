@@ -118,6 +118,24 @@ def unknown_make_targets(words: list[str], targets: set[str]) -> list[str]:
     return [word for word in goals if "=" not in word and not word.startswith("-") and word not in targets]
 
 
+def missing_paths(text: str, root: Path) -> list[str]:
+    """Return the files, folders and modules that inline code names and that are not there.
+
+    `tests/models/` and `ensemble/store.py` begin at the root, `training/finish` and `models/layers.py` in the package;
+    `python -m benchmarks` names a module. What begins elsewhere, as `results/quickstart`, is the reader's own.
+    """
+    wrong = []
+    for code in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)):
+        wrong += missing_modules(code.split(), root)
+        if re.fullmatch(r"[\w./-]+/[\w./-]*", code):
+            first = code.split("/")[0]
+            inside = (root / "ensemble" / first).is_dir() and not (root / first).is_dir()
+            path = root / "ensemble" / code if inside else root / code
+            ours = inside or first in ("ensemble", "tests", "search_spaces", "cluster", "benchmarks", "docs")
+            wrong += [] if not ours or path.exists() or path.with_suffix(".py").is_file() else [code]
+    return wrong
+
+
 # Links, anchors, tables, figures
 
 

@@ -32,6 +32,7 @@ from pages import (
     made_parts,
     make_targets,
     missing_modules,
+    missing_paths,
     modules_of,
     package_folders,
     quoted_means,
@@ -64,6 +65,11 @@ def test_every_make_target_and_every_module_of_a_command_exists(name: str) -> No
     lines = list(commands((ROOT / name).read_text()))
     goals = [goal for words in lines if words[0] == "make" for goal in unknown_make_targets(words, targets)]
     assert not [*goals, *(module for words in lines for module in missing_modules(words, ROOT))]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith(("LOG.md", "CHANGELOG.md"))])
+def test_every_path_in_the_text_exists(name: str) -> None:
+    assert not missing_paths((ROOT / name).read_text(), ROOT)
 
 
 @each_page
@@ -217,8 +223,17 @@ def test_a_make_target_that_does_not_exist_is_found() -> None:
 
 
 def test_a_module_of_a_command_that_does_not_exist_is_found() -> None:
-    assert missing_modules(["python", "-m", "benchmarks.timing"], ROOT) == []
-    assert missing_modules(["python", "-m", "benchmarks.tmiing"], ROOT) == ["benchmarks.tmiing"]
+    assert missing_modules(["python", "-m", "ensemble.cli"], ROOT) == []
+    assert missing_modules(["python", "-m", "ensemble.cil"], ROOT) == ["ensemble.cil"]
+
+
+def test_a_path_that_does_not_exist_is_found() -> None:
+    assert missing_paths("`ensemble/store.py` `training/loop` `tests/models/` `results/x` `a/b`", ROOT) == []
+    assert missing_paths("`ensemble/stroe.py` `training/lop` `python -m ensemble.cil`", ROOT) == [
+        "ensemble/stroe.py",
+        "training/lop",
+        "ensemble.cil",
+    ]
 
 
 def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
