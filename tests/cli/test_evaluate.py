@@ -195,11 +195,11 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
     assert (place / "tiny" / "evaluation.parquet").read_bytes() == before
 
 
-def test_the_readme_drives_gymnasium_with_a_controller(
+def test_the_page_of_policies_drives_gymnasium_with_a_controller(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (script,) = re.findall(r"^```python\n(import gymnasium.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    (script,) = re.findall(r"^```python\n(import gymnasium.*?)^```$", page, re.MULTILINE | re.DOTALL)
     shutil.copytree(place / "tiny", tmp_path / "results" / "pi0_quick")
     monkeypatch.chdir(tmp_path)
     done: dict[str, Any] = {}

@@ -356,8 +356,8 @@ def test_the_report_of_a_search_needs_neither_torch_nor_ray_nor_optuna(searched:
         ("importances.parquet", IMPORTANCE_COLUMNS.names),
     ],
 )
-def test_every_column_of_a_search_is_documented_in_the_readme_of_results(chapter: str, columns: list[str]) -> None:
-    text = (Path(__file__).parents[2] / "results" / "README.md").read_text()
+def test_every_column_of_a_search_is_documented_on_the_page_of_results(chapter: str, columns: list[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     section = next(part for part in text.split("\n## ") if part.startswith(f"`{chapter}`"))
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert [name for name in columns if not any(f"`{name}`" in cell for cell in cells)] == []
