@@ -1,7 +1,7 @@
 """What a model family declares in its config class, importable without torch: everything the other folders switch on.
 
-A family is one subclass of `DynamicsConfig` or `PolicyConfig` and the network that its `network` names. Those of this
-package are listed in `model.py`; any other is named by the import path of its class, as in `family: my_lab.models:Mine`.
+A family is one subclass of `DynamicsConfig` or `PolicyConfig` and the network that its `network` names. `model.py`
+lists those of this package; any other goes by the import path of its class, as in `family: my_lab.models:Mine`.
 """
 
 from collections.abc import Sequence
@@ -64,9 +64,19 @@ class FamilyConfig(Section):
         return None
 
     @property
+    def target(self) -> Prediction | None:
+        """Which state the statistics of the target are of: `relative` next - state, `absolute` next; None: no state."""
+        return None
+
+    @property
     def chunk_tokenizer(self) -> TokenizerConfig | None:
         """How action chunks become tokens; None for a family that reads none."""
         return None
+
+    @property
+    def normalizes_actions(self) -> bool:
+        """Whether the network's actions, which a tokenizer is fitted on, are normalized."""
+        return False
 
     def named_inputs(self, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
         """Return which features each named input of the network takes; UsageError for one that the data lack."""
@@ -87,8 +97,8 @@ class DynamicsConfig(FamilyConfig):
         return self.history
 
     @property
-    def target(self) -> Prediction:
-        """Which target the statistics are taken of: `relative` next - state, `absolute` next."""
+    def target(self) -> Prediction | None:
+        """Which state the statistics of the target are of, by default the change."""
         return "relative"
 
     def named_inputs(self, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
@@ -114,11 +124,6 @@ class PolicyConfig(FamilyConfig):
     def prediction_passes(self) -> int | None:
         """Forward passes that a chunk takes, by default one."""
         return 1
-
-    @property
-    def normalizes_actions(self) -> bool:
-        """Whether the network's actions, which a tokenizer is fitted on, are normalized."""
-        return False
 
     def named_inputs(self, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:
         """Return "observation", every state feature, and "action", every control feature."""

@@ -70,8 +70,8 @@ class GPTDynamicsConfig(DynamicsConfig):
     output_tanh: bool = Field(False, description="tanh on the normalized output")
 
     @property
-    def target(self) -> Prediction:
-        """Which target the statistics are taken of."""
+    def target(self) -> Prediction | None:
+        """Which state the statistics of the target are of."""
         return self.prediction
 
     @property
@@ -161,14 +161,15 @@ def _of_any_family(value: Any, validate: ValidatorFunctionWrapHandler, info: Val
     except UsageError as error:
         raise PydanticCustomError("no_family", "{reason}", {"reason": str(error)}) from error
     try:
-        # As JSON its lists may be tuples, as everywhere in a file.
-        return family.model_validate_json(json.dumps(section)) if info.mode == "json" else family.model_validate(section)
+        if info.mode == "json":  # where a list may be a tuple
+            return family.model_validate_json(json.dumps(section))
+        return family.model_validate(section)
     except ValidationError as error:
         raise ValidationError.from_exception_data(error.title, _below(name, error)) from error
 
 
 def _below(tag: str, error: ValidationError) -> list[InitErrorDetails]:
-    """Return the errors of a member of a union with its tag in front of their locations, as pydantic's own unions do."""
+    """Return the errors of a member of a union with its tag in front of their locations, as pydantic's unions do."""
     return [
         InitErrorDetails(type=each["type"], loc=(tag, *each["loc"]), input=each["input"], ctx=each.get("ctx", {}))
         for each in error.errors(include_url=False)
