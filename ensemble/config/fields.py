@@ -52,7 +52,7 @@ class Kind:
 
     def tagged_member(self, tag: str) -> type[Section]:
         """Return the section of a tag, listed in the union or not; a bare Section where there is none."""
-        others = [note.find(tag) for note in self.notes if isinstance(note, OtherMembers)]
+        others = [note.find(tag) for note in _notes(self) if isinstance(note, OtherMembers)]
         return next((found for found in (self.tagged().get(tag), *others) if found is not None), Section)
 
     def note(self, name: str) -> Any:

@@ -127,11 +127,13 @@ def attention_floats(width: int, heads: int, time: int, step: Step, drops: bool)
 
 
 def count_on_meta(config: FamilyConfig, features: tuple[Feature, ...], step: Step) -> StepCost:
-    """Run a step of one member on the meta device and count, as torch itself does, its FLOPs and the bytes kept.
+    """Run a step on the meta device and count, as torch itself does, a member's FLOPs and the bytes that it keeps.
 
     What is alive on top of them is taken to be as much again.
     """
-    module = build(config, features, 1, Normalization.identity(features), step.precision)
+    # One member alone would compute its small products twice, see `products.multiply`.
+    members = 2
+    module = build(config, features, members, Normalization.identity(features), step.precision)
     move_buffers(module, "meta")
     fixed = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
@@ -146,29 +148,31 @@ def count_on_meta(config: FamilyConfig, features: tuple[Feature, ...], step: Ste
 
     try:
         with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            module(_meta_batch(config, module, features, step.windows))
+            module(_meta_batch(config, module, features, members, step.windows))
     except (NotImplementedError, RuntimeError) as error:
         raise UsageError(
             f"model.family {config.family}: a step of {config.network} cannot be counted on torch's meta device "
             f"({str(error).splitlines()[0]}); let it declare a classmethod `cost`"
         ) from error
-    saved = sum(kept.values())
-    return StepCost(counter.get_total_flops() / step.windows, saved, saved)
+    saved = sum(kept.values()) // members
+    return StepCost(counter.get_total_flops() / (members * step.windows), saved, saved)
 
 
-def _meta_batch(config: FamilyConfig, module: nn.Module, features: tuple[Feature, ...], windows: int) -> Batch:
-    """Return a batch of one member without numbers, of what its family reads."""
+def _meta_batch(
+    config: FamilyConfig, module: nn.Module, features: tuple[Feature, ...], members: int, windows: int
+) -> Batch:
+    """Return a batch without numbers, of what its family reads."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
     width, sites = sum(feature.width for feature in features), int(getattr(module, "sites", 0))
-    noise = Noise(empty(1, 2), empty(1, windows)) if config.noise_draw else None
+    noise = Noise(empty(members, 2), empty(1, windows)) if config.noise_draw else None
     wanted = config.chunk_tokenizer
     return Batch(
-        points=empty(1, windows, config.window + 1, width, dtype=torch.float32),
+        points=empty(members, windows, config.window + 1, width, dtype=torch.float32),
         position=empty(windows),
-        keys=empty(1, sites) if sites else None,
+        keys=empty(members, sites) if sites else None,
         noise=noise,
-        tokens=empty(1, windows, wanted.max_length, dtype=torch.int64) if wanted else None,
+        tokens=empty(members, windows, wanted.max_length, dtype=torch.int64) if wanted else None,
     )
