@@ -47,7 +47,8 @@ from ensemble.training.context import InlineContext
 from ensemble.training.loop import Outputs, Trainer
 from ensemble.training.members import Curve
 from ensemble.training.pack import Pack
-from ensemble.training.setup import Setup, TrialData, set_up
+from ensemble.training.setup import Setup, TrialData
+from ensemble.training.tasks import set_up
 from ensemble.training.tokens import chunks_of
 from ensemble.training.trial import keep_freed_memory
 

@@ -18,10 +18,10 @@ from ensemble.config import Experiment
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
 from ensemble.schema import Feature
-from ensemble.training.batches import Batches
+from ensemble.training.batches import Batches, ResidentBatches
 from ensemble.training.context import InlineContext
-from ensemble.training.dynamics import normalize
 from ensemble.training.pack import Pack
+from ensemble.training.setup import training_statistics
 
 FEATURES = (
     Feature("states", 4, "state", ("q0", "q1", "qd0", "qd1"), (True, True, False, False)),
@@ -61,8 +61,8 @@ def experiment(precision: str, compile_step: bool, threads: int, batch: int, mod
 
 def ours(data: Trajectories, config: Experiment) -> tuple[Pack, Batches]:
     context = InlineContext()
-    pack = Pack(config, data.features, normalize(config, data, data.episodes), (0,), context)
-    return pack, Batches(Windows(data, data.episodes, HISTORY), (0,), config.train.batch_size, 0, context)
+    pack = Pack(config, data.features, training_statistics(data, data.episodes, config.model.target), (0,), context)
+    return pack, ResidentBatches(Windows(data, data.episodes, HISTORY), (0,), config.train.batch_size, 0, context)
 
 
 def plain(data: Trajectories, config: Experiment) -> tuple[PlainTrainer, WindowDataset]:

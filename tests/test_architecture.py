@@ -71,6 +71,10 @@ DOORS = {
     **dict.fromkeys(("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }
 UNPICKLERS = ("ensemble/tinypi0/weight_files.py",)  # foreign weights come in here, and only as tensors
+FAMILY_HOMES = ("ensemble/config/", "ensemble/models/", "ensemble/tinypi0/")  # the last is about exactly two families
+FAMILY_CLASSES = {"GPTDynamicsConfig", "TransformerPolicyConfig", "Pi0Config", "Pi0FastConfig"}
+FAMILY_CLASSES |= {"FamilyConfig", "DynamicsConfig", "PolicyConfig"}
+FAMILY_NAMES = {"gpt_dynamics", "pi0", "pi0_fast"}
 DRAWERS = {"utils", "util", "helpers", "misc", "common"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
@@ -279,6 +283,44 @@ def unguarded(call: ast.Call) -> bool:
     return settings.get("allow_pickle", False) is not False or settings.get("weights_only", True) is not True
 
 
+def family_switches(sources: Sources) -> list[str]:
+    """Decisions by a family's name or class where a family should say by itself what it is."""
+    return [
+        f"{path}:{node.lineno}: {ast.unparse(node)[:60]}"
+        for path, source in sources.items()
+        if not path.startswith(FAMILY_HOMES)
+        for node in ast.walk(ast.parse(source))
+        if is_family_switch(node)
+    ]
+
+
+def is_family_switch(node: ast.AST) -> bool:
+    """`x.family == ..`, `family in ..`, `match family`, `isinstance(x, Pi0Config | ..)`."""
+    if isinstance(node, ast.Compare):
+        sides = (node.left, *node.comparators)
+        decides = any(isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn | ast.Is | ast.IsNot) for op in node.ops)
+        groups = all(is_said_family(side) for side in sides)  # two models of one family, whichever it is
+        return decides and not groups and any(is_said_family(s) or is_family_name(s) for s in sides)
+    if isinstance(node, ast.Match):
+        return is_said_family(node.subject)
+    called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return called in {"isinstance", "issubclass"} and bool(FAMILY_CLASSES & names_in(node))
+
+
+def is_said_family(node: ast.expr) -> bool:
+    """`family`, `x.family` or `x["family"]`."""
+    item = node.slice if isinstance(node, ast.Subscript) else None
+    return "family" in {getattr(node, "id", None), getattr(node, "attr", None), getattr(item, "value", None)}
+
+
+def is_family_name(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value in FAMILY_NAMES
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {getattr(part, "id", getattr(part, "attr", "")) for part in ast.walk(node)}
+
+
 RULES = {
     "imports go down only": imports_that_do_not_go_down,
     "the package's front imports nothing of ours": eager_imports_of_the_front,
@@ -292,6 +334,7 @@ RULES = {
     "no handler swallows every exception": swallowed_exceptions,
     "a public function has a docstring": undocumented_functions,
     "nothing is unpickled": unpickling_calls,
+    "only config/ and models/ switch on a model's family": family_switches,
 }
 
 
@@ -419,6 +462,29 @@ def test_foreign_weights_are_read_by_one_file_and_as_tensors_only() -> None:
     assert len(unpickling_calls({"ensemble/training/load.py": guarded})) == 1
     for call in ("torch.load(path)", "torch.load(path, weights_only=False)"):
         assert len(unpickling_calls({UNPICKLERS[0]: call})) == 1
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        'if model.family == "pi0_fast": pass',
+        'if record["model"]["family"] in POLICIES: pass',
+        "if family not in POLICIES: pass",
+        'if "pi0" == name: pass',
+        "match model.family:\n    case _: pass",
+        "assert isinstance(model, Pi0Config | policy.Pi0FastConfig)",
+        "assert isinstance(model, config.GPTDynamicsConfig)",
+    ],
+)
+def test_a_switch_on_a_family_is_found(switch: str) -> None:
+    assert len(family_switches({"ensemble/training/setup.py": switch})) == 1
+    assert family_switches({"ensemble/models/base.py": switch}) == []
+
+
+def test_what_a_family_declares_may_decide() -> None:
+    declared = 'if model.task == "policy" and model.chunk_tokenizer: label = f"{model.family} {model.window}"'
+    grouped = "best = next(each for each in ranked if each.family == family)"
+    assert family_switches({"ensemble/training/setup.py": f"{declared}\n{grouped}"}) == []
 
 
 @pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.tables"])

@@ -14,7 +14,7 @@ from ensemble.errors import UsageError
 from ensemble.text import command, plural
 
 if TYPE_CHECKING:
-    from ensemble.closed_loop.evaluate import Candidate, Protocol
+    from ensemble.closed_loop.evaluate import Candidate, EvaluationProtocol
 
 Progress = Callable[[str, int, int], None]
 
@@ -102,7 +102,7 @@ def _measure(
 
     joint: Any = tuple(dict.fromkeys(name for name in combine if name != "none"))
     distinct = tuple(sorted(set(noises))), tuple(sorted(set(replans)))
-    protocol = closed.Protocol(*distinct, episodes, seed, joint)
+    protocol = closed.EvaluationProtocol(*distinct, episodes, seed, joint)
     candidates = closed.find_candidates(run, config)
     closed.check_protocol(candidates, protocol, device)
     if record is not None and len(candidates) > 1:
@@ -126,7 +126,7 @@ def _measure(
     return where
 
 
-def _announce(candidates: Sequence["Candidate"], protocol: "Protocol", device: str, where: Path) -> None:
+def _announce(candidates: Sequence["Candidate"], protocol: "EvaluationProtocol", device: str, where: Path) -> None:
     from ensemble.run_directory import RunDirectory
 
     members = sum(len(each.members) for each in candidates)

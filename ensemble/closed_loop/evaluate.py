@@ -20,7 +20,6 @@ import torch
 from ensemble.closed_loop.episodes import Episodes, Outcome, draw_episodes, run_episodes, summarize
 from ensemble.closed_loop.load_policy import PolicyEnsemble
 from ensemble.closed_loop.statistics import Setting, joint_sum
-from ensemble.config.policy import POLICIES
 from ensemble.errors import NothingFinishedError, UsageError
 from ensemble.lock import held
 from ensemble.reporting.run import read_run
@@ -30,7 +29,7 @@ from ensemble.simulation.controllers import Controller, Floats, ZeroControl
 from ensemble.simulation.pendulum_env import EPISODE_STEPS
 from ensemble.simulation.pendulum_expert import PendulumExpert
 from ensemble.store import read_table, table_of, write_table
-from ensemble.training.weights import load_model_record, read_features
+from ensemble.training.weights import load_model_record, read_config, read_features
 
 ENVIRONMENT = "inverted_pendulum"
 WIDTHS = {"state": 4, "control": 1}  # of its observations and actions
@@ -43,7 +42,7 @@ Watch = Callable[["Candidate", Setting, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvaluationProtocol:
     """What every controller goes through: each noise with each replan, the same episodes."""
 
     noises: tuple[float, ...] = (0.01, 0.03, 0.05)
@@ -68,11 +67,11 @@ class Candidate:
     chunk: int  # actions of a chunk
     members: Mapping[int, Path]  # by seed
 
-    def combinations(self, protocol: Protocol) -> tuple[Combine, ...]:
+    def combinations(self, protocol: EvaluationProtocol) -> tuple[Combine, ...]:
         """How its members act as one; one member alone does not."""
         return protocol.combine if len(self.members) > 1 else ()
 
-    def chunks(self, protocol: Protocol) -> int:
+    def chunks(self, protocol: EvaluationProtocol) -> int:
         """Count the chunks that its members are asked for."""
         asked = sum(-(-EPISODE_STEPS // setting.replan) for setting in protocol.settings)
         return asked * protocol.episodes * len(self.members) * (1 + len(self.combinations(protocol)))
@@ -116,9 +115,9 @@ def _completed(path: Path) -> dict[str, dict[int, Path]]:
 
 def _candidate(directories: Sequence[Path]) -> Candidate:
     records = [load_model_record(directory) for directory in directories]
-    family = records[0]["model"]["family"]
-    if family not in POLICIES:
-        raise UsageError(f"{directories[0]}: {family} predicts states and drives nothing; see `ensemble report`")
+    config = read_config(records[0])
+    if config.task != "policy":
+        raise UsageError(f"{directories[0]}: {config.family} predicts states and drives nothing; see `ensemble report`")
     features = read_features(records[0])
     widths = {role: sum(f.width for f in features if f.role == role) for role in WIDTHS}
     if widths != WIDTHS:
@@ -129,10 +128,10 @@ def _candidate(directories: Sequence[Path]) -> Candidate:
     members = {record["seed"]: path for record, path in zip(records, directories, strict=True)}
     members = {seed: members[seed] for seed in sorted(members)}
     first = records[0]
-    return Candidate(first["config_hash"], first["experiment"], family, first["model"]["chunk"], members)
+    return Candidate(first["config_hash"], first["experiment"], config.family, config.window, members)
 
 
-def check_protocol(candidates: Sequence[Candidate], protocol: Protocol, device: str) -> None:
+def check_protocol(candidates: Sequence[Candidate], protocol: EvaluationProtocol, device: str) -> None:
     """Raise UsageError where a noise is no number, no chunk is as long as a replan, or there is no such device."""
     for noise in protocol.noises:
         if not 0 <= noise < np.inf:
@@ -146,7 +145,7 @@ def check_protocol(candidates: Sequence[Candidate], protocol: Protocol, device: 
 
 def evaluate(
     candidates: Sequence[Candidate],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     device: str = "cpu",
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -170,7 +169,7 @@ def _rows(
     policy: PolicyEnsemble,
     setting: Setting,
     episodes: Episodes,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     counter: "_Counter",
     watch: Watch | None,
 ) -> list[Row]:
@@ -201,14 +200,14 @@ def _rows(
     return rows
 
 
-def _baseline(name: str, noise: float, episodes: Episodes, protocol: Protocol) -> Row:
+def _baseline(name: str, noise: float, episodes: Episodes, protocol: EvaluationProtocol) -> Row:
     outcome = run_episodes(BASELINES[name](), episodes, replan=1, noise=noise)
     (row,) = _measured(outcome)
     named = {"config_hash": name, "controller": name, "chunk_seconds": outcome.chunk_seconds / protocol.episodes}
     return {**_common(Setting(noise, 1), protocol), **named, **row}
 
 
-def _common(setting: Setting, protocol: Protocol) -> Row:
+def _common(setting: Setting, protocol: EvaluationProtocol) -> Row:
     return {
         "environment": ENVIRONMENT,
         "noise": setting.noise,

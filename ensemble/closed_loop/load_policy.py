@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ensemble.errors import UsageError
-from ensemble.models.base import Noise
+from ensemble.models.base import Noise, PolicyModel
 from ensemble.models.noise import noise_keys
 from ensemble.schema import Float32
 from ensemble.simulation.controllers import Floats
 from ensemble.training.load import find_members, load_pack
 from ensemble.training.tokens import read_tokens
-from ensemble.training.weights import load_model_record, read_features
+from ensemble.training.weights import load_model_record, read_config, read_features
 
 Combination = Literal["each", "mean", "median"]
 ROWS = 4096  # observations of all members that act at once: beyond that nothing is faster, and memory grows
@@ -40,12 +40,12 @@ class PolicyEnsemble:
         self.seeds = tuple(directories)
         self.features = read_features(record)
         self.config_hash: str = record["config_hash"]
-        self.family: str = record["model"]["family"]
+        config = read_config(record)
+        self.family = config.family
         self._directories = dict(directories)
         self._device = device
-        self._module = load_pack(tuple(directories.values()), device)
-        tokens = self.family == "pi0_fast"
-        self._decode = read_tokens(next(iter(directories.values()))) if tokens else None
+        self._module: PolicyModel = load_pack(tuple(directories.values()), device)
+        self._decode = read_tokens(next(iter(directories.values()))) if config.chunk_tokenizer else None
 
     def member(self, seed: int) -> "PolicyEnsemble":
         """Return one member as an ensemble of one; UsageError names the seeds there are."""

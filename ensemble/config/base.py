@@ -1,5 +1,6 @@
 """The base of every section of an experiment file: frozen, no unknown keys, no silent conversion of kinds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +18,13 @@ class Words:
     """What a type wants, in words, for messages and the schema's text; goes into `Annotated` beside the constraints."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class OtherMembers:
+    """How a union of sections finds members that it does not list, by their tag; goes into `Annotated` beside it."""
+
+    find: Callable[[str], type[Section] | None]
 
 
 Name = Annotated[

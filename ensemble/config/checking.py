@@ -71,6 +71,8 @@ def _problem(place: Place, error: Any, tree: Node) -> Problem:
     if kind == "value_error":
         message = str(error["ctx"]["error"])
         return Problem(_overridden(tree, path, message) or position_of(tree, path), path, message)
+    if kind == "no_family":
+        return Problem(position_of(tree, (*path, "family")), (*path, "family"), str(error["ctx"]["reason"]))
     if kind in ("union_tag_invalid", "union_tag_not_found") and place.kind.tag:
         return _unknown_tag(place, tree)
     if error["loc"][-1:] == ("[key]",):

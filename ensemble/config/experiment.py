@@ -6,9 +6,10 @@ from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import Name, Section, Words
 from ensemble.config.data import DataConfig
-from ensemble.config.model import GPTDynamicsConfig, ModelConfig
-from ensemble.config.policy import POLICIES
+from ensemble.config.family import FamilyConfig
+from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
 from ensemble.config.train import TrainConfig
+from ensemble.errors import UsageError
 
 DEFAULT_TRIALS = 32  # of a search that says nothing
 
@@ -117,6 +118,17 @@ class LoggingConfig(Section):
     mlflow: str | None = Field(None, description="MLflow tracking URI (needs the extra: ensemble[mlflow])")
 
 
+def _family_of(model: Any) -> type[FamilyConfig] | None:
+    """Return the config class that a `model:` section names; None where it names none, or one that does not exist."""
+    if isinstance(model, FamilyConfig):
+        return type(model)
+    name = model.get("family") if isinstance(model, dict) else None
+    try:
+        return family_class(name) if isinstance(name, str) else None
+    except UsageError:  # said where the section itself is validated
+        return None
+
+
 class Experiment(Section):
     """An experiment file with every default filled in and nothing left to choose."""
 
@@ -132,13 +144,14 @@ class Experiment(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _policies_have_another_metric(cls, value: Any) -> Any:
+    def _metric_is_the_family_s(cls, value: Any) -> Any:
+        """Let a search that names no metric compare what the family of its models is compared by."""
         if not isinstance(value, dict):
             return value
-        model, search = value.get("model") or {}, value.get("search") or {}
-        if isinstance(model, dict) and isinstance(search, dict) and model.get("family") in POLICIES:
-            return {**value, "search": {"metric": "validation/action_mae", **search}}
-        return value
+        family, search = _family_of(value.get("model")), value.get("search") or {}
+        if family is None or not isinstance(search, dict):
+            return value
+        return {**value, "search": {"metric": family.search_metric, **search}}
 
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ensemble.config.base import Section, Words
+from ensemble.config.base import OtherMembers, Section, Words
 from ensemble.config.document import Keys
 
 
@@ -49,6 +49,11 @@ class Kind:
         return {
             str(tag): section for section in sections for tag in get_args(section.model_fields[self.tag].annotation)
         }
+
+    def tagged_member(self, tag: str) -> type[Section]:
+        """Return the section of a tag, listed in the union or not; a bare Section where there is none."""
+        others = [note.find(tag) for note in _notes(self) if isinstance(note, OtherMembers)]
+        return next((found for found in (self.tagged().get(tag), *others) if found is not None), Section)
 
     def note(self, name: str) -> Any:
         """Return a constraint (`ge`, `min_length`, ..), or None."""
@@ -164,7 +169,7 @@ def locate(root: type[Section], loc: Sequence[str | int]) -> Place:
 def _step(place: Place, part: str | int) -> Place:
     path, kind, union = place.path, place.kind, place.union
     if kind.tag is not None:
-        return Place(path, Kind(kind.tagged().get(str(part), Section)), place.owner, union)
+        return Place(path, Kind(kind.tagged_member(str(part))), place.owner, union)
     solid = [member for member in kind.members if member.bare is not NoneType]
     if len(solid) > 1:
         member = next((m for m in solid if _is_labelled(m, str(part))), Kind(str))

@@ -8,16 +8,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ensemble.config.base import Section
+from ensemble.config.family import Draw, PolicyConfig, TokenizerConfig
 
 
-class _PolicyConfig(Section):
+class TransformerPolicyConfig(PolicyConfig):
     """What both policies share: an observation in, a chunk of actions out, a transformer between."""
 
-    task: ClassVar[Literal["policy"]] = "policy"
-
-    family: str = Field(description="model family")  # narrowed below, declared here to come first
-    chunk: int = Field(50, ge=1, description="actions of a chunk; a training window has as many transitions")
     n_layer: int = Field(4, ge=1, description="transformer layers")
     n_head: int = Field(4, ge=1, description="attention heads; divides n_embd")
     n_embd: int = Field(128, ge=1, description="width")
@@ -26,9 +22,9 @@ class _PolicyConfig(Section):
     normalize: bool = Field(False, description="states and actions by the training split's mean and variance")
 
     @property
-    def window(self) -> int:
-        """Transitions of a training window."""
-        return self.chunk
+    def normalizes_actions(self) -> bool:
+        """Whether the network's actions, which a tokenizer is fitted on, are normalized."""
+        return self.normalize
 
     @property
     def tokens(self) -> int:
@@ -42,7 +38,7 @@ class _PolicyConfig(Section):
         return self
 
 
-class Pi0Config(_PolicyConfig):
+class Pi0Config(TransformerPolicyConfig):
     """pi0: flow matching on action chunks (arXiv 2410.24164), in the tiny form or openpi's."""
 
     network: ClassVar[str] = "ensemble.models.pi0:Pi0"
@@ -67,6 +63,16 @@ class Pi0Config(_PolicyConfig):
     solver: Literal["euler", "heun"] = Field("euler", description="of the flow's equation; heun asks twice a step")
     solver_steps: int = Field(10, ge=1, description="steps from noise to action")
 
+    @property
+    def prediction_passes(self) -> int | None:
+        """Forward passes that a chunk takes: the solver's."""
+        return self.solver_steps * (2 if self.solver == "heun" else 1)
+
+    @property
+    def noise_draw(self) -> Draw | None:
+        """How the noise of a training step is counted."""
+        return self.draw
+
     @model_validator(mode="after")
     def _pairs_fit(self) -> Self:
         if self.time_embedding == "sinusoidal" and (self.n_embd % 2 or self.n_embd < 4):
@@ -74,20 +80,11 @@ class Pi0Config(_PolicyConfig):
         return self
 
 
-class TokenizerConfig(Section):
-    """How an action chunk becomes tokens: cosine transform, rounding, merged symbols (arXiv 2501.09747)."""
-
-    kind: Literal["tiny", "fast"] = Field("tiny", description="whole numbers as symbols, or the published FAST's bytes")
-    scale: float = Field(10.0, gt=0, description="steps a unit of the cosine coefficients; more is finer")
-    vocabulary: int = Field(256, ge=5, description="tokens, the four special ones among them")
-    max_length: int = Field(25, ge=3, description="tokens of a chunk, from begin to end; a rare longer one is cut")
-
-
-class Pi0FastConfig(_PolicyConfig):
+class Pi0FastConfig(TransformerPolicyConfig):
     """pi0-FAST: next-token prediction over compressed action chunks (arXiv 2501.09747), in the tiny form."""
 
     network: ClassVar[str] = "ensemble.models.pi0_fast:Pi0Fast"
-    draw: ClassVar[None] = None  # it draws no noise
+    loss_details: ClassVar[tuple[str, ...]] = ("token_accuracy",)
 
     family: Literal["pi0_fast"] = Field("pi0_fast", description="model family")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="fitted once on the training split")
@@ -97,9 +94,16 @@ class Pi0FastConfig(_PolicyConfig):
     temperature: float = Field(0.0, ge=0, description="of the tokens drawn when acting; 0 takes the likeliest")
 
     @property
+    def chunk_tokenizer(self) -> TokenizerConfig | None:
+        """How action chunks become tokens."""
+        return self.tokenizer
+
+    @property
+    def prediction_passes(self) -> int | None:
+        """Forward passes that a chunk takes: token by token, which with a cache of keys and values costs one."""
+        return 1
+
+    @property
     def tokens(self) -> int:
         """Length of the sequences that go through the transformer."""
         return self.tokenizer.max_length
-
-
-POLICIES = frozenset({"pi0", "pi0_fast"})  # families whose task is a policy's

@@ -97,6 +97,11 @@ class Windows:
         return rows.index_select(0, wanted.reshape(-1)).reshape(shape)
 
 
+def fixed_windows(windows: Windows, n: int, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Return a copy of at most n windows spread evenly over a split, (n, length + 1, D): questions for every member."""
+    return windows.gather(windows.fixed(n), device)
+
+
 def _overlapping(rows: Float32, points: int) -> npt.NDArray[np.void]:
     """Return every run of `points` rows as one opaque element, without a copy: numpy copies each with one memcpy."""
     assert rows.flags.c_contiguous

@@ -24,27 +24,27 @@ from ensemble.config.model import input_features
 from ensemble.data.splits import split_episodes, split_windows
 from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.data.windows import Windows
+from ensemble.data.windows import Windows, fixed_windows
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
 from ensemble.evaluation.state import StateLayout, error_scale, state_moments
 from ensemble.run_directory import config_hash
 from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, Float64, role_columns
 from ensemble.store import write_table
 
+Measure = Callable[[Experiment, Trajectories], Mapping[str, Mapping[str, float]]]  # metrics by baseline
 Predictor = Callable[[Float64], Float64]  # the newest points (n, h, D) to the next state (n, S)
 
 _FIT_WINDOWS = 50_000  # at most so many, evenly spread, for the least squares
 _FIT_PAIRS = 20_000  # as many, of policies
 
 
-def write_baselines(path: Path, experiments: Sequence[Experiment], data: Trajectories) -> None:
+def write_baselines(path: Path, experiments: Sequence[Experiment], data: Trajectories, measure: Measure) -> None:
     """Measure the baselines of every configuration and write them as rows (baseline, config_hash, metric, value)."""
     known: dict[str, Mapping[str, Mapping[str, float]]] = {}
     rows: list[tuple[str, str, str, float]] = []
     for experiment in experiments:
-        question = _question(experiment)
+        question = _question(experiment, data)
         if question not in known:
-            measure = measure_policy_baselines if experiment.model.task == "policy" else measure_baselines
             known[question] = measure(experiment, data)
         identity = config_hash(experiment)
         rows += [
@@ -57,11 +57,10 @@ def write_baselines(path: Path, experiments: Sequence[Experiment], data: Traject
     write_table(path, pa.table({name: list(column) for name, column in zip(names, columns, strict=True)}))
 
 
-def _question(experiment: Experiment) -> str:
+def _question(experiment: Experiment, data: Trajectories) -> str:
     """Return what the baselines of a configuration depend on."""
-    model, data = experiment.model, experiment.data
-    inputs = None if model.task == "policy" else model.inputs
-    return f"{model.task} {model.window} {inputs} {experiment.train.rollout} {data.split} {data.starts}"
+    model, cut, inputs = experiment.model, experiment.data, input_features(experiment.model, data.features)
+    return f"{model.task} {model.window} {inputs} {experiment.train.rollout} {cut.split} {cut.starts}"
 
 
 def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
@@ -138,7 +137,7 @@ def _inputs(experiment: Experiment, data: Trajectories) -> tuple[list[int], list
 
 
 def _points(windows: Windows, count: int) -> Float64:
-    return np.asarray(windows.gather(windows.fixed(count)), dtype=np.float64)
+    return np.asarray(fixed_windows(windows, count), dtype=np.float64)
 
 
 def measure_policy_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
@@ -164,7 +163,7 @@ def measure_policy_baselines(experiment: Experiment, data: Trajectories) -> Mapp
 def _pairs(data: Trajectories, segments: Segments, window: int, count: int) -> tuple[Float64, Float64]:
     """Return observations (n, S) and flat chunks (n, H A)."""
     windows = Windows(data, segments, window)
-    points = windows.gather(windows.fixed(count)).numpy().astype(np.float64)
+    points = _points(windows, count)
     observed = points[:, 0][:, role_columns(data.features, "state")]
     chunks = points[:, :-1][..., role_columns(data.features, "control")]
     return observed, chunks.reshape(len(chunks), -1)

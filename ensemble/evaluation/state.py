@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.statistics import Moments, feature_moments
+from ensemble.data.statistics import Moments, feature_moments, wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.schema import Feature, Float64
 
@@ -38,7 +38,7 @@ class StateLayout:
         """Return a - b (.., S) in float64, the shortest signed angle where an entry is one."""
         with np.errstate(invalid="ignore"):  # a predictor that ran off to infinity has an error of NaN, not a warning
             difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-            wrapped = (difference + np.pi) % (2 * np.pi) - np.pi
+            wrapped = wrap(difference)
         return np.where(self.angles, wrapped, difference)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble.config.model import ModelConfig
+from ensemble.config.family import FamilyConfig
 from ensemble.models.layers import Layer
 from ensemble.models.products import Precision
 from ensemble.schema import Feature, Float32, Int64
@@ -99,11 +99,11 @@ class PolicyModel(Protocol):
 
 
 class Family(Protocol):
-    """The constructor that a model config's `network` names."""
+    """The constructor that a model config's `network` names; it may also have a `cost`, see `cost.DeclaresCost`."""
 
     def __call__(
         self,
-        config: ModelConfig,
+        config: FamilyConfig,
         features: tuple[Feature, ...],
         members: int,
         normalization: Normalization,
@@ -116,7 +116,7 @@ class Family(Protocol):
 
 
 def build(
-    config: ModelConfig,
+    config: FamilyConfig,
     features: tuple[Feature, ...],
     members: int,
     normalization: Normalization,
@@ -128,9 +128,13 @@ def build(
     Buffers (the normalization) hold their values from the start; with parameters on "meta" they lie on the CPU.
     Raises UsageError for an input feature that the data do not have.
     """
+    return network_of(config)(config, features, members, normalization, precision=precision, device=device)
+
+
+def network_of(config: FamilyConfig) -> Family:
+    """Import the network that a config names."""
     module, name = config.network.split(":")
-    family = cast(Family, getattr(import_module(module), name))
-    return family(config, features, members, normalization, precision=precision, device=device)
+    return cast(Family, getattr(import_module(module), name))
 
 
 def initialize(module: nn.Module, seeds: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ensemble.config.policy import Pi0FastConfig
+from ensemble.config.policy import Pi0FastConfig, TransformerPolicyConfig
 from ensemble.models.attention import causal_mask
 from ensemble.models.base import Batch, Decode, Device, Noise, Normalization
 from ensemble.models.layers import Dropout
@@ -29,6 +29,8 @@ BOS, EOS, PAD = 0, 1, 2
 
 class Pi0Fast(Policy):
     """A pack of autoregressive policies; see `PolicyModel` for what it promises."""
+
+    NORMS = 3  # of a layer: a decoder's
 
     def __init__(
         self,
@@ -137,6 +139,13 @@ class Pi0Fast(Policy):
         tokens = self.generate(observation, noise)
         chunks = torch.from_numpy(decode(tokens.flatten(0, 1).cpu().numpy())).to(tokens.device)
         return self._raw(chunks.view(*tokens.shape[:2], *chunks.shape[1:])[:, :, :horizon])
+
+    @classmethod
+    def _output_bytes(cls, config: TransformerPolicyConfig) -> int:
+        """Return the bytes per token that the loss keeps: logits, and their softmax."""
+        tokenizer = config.chunk_tokenizer
+        assert tokenizer is not None
+        return 4 * 2 * tokenizer.vocabulary
 
 
 def _summed_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

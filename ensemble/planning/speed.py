@@ -20,9 +20,9 @@ from ensemble.planning.cost import Cost, Passes, cost_of, validations
 from ensemble.study.prepare import PreparedData
 from ensemble.text import plural
 from ensemble.training.context import InlineContext
-from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
-from ensemble.training.setup import TrialData, set_up
+from ensemble.training.setup import TrialData
+from ensemble.training.tasks import set_up
 
 _LAUNCH = {"cpu": 0.2e-3, "cuda": 0.25e-3}  # seconds a matrix and step: its three products and what stands around them
 _TRAFFIC = 19.0  # bytes moved per byte kept, forward and backward together
@@ -183,7 +183,7 @@ class _Run:
         seeds = seed_numbers(experiment.search.seeds) if searched else (0,)
         members = seeds[: choose_pack(experiment, self._setup, len(seeds), self._context)]
         setup = self._setup
-        self._pack = Pack(experiment, setup.features, setup.normalization, members, self._context, wrap=False)
+        self._pack = setup.pack(experiment, members, self._context, wrap=False)
         self._batches = setup.batches(self._pack, experiment.train.batch_size, self._context)
         self._steps: list[float] = []
         self._validations: list[float] = []

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from ensemble.config.policy import POLICIES
+from ensemble.config.model import task_of_family
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_run import Search, read_search
@@ -76,7 +76,8 @@ class Run:
     @property
     def of_policies(self) -> bool:
         """Whether its members act, so that there is a closed loop to evaluate."""
-        return any(member.get("model.family") in POLICIES for member in self.members)
+        families = {str(member.get("model.family")) for member in self.members}
+        return any(task_of_family(family) == "policy" for family in families)
 
     def mode(self, metric: str) -> Mode:
         """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""

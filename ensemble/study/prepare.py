@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble import schema
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
-from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
 from ensemble.errors import DataError, UsageError
-from ensemble.evaluation.rollout import named_steps
 from ensemble.lock import held
 from ensemble.run_directory import MemberDirectory, RunDirectory
-from ensemble.schema import Feature, Say
+from ensemble.schema import TRAIN_LOSS, Feature, Say
 from ensemble.text import did_you_mean, plural
+from ensemble.training.tasks import task_of
 
 # What `data:` says about using the data rather than about what lies in the shards.
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
@@ -101,24 +99,8 @@ def find_origin(init_from: str | None, base_dir: Path) -> str | None:
 def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
     """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
     splits = ("validation", *(f"validation_{name}" for name in experiment.data.validation))
-    names = _policy_metrics if experiment.model.task == "policy" else _dynamics_metrics
-    return [schema.TRAIN_LOSS, *(name for split in splits for name in names(experiment, features, split))]
-
-
-def _dynamics_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
-    labels = [label for feature in features if feature.role == "state" for label in feature.labels]
-    names = [f"{split}/loss", f"{split}/rollout_rmse"]
-    names += [schema.one_step_metric(split, label) for label in labels]
-    names += [schema.rollout_metric(split, label) for label in labels]
-    steps = named_steps(experiment.train.rollout.horizon)
-    return names + [schema.rollout_step_metric(split, step) for step in steps]
-
-
-def _policy_metrics(experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
-    del features
-    names = ["loss", schema.ACTION_MAE, schema.ACTION_MSE]
-    names += [schema.TOKEN_ACCURACY] if experiment.model.family == "pi0_fast" else []
-    return [f"{split}/{name}" for name in names]
+    task = task_of(experiment.model)
+    return [TRAIN_LOSS, *(name for split in splits for name in task.metric_names(experiment, features, split))]
 
 
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
@@ -229,21 +211,4 @@ def _check_windows(experiment: Experiment, data: Trajectories, named: Mapping[st
     for name, other in named.items():
         if other.features != data.features:
             raise DataError(f"data.validation.{name}: other features than the data")
-    if experiment.model.task == "policy":
-        window = experiment.model.window
-        split_windows(data, experiment.data, window)
-        for name, other in named.items():
-            require_windows(other.episodes, window, f"data.validation.{name}")
-    else:
-        _check_rollouts(experiment, data, named)
-
-
-def _check_rollouts(experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
-    history, rollout = experiment.model.window, experiment.train.rollout
-    before = (rollout.context or history) - 1  # transitions seen before a rollout
-    horizons = {"validation": rollout.horizon, "test": rollout.test_horizon or rollout.horizon}
-    parts = split_episodes(data, experiment.data.split, history)
-    for split, horizon in horizons.items():
-        require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
-    for name, other in named.items():
-        require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")
+    task_of(experiment.model).check_data(experiment, data, named)

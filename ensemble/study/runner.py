@@ -34,6 +34,7 @@ from ensemble.study.progress import StudyProgress
 from ensemble.study.trial import Shared, train_distributed, train_inline
 from ensemble.study.tuning import Given, Source, TrialQueue, Watcher
 from ensemble.text import command, plural
+from ensemble.training.tasks import measure_baselines
 from ensemble.training.trial import Trial
 
 _log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class Runner:
         path = RunDirectory(self._plan.run).baselines_file
 
         def measure(references: Mapping[str, Any]) -> None:
-            write_baselines(path, configurations, resident(references["main"]))
+            write_baselines(path, configurations, resident(references["main"]), measure_baselines)
 
         if configurations:
             self._waiting.append(ray.remote(num_cpus=0)(measure).remote({"main": self._main}))

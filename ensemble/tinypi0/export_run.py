@@ -23,7 +23,6 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ensemble.config import flatten
-from ensemble.config.policy import POLICIES
 from ensemble.errors import UsageError
 from ensemble.models.state_dicts import to_state_dict
 from ensemble.reporting.figures.style import PALETTE, STYLE, Series, new_figure, save
@@ -113,8 +112,8 @@ def export_tiny(path: Path, out: Path, config_hash: str | None = None, overwrite
 def refuse_other_forms(record: Mapping[str, Any]) -> None:
     """Raise UsageError, naming every key, unless the authors' code can hold the model of a model.json."""
     family = record["model"]["family"]
-    if family not in POLICIES:
-        raise UsageError(f"model.family {family}: --layout tinypi0 is of the policies {', '.join(sorted(POLICIES))}")
+    if family not in PREFIX:
+        raise UsageError(f"model.family {family}: --layout tinypi0 is of the policies {', '.join(sorted(PREFIX))}")
     given = flatten(record["model"])
     wrong = [f"model.{k} is {given[k]}, theirs {v}" for k, v in FIXED.items() if k in given and given[k] != v]
     angles = [f.name for f in read_features(record) if f.role == "state" and any(f.angles)]

@@ -5,12 +5,13 @@ batch run on across the end of an epoch: every window is used once per epoch, no
 each takes its slice of the same global batch. What else a step draws, masks and noise, comes as keys of its streams.
 """
 
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble.config.family import Draw
 from ensemble.data.order import Order
 from ensemble.data.windows import WindowSource
 from ensemble.models.base import Batch, Noise
@@ -20,11 +21,22 @@ from ensemble.models.pi0_fast import PAD
 from ensemble.schema import Int64
 from ensemble.training.context import Context
 
-Draw = Literal["fresh", "frozen"]  # noise anew at each step, or once and for all for each window
+
+class Batches(Protocol):
+    """Training batches of a pack, of data that are resident or streamed."""
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps that pass over the windows once, at least one."""
+        ...
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of the 0-based `step`: points (E, B / workers, T + 1, D)."""
+        ...
 
 
-class Batches:
-    """Training batches of a pack.
+class ResidentBatches:
+    """Batches of windows that are all in memory.
 
     Args:
         windows: the windows of the training split.

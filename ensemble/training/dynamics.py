@@ -8,38 +8,33 @@ import pyarrow as pa
 import torch
 
 from ensemble.config import Experiment
-from ensemble.config.model import GPTDynamicsConfig
 from ensemble.data.splits import split_episodes
-from ensemble.data.statistics import feature_moments, target_moments
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.data.windows import Windows
-from ensemble.errors import DataError
+from ensemble.data.windows import Windows, fixed_windows
 from ensemble.evaluation.state import StateLayout, error_scale, state_moments
 from ensemble.models.base import Normalization
 from ensemble.training.context import Context
 from ensemble.training.measure_dynamics import DynamicsMeasure, rollout
 from ensemble.training.pack import Pack
-from ensemble.training.setup import Setup, TrialData
+from ensemble.training.setup import Setup, TrialData, training_statistics
 
 _SHOWN_WINDOWS = 6  # rollouts kept for the figure
 _SHOWN_HORIZONS = 5  # their length, in horizons, where the episodes are long enough
 
 
 def set_up(experiment: Experiment, data: TrialData, context: Context, normalization: Normalization | None) -> Setup:
-    """Fill a setup for a dynamics model; see `setup.set_up`."""
-    main, history, asked = data.main, experiment.model.window, experiment.train.rollout
+    """Fill a setup for a dynamics model; see `tasks.set_up`."""
+    main, model, asked = data.main, experiment.model, experiment.train.rollout
+    history = model.window
     splits = split_episodes(main, experiment.data.split, history)
     scale = error_scale(state_moments(main, splits["train"]).variance)
 
     def measure(name: str, source: Trajectories, segments: Segments, horizon: int = asked.horizon) -> DynamicsMeasure:
         return DynamicsMeasure(name, source, segments, experiment, scale, context, horizon)
 
-    for name, other in data.named.items():
-        if other.features != main.features:
-            raise DataError(f"data.validation.{name} has other features than the training data")
     return Setup(
         features=main.features,
-        normalization=normalization or normalize(experiment, main, splits["train"]),
+        normalization=normalization or training_statistics(main, splits["train"], model.target),
         train=Windows(main, splits["train"], history),
         validations=(
             measure("validation", main, splits["validation"]),
@@ -50,30 +45,13 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
     )
 
 
-def normalize(experiment: Experiment, data: Trajectories, segments: Segments) -> Normalization:
-    """Take the statistics of inputs and target from the training split alone."""
-    assert isinstance(experiment.model, GPTDynamicsConfig)
-    layout = StateLayout.of(data.features)
-    inputs = [feature_moments(data, segments, feature.name, wrapped=True) for feature in data.features]
-    target = target_moments(
-        data, segments, np.array(layout.columns), np.array(layout.angles), experiment.model.prediction
-    )
-    return Normalization(
-        mean=np.concatenate([moments.mean for moments in inputs]).astype(np.float32),
-        variance=np.concatenate([moments.variance for moments in inputs]).astype(np.float32),
-        target_mean=target.mean.astype(np.float32),
-        target_variance=target.variance.astype(np.float32),
-    )
-
-
 def examples(experiment: Experiment, data: Trajectories, test: Segments, pack: Pack) -> list[pa.Table]:
     """Predict some test windows open loop, for the figure: a table a member."""
     asked, layout = experiment.train.rollout, StateLayout.of(data.features)
     seen = asked.context or experiment.model.window
     longest = int(test.points.max()) - seen
     horizon = max(asked.test_horizon or asked.horizon, min(longest, _SHOWN_HORIZONS * asked.horizon))
-    windows = Windows(data, test, seen + horizon - 1)
-    points = windows.gather(windows.fixed(_SHOWN_WINDOWS), pack.arena.values.device)
+    points = fixed_windows(Windows(data, test, seen + horizon - 1), _SHOWN_WINDOWS, pack.arena.values.device)
     pack.module.eval()
     with torch.no_grad():
         packed = points.expand(len(pack.members), *points.shape).contiguous()

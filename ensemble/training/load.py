@@ -8,19 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
-from ensemble.config import ModelConfig
 from ensemble.config.model import input_features
-from ensemble.config.policy import POLICIES
 from ensemble.errors import StorageError, UsageError
 from ensemble.evaluation.state import StateLayout
-from ensemble.models.base import build
+from ensemble.models.base import DynamicsModel, build
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
 from ensemble.training.arena import Arena
-from ensemble.training.weights import load_model_record, load_row, read_features, read_normalization
+from ensemble.training.weights import load_model_record, load_row, read_config, read_features, read_normalization
 
 Arrays = Mapping[str, npt.ArrayLike]  # feature: (B, points, width)
 
@@ -43,10 +40,10 @@ class Ensemble:
         self._directories = dict(directories)
         self._layout = StateLayout.of(self.features)
         self.state = self._layout.labels
-        config = TypeAdapter(ModelConfig).validate_python(records[0]["model"])
-        read = {name for names in input_features(config, self.features).values() for name in names}
+        inputs = input_features(read_config(records[0]), self.features)
+        read = {name for names in inputs.values() for name in names}
         self._needed = [f.name for f in self.features if f.name in read or f.role == "state"]
-        self._module = load_pack(tuple(directories.values()))
+        self._module: DynamicsModel = load_pack(tuple(directories.values()))
 
     def member(self, seed: int) -> "Ensemble":
         """Return one member as an ensemble of one; UsageError names the seeds there are."""
@@ -76,8 +73,7 @@ class Ensemble:
         """
         points, seen = self._points(arrays, horizon)
         packed = points.expand(len(self.seeds), *points.shape).contiguous()
-        predicted: Tensor = self._module.rollout(packed[:, :, :seen], packed, horizon)
-        return predicted.numpy()
+        return self._module.rollout(packed[:, :, :seen], packed, horizon).numpy()
 
     def _points(self, arrays: Arrays, horizon: int) -> tuple[Tensor, int]:
         """Lay the features side by side: (B, T + horizon, D), and T."""
@@ -108,9 +104,8 @@ class Ensemble:
 def load_pack(members: Sequence[Path], device: str = "cpu") -> Any:
     """Build the module of a pack and fill it with the best weights of members of one configuration."""
     record = load_model_record(members[0])
-    config = TypeAdapter(ModelConfig).validate_python(record["model"])
     features, normalization = read_features(record), read_normalization(record)
-    module = build(config, features, len(members), normalization, precision=record["precision"])
+    module = build(read_config(record), features, len(members), normalization, precision=record["precision"])
     arena = Arena(module, device)
     for row, directory in zip(arena.values.data, members, strict=True):
         row.copy_(load_row(directory / "best.safetensors", arena.layout))
@@ -129,9 +124,9 @@ def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
         StorageError: nothing that finished lies there.
     """
     members = find_members(path, config_hash)
-    family = load_model_record(next(iter(members.values())))["model"]["family"]
-    if family in POLICIES:
-        raise UsageError(f"{path}: {family} is a policy: load it with ensemble.load_policy")
+    config = read_config(load_model_record(next(iter(members.values()))))
+    if config.task == "policy":
+        raise UsageError(f"{path}: {config.family} is a policy: load it with ensemble.load_policy")
     return Ensemble(members)
 
 

@@ -5,6 +5,7 @@ are compared on the same questions. With several workers each measures its share
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from ensemble.config import Experiment
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.data.windows import Windows
+from ensemble.data.windows import Windows, fixed_windows
 from ensemble.evaluation.rollout import rollout_metrics, squared_errors
 from ensemble.evaluation.state import StateLayout
-from ensemble.models.base import Batch
+from ensemble.models.base import Batch, DynamicsModel
 from ensemble.schema import Float64, one_step_metric
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
@@ -47,12 +48,9 @@ class DynamicsMeasure:
         self._context = context
         self._seen = train.rollout.context or history  # true points before a rollout
         self._horizon = horizon
-        self._points = self._fixed(Windows(data, segments, history), train.validation_windows)
-        self._starts = self._fixed(Windows(data, segments, self._seen + self._horizon - 1), train.rollout.windows)
-
-    def _fixed(self, windows: Windows, count: int) -> Tensor:
-        """Gather the fixed windows of a split once: (n, T + 1, D)."""
-        return windows.gather(windows.fixed(count), self._context.device)
+        short, long = Windows(data, segments, history), Windows(data, segments, self._seen + self._horizon - 1)
+        self._points = fixed_windows(short, train.validation_windows, context.device)
+        self._starts = fixed_windows(long, train.rollout.windows, context.device)
 
     @torch.no_grad()
     def __call__(self, pack: Pack) -> list[dict[str, float]]:
@@ -98,8 +96,7 @@ class DynamicsMeasure:
 
 def rollout(pack: Pack, points: Tensor, seen: int, horizon: int) -> np.ndarray:
     """Predict `horizon` states open loop after `seen` true points: points (E, n, seen + H, D) to (E, n, H, S)."""
-    predicted: Tensor = pack.module.rollout(points[:, :, :seen], points, horizon)  # type: ignore[operator]
-    return predicted.cpu().numpy()
+    return cast(DynamicsModel, pack.module).rollout(points[:, :, :seen], points, horizon).cpu().numpy()
 
 
 def _batch(points: Tensor) -> Batch:

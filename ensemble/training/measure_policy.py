@@ -5,12 +5,13 @@ same questions. With several workers each measures its share and the sums are ad
 """
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ensemble.data.windows import Windows
-from ensemble.models.base import Batch, Noise
+from ensemble.data.windows import Windows, fixed_windows
+from ensemble.models.base import Batch, Noise, PolicyModel
 from ensemble.models.noise import noise_keys
 from ensemble.schema import ACTION_MAE, ACTION_MSE, Feature, Float32, role_columns
 from ensemble.tokenizers.tokenizer import ActionTokenizer
@@ -31,7 +32,6 @@ class PolicyMeasure:
         counts: how many are asked for the loss, and how many chunks are sampled.
         context: where it runs.
         tokens: of families over tokens.
-
     """
 
     def __init__(
@@ -39,11 +39,10 @@ class PolicyMeasure:
     ) -> None:
         self.split = split
         self._context = context
-        number = windows.fixed(counts[0])
-        self._points = windows.gather(number, context.device)
-        self._asked = windows.gather(windows.fixed(counts[1]), context.device)
+        self._points = fixed_windows(windows, counts[0], context.device)
+        self._asked = fixed_windows(windows, counts[1], context.device)
         self._features = windows.data.features
-        self._tokens = None if tokens is None else tokens.table(windows, number).to(context.device)
+        self._tokens = None if tokens is None else tokens.fixed_table(windows, counts[0]).to(context.device)
         self._decode = None if tokens is None else tokens.decode
 
     @torch.no_grad()
@@ -101,8 +100,7 @@ class PolicyMeasure:
     def _act(self, pack: Pack, points: Tensor, number: Tensor) -> Tensor:
         observation = points[:, :, 0][..., role_columns(self._features, "state")]
         noise = _noise(number, len(points))
-        sampled: Tensor = pack.module.act(observation, noise, decode=self._decode)  # type: ignore[operator]
-        return sampled
+        return cast(PolicyModel, pack.module).act(observation, noise, decode=self._decode)
 
     def _actions(self, points: Tensor) -> Tensor:
         return points[:, :, :-1][..., role_columns(self._features, "control")]

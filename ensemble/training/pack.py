@@ -7,12 +7,13 @@ members; clipping, the optimizer and the freezing of a diverged member work row 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ensemble.config import Experiment
-from ensemble.models.base import Batch, Normalization, build, initialize
+from ensemble.models.base import Batch, DynamicsModel, Normalization, PolicyModel, build, initialize
 from ensemble.schema import Feature
 from ensemble.training.arena import Arena
 from ensemble.training.context import Context
@@ -71,7 +72,7 @@ class Pack:
     @property
     def sites(self) -> int:
         """Dropout sites of the model."""
-        return int(self.module.sites)  # type: ignore[arg-type]
+        return cast(DynamicsModel | PolicyModel, self.module).sites
 
     def step(self, batch: Batch, rates: Sequence[float]) -> StepResult:
         """Train every active member on its part of the batch, each with its own learning rate.
@@ -79,18 +80,24 @@ class Pack:
         A member whose loss or gradient norm is no longer finite is frozen.
         """
         self.module.train()
-        self.arena.zero_grad()
-        loss: Tensor = self._forward(batch)[0]  # (E,)
-        self._backward(loss.sum())
-        before, after = self.optimizer.clip(self._clip)
-        total = self._context.total(loss.detach().double()) / self._context.world_size
-        numbers = torch.stack([total, before, after]).tolist()
-        result = StepResult(*numbers)
+        result = StepResult(*self._gradients(batch).tolist())
         self._freeze_diverged(result)
         self.optimizer.step(rates, [member.active for member in self.members])
         for member in self.members:
             member.step += member.active
         return result
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Fill the arena's gradients; return loss, norm before and norm after clipping, (3, E) float64.
+
+        Tensors in, tensors out: nothing waits for the device here.
+        """
+        self.arena.zero_grad()
+        loss: Tensor = self._forward(batch)[0]  # (E,)
+        self._backward(loss.sum())
+        before, after = self.optimizer.clip(self._clip)
+        total = self._context.total(loss.detach().double()) / self._context.world_size
+        return torch.stack([total, before, after])
 
     def _backward(self, loss: Tensor) -> None:
         if self._checked:

@@ -12,7 +12,6 @@ import torch
 from ensemble.config import Experiment
 from ensemble.models.base import build, parameter_count
 from ensemble.training.context import Context
-from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup
 
 _STEPS = 3  # timed, after one to warm up; the fastest counts
@@ -62,7 +61,7 @@ def _parameters(experiment: Experiment, setup: Setup) -> int:
 
 
 def _step_seconds(experiment: Experiment, setup: Setup, seeds: Sequence[int], context: Context) -> float:
-    pack = Pack(experiment, setup.features, setup.normalization, seeds, context, wrap=False)
+    pack = setup.pack(experiment, seeds, context, wrap=False)
     batches = setup.batches(pack, experiment.train.batch_size, context)
     times = []
     for step in range(1 + _STEPS):

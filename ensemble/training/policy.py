@@ -5,46 +5,38 @@ A window of H transitions is an observation, the state at its first point, and t
 
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
 from ensemble.config import Experiment
-from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.data.splits import split_windows
-from ensemble.data.statistics import feature_moments
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows
-from ensemble.errors import DataError
 from ensemble.models.base import Normalization
 from ensemble.training.context import Context
 from ensemble.training.dynamics import example_table
 from ensemble.training.measure_policy import PolicyMeasure, action_labels
 from ensemble.training.pack import Pack
-from ensemble.training.setup import Setup, TrialData
+from ensemble.training.setup import Setup, TrialData, training_statistics
 from ensemble.training.tokens import fit_tokens
 
 _SHOWN_WINDOWS = 6  # chunks kept for the figure
 
 
 def set_up(experiment: Experiment, data: TrialData, context: Context, normalization: Normalization | None) -> Setup:
-    """Fill a setup for a policy; see `setup.set_up`."""
+    """Fill a setup for a policy; see `tasks.set_up`."""
     main, model = data.main, experiment.model
-    assert isinstance(model, Pi0Config | Pi0FastConfig)
     window = model.window
     splits = split_windows(main, experiment.data, window)
 
     train = Windows(main, splits["train"], window)
-    normalization = normalization or normalize(main, splits["train"])
-    tokens = fit_tokens(experiment, train, normalization) if isinstance(model, Pi0FastConfig) else None
+    normalization = normalization or training_statistics(main, splits["train"], model.target)
+    tokens = fit_tokens(experiment, train, normalization) if model.chunk_tokenizer else None
 
     def measure(name: str, source: Trajectories, segments: Segments) -> PolicyMeasure:
         many = experiment.train.rollout.test_windows if name == "test" else None
         counts = (many or experiment.train.validation_windows, many or experiment.train.rollout.windows)
         return PolicyMeasure(name, Windows(source, segments, window), counts, context, tokens)
 
-    for name, other in data.named.items():
-        if other.features != main.features:
-            raise DataError(f"data.validation.{name} has other features than the training data")
     test = measure("test", main, splits["test"])
     return Setup(
         features=main.features,
@@ -56,21 +48,9 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
         ),
         test=test,
         examples=partial(examples, main, test),
-        draw=model.draw,
+        draw=model.noise_draw,
         tokens=None if tokens is None else tokens.table(train),
         companions=() if tokens is None else (lambda member: tokens.tokenizer.save(member.tokenizer_file),),
-    )
-
-
-def normalize(data: Trajectories, segments: Segments) -> Normalization:
-    """Take the statistics of observations and actions from the training split alone."""
-    moments = [feature_moments(data, segments, feature.name, wrapped=True) for feature in data.features]
-    identity = Normalization.identity(data.features)
-    return Normalization(
-        mean=np.concatenate([each.mean for each in moments]).astype(np.float32),
-        variance=np.concatenate([each.variance for each in moments]).astype(np.float32),
-        target_mean=identity.target_mean,
-        target_variance=identity.target_variance,
     )
 
 

@@ -5,23 +5,24 @@ It is the same for every family: a module per task (`dynamics`, `policy`) fills 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
 from ensemble.config import Experiment
-from ensemble.data.trajectories import Trajectories
+from ensemble.config.family import Draw, Prediction
+from ensemble.data.statistics import feature_moments, target_moments
+from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import WindowSource
+from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import Normalization
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature
-from ensemble.training.batches import Batches, Draw
+from ensemble.training.batches import Batches, ResidentBatches
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
-
-_TASKS = {"dynamics": "ensemble.training.dynamics", "policy": "ensemble.training.policy"}
 
 
 class Measure(Protocol):
@@ -54,19 +55,30 @@ class Setup:
     tokens: Tensor | None = None  # (windows, L) of families over tokens
     companions: tuple[Callable[[MemberDirectory], None], ...] = ()  # what writes files beside `model.json`
 
+    def pack(self, experiment: Experiment, seeds: Sequence[int], context: Context, wrap: bool = True) -> Pack:
+        """Return a pack of new members; see `Pack`."""
+        return Pack(experiment, self.features, self.normalization, seeds, context, wrap)
+
     def batches(self, pack: Pack, batch_size: int, context: Context) -> Batches:
         """Return the training batches of a pack."""
-        return Batches(self.train, pack.seeds, batch_size, pack.sites, context, self.draw, self.tokens)
+        return ResidentBatches(self.train, pack.seeds, batch_size, pack.sites, context, self.draw, self.tokens)
 
 
-def set_up(
-    experiment: Experiment, data: TrialData, context: Context, normalization: Normalization | None = None
-) -> Setup:
-    """Split the data, take the statistics of the training split (unless given), and fix the questions of each split.
+def training_statistics(data: Trajectories, train: Segments, prediction: Prediction | None) -> Normalization:
+    """Take the statistics of the features, and of the target of a `prediction`, from the training split alone.
 
-    Raises:
-        DataError: a split has no window of the model's length or of the rollout, or a named set has other features.
+    None: what is predicted is no state, and the target's statistics are zeros and ones.
     """
-    module = import_module(_TASKS[experiment.model.task])
-    setup: Setup = module.set_up(experiment, data, context, normalization)
-    return setup
+    inputs = [feature_moments(data, train, feature.name, wrapped=True) for feature in data.features]
+    known = Normalization.identity(data.features)
+    target_mean, target_variance = known.target_mean, known.target_variance
+    if prediction is not None:
+        layout = StateLayout.of(data.features)
+        target = target_moments(data, train, np.array(layout.columns), np.array(layout.angles), prediction)
+        target_mean, target_variance = target.mean.astype(np.float32), target.variance.astype(np.float32)
+    return Normalization(
+        mean=np.concatenate([moments.mean for moments in inputs]).astype(np.float32),
+        variance=np.concatenate([moments.variance for moments in inputs]).astype(np.float32),
+        target_mean=target_mean,
+        target_variance=target_variance,
+    )

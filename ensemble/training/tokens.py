@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ensemble.config import Experiment
-from ensemble.config.policy import Pi0FastConfig
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError, StorageError
 from ensemble.models.base import Normalization
@@ -30,12 +29,18 @@ class ChunkTokens:
         self._mean = mean
         self._scale = scale
 
-    def table(self, windows: Windows, index: Int64 | None = None) -> Tensor:
-        """Return the tokens (n, L) of windows, by default of all; DataError where many are too long for them."""
-        numbers = np.arange(windows.count) if index is None else index
+    def table(self, windows: Windows) -> Tensor:
+        """Return the tokens (windows, L) of all windows; DataError where many are too long for them."""
+        return self._encoded(windows, np.arange(windows.count))
+
+    def fixed_table(self, windows: Windows, n: int) -> Tensor:
+        """Return the tokens (n, L) of the windows that `fixed_windows` returns."""
+        return self._encoded(windows, windows.fixed(n))
+
+    def _encoded(self, windows: Windows, index: Int64) -> Tensor:
         with _refusals():
             parts = [
-                self.tokenizer.encode((chunks_of(windows, part) - self._mean) / self._scale) for part in _slabs(numbers)
+                self.tokenizer.encode((chunks_of(windows, part) - self._mean) / self._scale) for part in _slabs(index)
             ]
         return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
@@ -69,26 +74,21 @@ def fit_tokens(experiment: Experiment, train: Windows, normalization: Normalizat
 
     Raises DataError where the chunks cannot be spelled as the configuration wants.
     """
-    model = experiment.model
-    assert isinstance(model, Pi0FastConfig)
-    data = experiment.data
-    key = (train.data.fingerprint, train.length, train.count, str(data.split), str(data.starts), str(model.tokenizer))
-    if (key, model.normalize) not in _fitted:
-        mean, scale = action_units(train.data.features, normalization, model.normalize)
-        chunks = np.concatenate(
-            [
-                chunks_of(train, part)
-                for part in np.array_split(np.arange(train.count), range(_SLAB, train.count, _SLAB))
-            ]
-        )
-        wanted = model.tokenizer
+    model, data = experiment.model, experiment.data
+    wanted = model.chunk_tokenizer
+    assert wanted is not None
+    known = (train.data.fingerprint, train.length, train.count, str(data.split), str(data.starts), str(wanted))
+    key = (known, model.normalizes_actions)
+    if key not in _fitted:
+        mean, scale = action_units(train.data.features, normalization, model.normalizes_actions)
+        chunks = np.concatenate([chunks_of(train, part) for part in _slabs(np.arange(train.count))])
         with _refusals():
             tokenizer = ActionTokenizer.fit(
                 (chunks - mean) / scale, wanted.kind,
                 scale=wanted.scale, vocabulary=wanted.vocabulary, max_length=wanted.max_length,
             )  # fmt: skip
-        _fitted[key, model.normalize] = ChunkTokens(tokenizer, mean, scale)
-    return _fitted[key, model.normalize]
+        _fitted[key] = ChunkTokens(tokenizer, mean, scale)
+    return _fitted[key]
 
 
 def action_units(features: Sequence[Feature], normalization: Normalization, normalize: bool) -> tuple[Float32, Float32]:

@@ -20,9 +20,10 @@ import torch
 
 from ensemble.config import Experiment
 from ensemble.errors import StorageError
-from ensemble.models.base import Normalization
+from ensemble.models.base import Normalization, build
 from ensemble.run_directory import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
+from ensemble.training.arena import layout_of
 from ensemble.training.checkpoint import Checkpoint, load_newest
 from ensemble.training.context import Context, Paused
 from ensemble.training.finish import finish
@@ -32,7 +33,8 @@ from ensemble.training.members import Curve, Member
 from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
 from ensemble.training.rows import member_row, write_member
-from ensemble.training.setup import Setup, TrialData, set_up
+from ensemble.training.setup import Setup, TrialData
+from ensemble.training.tasks import set_up
 from ensemble.training.weights import (
     InitialWeights,
     check_same_question,
@@ -153,7 +155,7 @@ def _trainers(
     trial: Trial, pending: Sequence[int], data: TrialData, setup: Setup, context: Context, loggers: ExitStack
 ) -> list[Trainer]:
     """Compose packs from members at the same step."""
-    layout = _probe(trial, setup, context).arena.layout
+    layout = layout_of(build(trial.experiment.model, setup.features, 1, setup.normalization))  # no numbers: on "meta"
     checkpoints = {seed: load_newest(trial.directory(seed).checkpoints, layout, context.device) for seed in pending}
     for seed, checkpoint in checkpoints.items():
         _check_identity(trial, seed, checkpoint, data.main.fingerprint)
@@ -172,11 +174,6 @@ def _same_step(checkpoints: Mapping[int, Checkpoint | None]) -> list[list[int]]:
     for seed, checkpoint in checkpoints.items():
         groups.setdefault(checkpoint.state["member"]["step"] if checkpoint else 0, []).append(seed)
     return [groups[step] for step in sorted(groups)]
-
-
-def _probe(trial: Trial, setup: Setup, context: Context) -> Pack:
-    """Build a pack of one, for the layout of a member's row."""
-    return Pack(trial.experiment, setup.features, setup.normalization, trial.seeds[:1], context, wrap=False)
 
 
 def _check_identity(trial: Trial, seed: int, checkpoint: Checkpoint | None, fingerprint: str) -> None:
@@ -200,7 +197,7 @@ def _trainer(
     loggers: ExitStack,
 ) -> Trainer:
     experiment = trial.experiment
-    pack = Pack(experiment, setup.features, setup.normalization, seeds, context)
+    pack = setup.pack(experiment, seeds, context)
     if not any(checkpoints):
         _start_from(trial, pack, setup)
     batches = setup.batches(pack, experiment.train.batch_size, context)

@@ -18,6 +18,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ensemble.config import Experiment
+from ensemble.config.family import FamilyConfig
+from ensemble.config.model import read_model
 from ensemble.errors import StorageError, UsageError
 from ensemble.models.base import Normalization
 from ensemble.run_directory import MemberDirectory, RunDirectory
@@ -86,6 +88,11 @@ def load_model_record(directory: Path) -> dict[str, Any]:
         raise StorageError(f"{path}: no such model")
     record: dict[str, Any] = read_json(path)
     return record
+
+
+def read_config(record: Mapping[str, Any]) -> FamilyConfig:
+    """Return the model config of a model.json."""
+    return read_model(record["model"])
 
 
 def read_features(record: Mapping[str, Any]) -> tuple[Feature, ...]:

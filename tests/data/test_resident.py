@@ -10,7 +10,7 @@ from ensemble.data.loading import _concatenate, load_resident, resident
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
 from ensemble.errors import DataError
-from ensemble.training.batches import Batches
+from ensemble.training.batches import ResidentBatches
 from ensemble.training.context import InlineContext
 from ensemble.training.trial import keep_freed_memory
 
@@ -73,7 +73,7 @@ def test_processes_share_one_copy_of_the_data(make_data, write_shards, tmp_path:
             keep_freed_memory()
             self.data = resident(boxed["ref"])
             windows = Windows(self.data, self.data.episodes.take(np.array([3])), length=10)
-            Batches(windows, (0, 1), 64, 0, InlineContext()).at(0)  # what is loaded at the first use is no data
+            ResidentBatches(windows, (0, 1), 64, 0, InlineContext()).at(0)  # what is loaded at the first use is no data
             self.before = self.private_bytes()
 
         def private_bytes(self) -> int:
@@ -84,7 +84,7 @@ def test_processes_share_one_copy_of_the_data(make_data, write_shards, tmp_path:
             import os
 
             windows = Windows(self.data, self.data.episodes, length=10)
-            batches = Batches(windows, tuple(range(10)), 512, 0, InlineContext())
+            batches = ResidentBatches(windows, tuple(range(10)), 512, 0, InlineContext())
             self.kept = batches
             for step in (0, 1, 2000, batches.epoch_steps - 1, batches.epoch_steps, batches.epoch_steps + 1):
                 assert batches.at(step).points.shape == (10, 512, 11, 6)

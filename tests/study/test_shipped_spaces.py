@@ -13,7 +13,8 @@ from ensemble.planning.sample import sample_space
 from ensemble.study.prepare import check, find_origin, prepare
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
-from ensemble.training.setup import Setup, TrialData, set_up
+from ensemble.training.setup import Setup, TrialData
+from ensemble.training.tasks import set_up
 
 FILES = sorted(shipped().glob("*.yaml"))
 SEARCHES = [path for path in FILES if load(path).searched]
