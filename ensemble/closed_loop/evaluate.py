@@ -1,11 +1,11 @@
-"""Closed-loop evaluation: a run's policies, all of them as one, and what they have to beat, on the same episodes.
+"""Closed-loop evaluation: a run's policies, each and combined, and their baselines, on the same episodes.
 
     candidates = find_candidates(path)               # checked before anything is loaded
     for rows in evaluate(candidates, protocol):      # one setting after the other
         keep_rows(path / "evaluation.parquet", rows)
 
 All members of a configuration act in one batch with all episodes. Rows are those of `schema.EVALUATION_COLUMNS`; what
-is made of them is the business of `reporting/evaluation.py`.
+is made of them is in `closed_loop/report.py`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ Watch = Callable[["Candidate", Setting, Outcome], None]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProtocol:
-    """What every controller goes through: each noise with each replan, the same episodes."""
+    """The conditions of an evaluation, equal for every controller: each noise with each replan, the same episodes."""
 
     noises: tuple[float, ...] = (0.01, 0.03, 0.05)
     replans: tuple[int, ...] = (10, 13, 15)
@@ -150,7 +150,7 @@ def evaluate(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Iterator[list[Row]]:
-    """Let everything drive the same episodes, and yield the rows of one setting after the other.
+    """Run every controller on the same episodes, and yield the rows of one setting after the other.
 
     `watch` is shown what each configuration's members did in each setting. Memory: the states of all members' episodes
     at once, 3 kB an episode, and activations of at most `load_policy.ROWS` observations.
@@ -175,10 +175,14 @@ def _rows(
 ) -> list[Row]:
     """Measure one configuration in one setting: each member, then all as one."""
     members = len(policy.seeds)
+
+    # What the rows share
     sums = [_weights_sum(path) for path in candidate.members.values()]
     fixed = {**_common(setting, protocol), "experiment": candidate.experiment, "config_hash": candidate.config_hash}
     fixed["family"] = candidate.family
     counter.what = f"{candidate.family} {candidate.config_hash[:6]}, {setting}"
+
+    # Each member for itself
     each = counter.count(policy.controller("each", protocol.seed, setting.replan), members)
     outcome = run_episodes(each, episodes, members=members, replan=setting.replan, noise=setting.noise)
     if watch is not None:
@@ -189,6 +193,8 @@ def _rows(
         {**fixed, **row, "controller": "member", "seed": seed, "weights_sha256": sha, "chunk_seconds": seconds}
         for seed, sha, row in own
     ]
+
+    # All members as one
     for combine in candidate.combinations(protocol):
         joint = counter.count(policy.controller(combine, protocol.seed, setting.replan), members)
         outcome = run_episodes(joint, episodes, replan=setting.replan, noise=setting.noise)
@@ -241,7 +247,7 @@ def _weights_sum(directory: Path) -> str | None:
 
 
 class _Counter:
-    """Counts the chunks that controllers gave, and tells."""
+    """Counts the chunks that controllers return, and reports the count."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.done, self.what = total, 0, ""
@@ -258,17 +264,17 @@ class _Counter:
 
 
 class _Counted:
-    """A controller that says how many episodes it was asked about."""
+    """A controller that reports for how many episodes it is called."""
 
-    def __init__(self, controller: Controller, tell: Callable[[int], None]) -> None:
-        self._controller, self._tell = controller, tell
+    def __init__(self, controller: Controller, report: Callable[[int], None]) -> None:
+        self._controller, self._report = controller, report
 
     def reset(self) -> None:
         self._controller.reset()
 
     def act(self, observation: Floats) -> Floats:
         chunk = self._controller.act(observation)
-        self._tell(observation.shape[-2])
+        self._report(observation.shape[-2])
         return chunk
 
 
@@ -289,7 +295,7 @@ def _table(rows: Sequence[Row]) -> pa.Table:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    """Return what tells rows apart, in a form that sorts: no seed comes before all seeds."""
+    """Return what distinguishes rows, in a form that sorts: no seed comes before all seeds."""
     return tuple(-1 if row.get(name) is None else row[name] for name in EVALUATION_KEY)
 
 

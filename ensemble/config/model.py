@@ -1,4 +1,4 @@
-"""The `model:` section: the dynamics model's config, and the families that there are, told apart by `model.family`.
+"""The `model:` section: the dynamics model's config, and the families there are, distinguished by `model.family`.
 
 Adding a family is one config class (see `family.py`) and one file in `models/`: in this package with an entry in
 `_FAMILIES`, elsewhere without one, since `family: my_lab.models:Mine` is imported wherever it is read.

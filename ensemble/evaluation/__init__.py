@@ -1,1 +1,1 @@
-"""Open-loop rollouts of dynamics models and the trivial predictors beside them, closed loops of policies (floor 5)."""
+"""Errors of open-loop rollouts, and the trivial predictors that every model is compared with (floor 5)."""

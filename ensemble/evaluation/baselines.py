@@ -1,4 +1,4 @@
-"""Predictors that anyone gets for nothing, measured by the same protocol on the same test windows.
+"""Trivial predictors, measured by the same protocol on the same test windows as the models.
 
     no change              the last seen state stays
     mean                   the training mean
@@ -10,7 +10,7 @@ of policies, whose test windows give an observation and the chunk of actions tha
     mean                   the mean chunk of the training split
     linear least squares   the chunk, linear in the observation
 
-They stand beside every table: a model that does not beat them has learnt nothing.
+Every table lists them: a model that does not beat them has learnt nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Errors of open-loop rollouts: wrapped differences, each divided by the training standard deviation, root mean square.
 
-The overall error averages over windows, steps and state entries. Beside it stand the error at each step of the
+The overall error averages over windows, steps and state entries. It is reported with the error at each step of the
 horizon and, in its own unit, that of each state entry.
 """
 

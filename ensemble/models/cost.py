@@ -1,7 +1,7 @@
 """What a training step of one member costs, by its family: parameters, products, FLOPs, bytes. Nothing is allocated.
 
-A network may say so itself, by a classmethod `cost`, beside the code that it describes; a step of any other is run on
-torch's meta device and counted. What a trial, its validations and its memory make of it is `planning/cost.py`'s.
+A network may declare it by a classmethod `cost`, next to the code that it describes; a step of any other is run on
+torch's meta device and counted. Trials, validations and memory are derived from it in `planning/cost.py`.
 """
 
 import json

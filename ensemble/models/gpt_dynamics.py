@@ -151,7 +151,7 @@ def _mlp(config: MLPConfig, inputs: int, members: int, precision: Precision, dev
 
 
 class GPTDynamics(nn.Module):
-    """A pack of NeRD's dynamics models; see `DynamicsModel` for what it promises."""
+    """A pack of NeRD's dynamics models; it implements `models.base.DynamicsModel`."""
 
     state_columns: Tensor  # (S,) int64, of the points' D columns
     angles: Tensor  # (D,) bool

@@ -33,7 +33,7 @@ LAST_TIME = 0.999  # openpi's times keep this distance from the data
 
 
 class Pi0(Policy):
-    """A pack of flow-matching policies; see `PolicyModel` for what it promises."""
+    """A pack of flow-matching policies; it implements `models.base.PolicyModel`."""
 
     def __init__(
         self,

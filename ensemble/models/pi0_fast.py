@@ -28,7 +28,7 @@ BOS, EOS, PAD = 0, 1, 2
 
 
 class Pi0Fast(Policy):
-    """A pack of autoregressive policies; see `PolicyModel` for what it promises."""
+    """A pack of autoregressive policies; it implements `models.base.PolicyModel`."""
 
     NORMS = 3  # of a layer: a decoder's
 

@@ -1,6 +1,6 @@
 """What one configuration costs: parameters, FLOPs, bytes. Nothing is allocated.
 
-What a step computes and keeps is its family's to say (`models/cost.py`); here it becomes what a member costs from
+What a step computes and keeps follows from its family (`models/cost.py`); here it becomes the cost of a member from
 begin to end: its steps, its validations, its memory.
 
 FLOPs of a transformer (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; PaLM, arXiv 2204.02311, appendix B): with M
@@ -51,7 +51,7 @@ class Cost:
 
     @property
     def activations(self) -> int:
-        """Bytes of a step beside parameters and optimizer."""
+        """Bytes of a step besides parameters and optimizer."""
         return self.saved + self.working
 
 

@@ -1,4 +1,4 @@
-"""The training loop's only window on the outside: which worker this is, on which device, and whom to tell.
+"""What the training loop knows of where it runs: which worker it is, on which device, and how it reports.
 
 The loop knows no Ray. It runs inline in a Tune trial or a script (`InlineContext`), or in a Ray Train worker
 (`training/worker.py`); both stop the same way, by a `no` from `may_continue`, and are interrupted by `Paused`.
@@ -15,12 +15,12 @@ from ensemble.schema import Progress
 Question = Callable[[int, Mapping[int, float]], bool]  # step, value by seed: may the trial go on?
 
 
-class Paused(Exception):  # noqa: N818  # no error: the run was asked to stop where it is, and to be continued later
-    """Raised by `may_continue` when the run ends before the trial does; what is trained is saved and no row written."""
+class Paused(Exception):  # noqa: N818  # no error: the run stops here and is to be continued later
+    """Raised by `may_continue` when the run ends before the trial does; members are saved and no row is written."""
 
 
 class Context(Protocol):
-    """What the loop asks of the place where it runs."""
+    """The process, or the group of workers, that a loop runs in."""
 
     rank: int
     world_size: int
@@ -35,7 +35,7 @@ class Context(Protocol):
         ...
 
     def report(self, progress: Progress) -> None:
-        """Tell the driver how far the trial is; only rank 0's word counts."""
+        """Report progress to the driver; only rank 0's is used."""
         ...
 
     def may_continue(self, step: int, values: Mapping[int, float]) -> bool:

@@ -1,4 +1,4 @@
-"""The task of dynamics models: predict the next state, judged by one-step errors and open-loop rollouts."""
+"""Setting up trials of dynamics models, which predict the next state: data, statistics, measures, examples."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,9 +26,12 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
     """Fill a setup for a dynamics model; see `tasks.set_up`."""
     main, model, asked = data.main, experiment.model, experiment.train.rollout
     history = model.window
+
+    # Data
     splits = split_episodes(main, experiment.data.split, history)
     scale = error_scale(state_moments(main, splits["train"]).variance)
 
+    # Measures
     def measure(name: str, source: Trajectories, segments: Segments, horizon: int = asked.horizon) -> DynamicsMeasure:
         return DynamicsMeasure(name, source, segments, experiment, scale, context, horizon)
 
@@ -67,7 +70,7 @@ def _rollout_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[st
 
 
 def example_table(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str], first: int) -> pa.Table:
-    """Lay predictions (n, T, S) beside the truth as rows; `first` is the step of the first time."""
+    """Lay predictions (n, T, S) and the truth out as rows; `first` is the step of the first time."""
     window, step, label = np.meshgrid(*map(range, truth.shape), indexing="ij")
     return pa.table(
         {

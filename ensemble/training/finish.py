@@ -38,10 +38,13 @@ def finish(
     The test metrics are those of the weights with the best validation loss; `best_rollout/test/..` are those of the
     weights with the best validation rollout. A member that was pruned has none.
     """
+    # Measure
     pack = trainer.pack
     whole = [_STATUS[member.state] == "completed" for member in pack.members]
     last = pack.arena.values.detach().clone()
     tested = _test(trainer, setup) if any(whole) else [{} for _ in whole]
+
+    # Write
     if context.rank == 0:
         examples = setup.examples(pack) if any(whole) else []
         for index, (member, output) in enumerate(zip(pack.members, trainer.outputs, strict=True)):

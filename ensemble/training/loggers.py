@@ -1,7 +1,7 @@
-"""Where a member's curves go beside its Parquet rows: a text log, TensorBoard, Weights & Biases, MLflow.
+"""Where a member's curves go in addition to its Parquet rows: a text log, TensorBoard, Weights & Biases, MLflow.
 
-The loop calls `log` at each validation and `close` at the end; what stands here is for eyes only. Tables, figures and
-the resuming of a run read Parquet and nothing from here, so a tracker that goes away is a warning, not a failed member.
+The loop calls `log` at each validation and `close` at the end; nothing reads these logs back. Tables, figures and the
+resuming of a run read Parquet alone, so a tracker that fails is a warning, not a failed member.
 """
 
 import importlib
@@ -45,9 +45,9 @@ def open_loggers(
     """Open every logger that an experiment asks for, for one member.
 
     `directory` is `members/<id>` and gives the run's name; `name` is the experiment's. `resume_step` is the last step
-    whose metrics stand (that of the checkpoint), or None for a start from the beginning: what an earlier attempt logged
-    after it is logged again and does not show twice. Raises UsageError for a missing extra or a tracker that refuses,
-    StorageError for a directory that can't be written.
+    whose metrics are kept (that of the checkpoint), or None for a start from the beginning: what an earlier attempt
+    logged after it is logged again and does not show twice. Raises UsageError for a missing extra or a tracker that
+    refuses, StorageError for a directory that can't be written.
     """
     with ExitStack() as opened:  # a logger that can't be opened closes those before it
         loggers: list[MetricLogger] = []

@@ -1,4 +1,4 @@
-"""The training loop of one pack: step, validate, save. It knows no Ray, and no place of files but its members'."""
+"""The training loop of one pack: step, validate, save. It knows no Ray, and writes no files but its members'."""
 
 import time
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ class Trainer:
             self._saved = time.perf_counter()
 
     def _checkpoint_is_due(self, step: int) -> bool:
-        """Say so at the asked steps; by default at the first validation after half a minute."""
+        """Return whether one is due: at the configured steps, by default at the first validation after 30 seconds."""
         if self._train.checkpoint_every is not None:
             return step % self._train.checkpoint_every == 0
         return time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
@@ -129,7 +129,7 @@ class Trainer:
         return learning_rate(self._train, step, self._epoch_steps) * member.plateau.scale
 
     def validate(self, step: int) -> None:
-        """Measure every member, keep the best weights, stop who has waited too long, write the curves."""
+        """Measure every member, keep the best weights, apply early stopping, write the curves."""
         with self._average.applied():
             self._validate(step)
         self._since.clear()
@@ -145,7 +145,7 @@ class Trainer:
                 continue
             member.seconds += share
             metrics = {name: value for split in measured for name, value in split[index].items()}
-            self._judge(index, member, metrics)
+            self._record(index, member, metrics)
             member.last = {**trained, **metrics}
             self._write(index, step, member.last)
 
@@ -161,7 +161,7 @@ class Trainer:
             GRADIENT_NORM_AFTER: sum(result.norm_after[index] for result in self._since) / count,
         }
 
-    def _judge(self, index: int, member: Member, metrics: dict[str, float]) -> None:
+    def _record(self, index: int, member: Member, metrics: dict[str, float]) -> None:
         """Keep the best weights; freeze a member whose validation is not a number or has not improved for long."""
         for name, metric in (("best_loss", VALIDATION_LOSS), ("best_rollout", VALIDATION_ROLLOUT)):
             best: Best = getattr(member, name)
@@ -189,7 +189,8 @@ class Trainer:
         tensors = {"arena": self.pack.arena.values.detach(), **kept}
         for index, (member, output) in enumerate(zip(self.pack.members, self.outputs, strict=True)):
             if member.state == "diverged" or is_whole(output.directory.checkpoints, member.step):
-                continue  # a member that stopped early was saved when it stopped
+                # One that stopped early was saved when it stopped.
+                continue
             state = {**self._identity, "layout": layout_json(self.pack.arena.layout), "member": member.to_json()}
             rows = {name: tensor[index : index + 1].cpu() for name, tensor in tensors.items()}
             save(output.directory.checkpoints, member.step, Checkpoint(rows, state, output.curve.table()))

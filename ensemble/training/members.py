@@ -1,4 +1,4 @@
-"""The running record of each member of a pack: what it reached, how it stands, and its curve so far."""
+"""The running record of each member of a pack: its best values, its state, and its curve so far."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ class Best:
     step: int = 0
 
     def improved_by(self, value: float) -> bool:
-        """Say whether `value` is better; NaN never is."""
+        """Return whether `value` is better; NaN never is."""
         return value < self.value
 
 
@@ -50,7 +50,7 @@ class Member:
         return self.best_rollout.value < float("inf")
 
     def diverge(self, step: int, what: str) -> None:
-        """Freeze the member for good: its loss or gradient is no longer a number."""
+        """Freeze the member for the rest of the run: its loss or gradient is no longer a number."""
         self.state = "diverged"
         self.step = step
         self.error = f"{what} is not finite at step {step}"

@@ -1,8 +1,9 @@
 """One optimizer for a pack: torch's fused kernel on each member's row of the arena, with the member's own rate.
 
 A member's update cannot depend on its neighbours, and a frozen member is skipped. The moments lie in matrices like the
-arena's, so a checkpoint is what stands here. torch's functions are called, not its optimizer classes: those hold their
-state by parameter, and import the compiler, a second or more in every process, whether anything is compiled or not.
+arena's, and a checkpoint holds them as they are. torch's functions are called, not its optimizer classes: those hold
+their state by parameter, and import the compiler, a second or more in every process, whether anything is compiled or
+not.
 """
 
 from collections.abc import Iterator, Sequence

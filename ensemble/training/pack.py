@@ -52,14 +52,20 @@ class Pack:
     ) -> None:
         train = experiment.train
         self.members = [Member(seed) for seed in seeds]
+
+        # Weights
         self.module = build(
             experiment.model, tuple(features), len(seeds), normalization, precision=train.precision, device="meta"
         )
         self.arena = Arena(self.module, context.device)
         initialize(self.module, seeds)
+
+        # Updates
         self.optimizer = MemberOptimizer(self.arena, train.optimizer)
         self._clip = train.gradient_clip
         self._context = context
+
+        # Forward pass
         wrapped = context.prepare(self.module) if wrap else self.module
         self._forward = torch.compile(wrapped) if train.compile else wrapped
         self._checked = False
@@ -103,7 +109,8 @@ class Pack:
         if self._checked:
             loss.backward()  # type: ignore[no-untyped-call]
             return
-        with warnings.catch_warnings():  # a member is a row, so a parameter's members lie apart: meant, and harmless
+        with warnings.catch_warnings():
+            # A member is a row, so the members of one parameter are not contiguous: intended, and it costs nothing.
             warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
             loss.backward()  # type: ignore[no-untyped-call]
         self.arena.assert_attached()

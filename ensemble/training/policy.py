@@ -1,4 +1,4 @@
-"""The task of policies: from an observation to a chunk of actions, judged by loss and by the error of sampled chunks.
+"""Setting up trials of policies, which answer an observation with a chunk of actions: data, tokens, measures, examples.
 
 A window of H transitions is an observation, the state at its first point, and the H actions from there on.
 """
@@ -26,12 +26,14 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
     """Fill a setup for a policy; see `tasks.set_up`."""
     main, model = data.main, experiment.model
     window = model.window
-    splits = split_windows(main, experiment.data, window)
 
+    # Data
+    splits = split_windows(main, experiment.data, window)
     train = Windows(main, splits["train"], window)
     normalization = normalization or training_statistics(main, splits["train"], model.target)
     tokens = fit_tokens(experiment, train, normalization) if model.chunk_tokenizer else None
 
+    # Measures
     def measure(name: str, source: Trajectories, segments: Segments) -> PolicyMeasure:
         many = experiment.train.rollout.test_windows if name == "test" else None
         counts = (many or experiment.train.validation_windows, many or experiment.train.rollout.windows)

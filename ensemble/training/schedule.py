@@ -1,6 +1,6 @@
 """Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore.
 
-The exception is the plateau, which looks at the losses of a member; its three numbers are part of the member's record.
+The exception is the plateau, which depends on a member's losses; its three numbers are part of the member's record.
 """
 
 import math
@@ -11,7 +11,7 @@ from ensemble.config.train import ConstantConfig, CosineConfig, LinearConfig, Pl
 
 @dataclass(frozen=True)
 class Plateau:
-    """How a member stands with a plateau schedule: the factor of its rate, the loss to beat, validations since then."""
+    """The state of a member's plateau schedule: the factor of its rate, the loss to beat, validations since then."""
 
     scale: float = 1.0
     best: float = math.inf

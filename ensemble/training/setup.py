@@ -1,6 +1,6 @@
 """What all packs of a trial share: training windows, statistics of the training split, and what members are asked.
 
-It is the same for every family: a module per task (`dynamics`, `policy`) fills it, and the loop looks no further.
+It is the same for every family: a module per task (`dynamics`, `policy`) fills it, and the loop reads nothing else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +53,7 @@ class Setup:
     examples: Callable[[Pack], list[pa.Table]]  # predictions on test windows for the figure: a table a member
     draw: Draw | None = None  # how a family that draws noise counts its draws
     tokens: Tensor | None = None  # (windows, L) of families over tokens
-    companions: tuple[Callable[[MemberDirectory], None], ...] = ()  # what writes files beside `model.json`
+    companions: tuple[Callable[[MemberDirectory], None], ...] = ()  # write files next to `model.json`
 
     def pack(self, experiment: Experiment, seeds: Sequence[int], context: Context, wrap: bool = True) -> Pack:
         """Return a pack of new members; see `Pack`."""

@@ -47,7 +47,7 @@ class Task(Protocol):
 
 
 class DynamicsTask:
-    """Predict the next state, judged by one-step errors and open-loop rollouts."""
+    """Predict the next state, measured by one-step errors and open-loop rollouts."""
 
     def metric_names(self, experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
         """Return the names of loss, rollout error, and errors by state entry and by step of the horizon."""
@@ -85,10 +85,10 @@ class DynamicsTask:
 
 
 class PolicyTask:
-    """From an observation to a chunk of actions, judged by loss and by the error of sampled chunks."""
+    """From an observation to a chunk of actions, measured by loss and by the error of sampled chunks."""
 
     def metric_names(self, experiment: Experiment, features: Sequence[Feature], split: str) -> list[str]:
-        """Return the names of loss, errors of sampled actions, and what the family measures beside its loss."""
+        """Return the names of loss, errors of sampled actions, and what the family measures besides its loss."""
         del features
         names = ["loss", schema.ACTION_MAE, schema.ACTION_MSE, *experiment.model.loss_details]
         return [f"{split}/{name}" for name in names]

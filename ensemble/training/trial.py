@@ -52,7 +52,7 @@ class Trial:
     seeds: tuple[int, ...]
     role: MemberRole
     run: Path
-    number: int = 0  # what the judge of a search calls it
+    number: int = 0  # of the trial in its search
     origin: str | None = None  # where `train.init_from` points, made absolute: workers have other directories
 
     @property
@@ -84,7 +84,7 @@ def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
     with ExitStack() as loggers:
         trainers = _trainers(trial, pending, data, setup, context, loggers)
         try:
-            _climb(trial, trainers, context)
+            _advance_by_rungs(trial, trainers, context)
         except Paused:
             for trainer in trainers:
                 trainer.save()
@@ -93,14 +93,15 @@ def run_trial(trial: Trial, data: TrialData, context: Context) -> None:
             finish(trial.experiment, trial.config_hash, trial.role, trainer, setup, data.main.fingerprint, context)
 
 
-def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
+def _advance_by_rungs(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
     """Advance all packs rung by rung, until the end or until the trial is asked to stop."""
     steps = trial.experiment.train.steps
     every = trainers[0].validate_every
     for rung in [*range(every, steps, every), steps]:
         here = [trainer for trainer in trainers if trainer.running and trainer.step <= rung]
         for trainer in here:
-            if trainer.step < rung:  # one that was restored at a rung may have been killed before it could ask
+            # One that was restored at this rung may have been killed before it asked whether to continue.
+            if trainer.step < rung:
                 trainer.advance(rung)
         if not here:
             continue
@@ -111,11 +112,11 @@ def _climb(trial: Trial, trainers: Sequence[Trainer], context: Context) -> None:
 
 
 def _objectives(metric: str, trainers: Sequence[Trainer]) -> dict[int, float]:
-    """Return what a judge compares, by seed: NaN for a diverged member, the best value for one that stopped early."""
-    return {m.seed: _standing(m, metric) for trainer in trainers for m in trainer.pack.members}
+    """Return what a search compares, by seed: NaN for a diverged member, the best value for one that stopped early."""
+    return {m.seed: _objective(m, metric) for trainer in trainers for m in trainer.pack.members}
 
 
-def _standing(member: Member, metric: str) -> float:
+def _objective(member: Member, metric: str) -> float:
     if member.state == "diverged":
         return float("nan")
     best = {VALIDATION_LOSS: member.best_loss.value, VALIDATION_ROLLOUT: member.best_rollout.value}
@@ -155,10 +156,13 @@ def _trainers(
     trial: Trial, pending: Sequence[int], data: TrialData, setup: Setup, context: Context, loggers: ExitStack
 ) -> list[Trainer]:
     """Compose packs from members at the same step."""
-    layout = layout_of(build(trial.experiment.model, setup.features, 1, setup.normalization))  # no numbers: on "meta"
+    # Checkpoints
+    layout = layout_of(build(trial.experiment.model, setup.features, 1, setup.normalization, device="meta"))
     checkpoints = {seed: load_newest(trial.directory(seed).checkpoints, layout, context.device) for seed in pending}
     for seed, checkpoint in checkpoints.items():
         _check_identity(trial, seed, checkpoint, data.main.fingerprint)
+
+    # Packs
     size = choose_pack(trial.experiment, setup, len(pending), context)
     trainers = []
     for seeds in _same_step(checkpoints):
@@ -169,7 +173,7 @@ def _trainers(
 
 
 def _same_step(checkpoints: Mapping[int, Checkpoint | None]) -> list[list[int]]:
-    """Group seeds whose members stand at the same step; members that stopped early go by their own step."""
+    """Group seeds whose members are at the same step; members that stopped early go by their own step."""
     groups: dict[int, list[int]] = {}
     for seed, checkpoint in checkpoints.items():
         groups.setdefault(checkpoint.state["member"]["step"] if checkpoint else 0, []).append(seed)

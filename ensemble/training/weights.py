@@ -111,7 +111,7 @@ def read_normalization(record: Mapping[str, Any]) -> Normalization:
 class InitialWeights:
     """Where `train.init_from` points: a member, or a run with a member for each seed."""
 
-    members: Mapping[int | None, Path]  # by seed; None stands for every seed
+    members: Mapping[int | None, Path]  # by seed; None: for every seed
 
     @classmethod
     def find(cls, text: str) -> "InitialWeights":

@@ -31,7 +31,7 @@ from ensemble.training.trial import Trial, run_trial
 # `ray.train.report` waits for the controller, which polls the workers that often; more frequent reports would wait.
 _SECONDS_BETWEEN_REPORTS = 2.0
 _STOP, _GO, _PAUSE = 0, 1, 2
-_CONTROLLER_FAILURES = 2  # Ray's default is to try again for ever, which shows as RUNNING
+_CONTROLLER_FAILURES = 2  # Ray's default is to retry without end, which shows as RUNNING
 
 
 class WorkerContext:
@@ -67,7 +67,7 @@ class WorkerContext:
             ray.train.report(dict(progress))
 
     def may_continue(self, step: int, values: Mapping[int, float]) -> bool:
-        """Say what rank 0 is told; all workers are paused together."""
+        """Return rank 0's answer on every worker; all workers are paused together."""
         answer = _GO
         if self.rank == 0:
             try:
@@ -95,7 +95,7 @@ def train_with_workers(
     """Run a trial in a group of `resources.workers` Ray Train workers, each holding `bundle`.
 
     `references` are `main` and `named` data sets in the object store; they travel inside a dict, so nothing is copied.
-    Raises Ray's WorkerGroupError when a worker fails; the group is gone by then.
+    Raises Ray's WorkerGroupError when a worker fails; the group has ended by then.
     """
     gpu = bool(bundle.get("GPU"))
     trainer = TorchTrainer(

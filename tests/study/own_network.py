@@ -10,7 +10,7 @@ from ensemble.schema import Feature, role_columns
 
 
 class TanhNetwork(nn.Module):
-    """A pack; see `DynamicsModel` for what it promises."""
+    """A pack; it implements `models.base.DynamicsModel`."""
 
     sites = 0
 

@@ -149,7 +149,7 @@ def test_every_command_takes_it(tiny: Tiny, tmp_path: Path) -> None:
 
     members = ensemble.load(run)
     assert members.seeds == (0, 1)
-    start = {feature.name: np.zeros((1, 4, feature.width), np.float32) for feature in members.features}
+    start = {f.name: np.zeros((1, 1 if f.role == "state" else 3, f.width), np.float32) for f in members.features}
     predicted = members.rollout(start, 3)
-    assert predicted.shape[:3] == (2, 1, 3)
+    assert predicted.shape == (2, 1, 3, len(members.state))
     assert np.isfinite(predicted).all()
