@@ -53,6 +53,8 @@ DOORS = {
     "mujoco": ("ensemble/simulation/",),
     "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/study/"),
     "matplotlib": ("ensemble/reporting/", "ensemble/closed_loop/figure.py", "ensemble/tinypi0/export_run.py"),
+    "jinja2": ("ensemble/reporting/render/",),
+    "markupsafe": ("ensemble/reporting/render/",),
     "tokenizers": ("ensemble/tokenizers/byte_pairs.py",),
     "torch": (
         "ensemble/models/",
@@ -338,7 +340,8 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
         ("ensemble/config/base.py", "import torch"),
         ("ensemble/data/shards.py", "from torch import nn"),
         ("ensemble/training/loop.py", "import ray.train"),
-        ("ensemble/reporting/tables.py", "def f():\n    import optuna"),
+        ("ensemble/reporting/results.py", "def f():\n    import optuna"),
+        ("ensemble/reporting/contents.py", "import jinja2"),
         ("ensemble/simulation/pendulum.py", "import h5py"),
         ("ensemble/training/rows.py", "import wandb"),
         ("ensemble/store.py", "import pickle"),
@@ -420,7 +423,7 @@ def test_foreign_weights_are_read_by_one_file_and_as_tensors_only() -> None:
         assert len(unpickling_calls({UNPICKLERS[0]: call})) == 1
 
 
-@pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.tables"])
+@pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.results"])
 def test_importing_it_loads_neither_torch_nor_ray(module: str) -> None:
     assert heavy_modules_after(f"import {module}") == set()
 

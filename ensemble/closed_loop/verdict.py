@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.closed_loop.statistics import Difference, Row, Rows, Setting, compare_controllers, compare_members
+from ensemble.closed_loop.statistics import (
+    Difference,
+    EvaluationRow,
+    RowsBySetting,
+    Setting,
+    compare_controllers,
+    compare_members,
+)
 from ensemble.text import plural
 
 _QUESTIONS = (
@@ -26,8 +33,8 @@ class Contender:
     config_hash: str
     label: str
     family: str
-    members: dict[Setting, list[Row]]
-    joint: dict[str, dict[Setting, list[Row]]]
+    members: dict[Setting, list[EvaluationRow]]
+    joint: dict[str, dict[Setting, list[EvaluationRow]]]
 
     @property
     def rate(self) -> float:
@@ -92,7 +99,7 @@ def _together(each: Contender, several: bool) -> Iterator[str]:
         yield line
 
 
-def _best(members: Rows) -> int:
+def _best(members: RowsBySetting) -> int:
     rates: dict[int, list[float]] = {row["seed"]: [] for rows in members.values() for row in rows}
     for rows in members.values():
         for row in rows:

@@ -25,7 +25,7 @@ from ensemble.store import read_json
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SearchTrial:
     """One suggested configuration."""
 
     number: int
@@ -64,7 +64,7 @@ class Importance:
 class Search:
     """A search as its files tell it. Trials are ordered by number."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[SearchTrial, ...]
     rungs: tuple[Rung, ...]
     importances: tuple[Importance, ...]  # greatest first
     objectives: dict[str, Mode]  # metric: which end is better; the search metric first
@@ -113,13 +113,13 @@ class Search:
         }
 
     @cached_property
-    def _by_hash(self) -> dict[str, tuple[Trial, ...]]:
-        found: dict[str, list[Trial]] = {}
+    def _by_hash(self) -> dict[str, tuple[SearchTrial, ...]]:
+        found: dict[str, list[SearchTrial]] = {}
         for trial in self.trials:
             found.setdefault(trial.config_hash, []).append(trial)
         return {config_hash: tuple(trials) for config_hash, trials in found.items()}
 
-    def trials_of(self, config_hash: str) -> tuple[Trial, ...]:
+    def trials_of(self, config_hash: str) -> tuple[SearchTrial, ...]:
         """Return the trials of a configuration: one, or several where it was suggested again."""
         return self._by_hash.get(config_hash, ())
 
@@ -160,7 +160,7 @@ class Search:
         """Of each trial that the judge stopped: the step."""
         return {rung.number: rung.step for rung in self.rungs if not rung.kept}
 
-    def last_value(self, trial: Trial) -> float | None:
+    def last_value(self, trial: SearchTrial) -> float | None:
         """Return the value of a trial, or what it showed last before it was stopped; None where it showed nothing."""
         if trial.value is not None and trial.state != "pruned":
             return trial.value
@@ -201,10 +201,10 @@ def read_search(run: RunDirectory, experiment: Mapping[str, Any]) -> Search | No
     )
 
 
-def _trial(file: Path, row: Mapping[str, Any]) -> Trial:
+def _trial(file: Path, row: Mapping[str, Any]) -> SearchTrial:
     objectives = _mapping(file, row, "objectives")
     value, parameters = row["value"], _mapping(file, row, "parameters")
-    return Trial(
+    return SearchTrial(
         number=row["number"],
         config_hash=row["config_hash"] or "",
         state=row["state"],
