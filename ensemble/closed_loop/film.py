@@ -158,7 +158,7 @@ class Recorder:
             self.outcomes[candidate.config_hash] = (tuple(candidate.members), kept)
 
     def write_film(self, rows: Sequence[EvaluationRow], file: Path, everyone: bool = False) -> str:
-        """Write a film of the member that converged most often, or of all of its configuration; say who is in it."""
+        """Write a film of the member that converged most often, or of all of its configuration; say which are in it."""
         config, best = best_member(rows)
         seeds, outcome = self.outcomes[config]
         shown = range(len(seeds)) if everyone else [seeds.index(best)]

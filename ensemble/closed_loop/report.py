@@ -35,7 +35,7 @@ class Evaluation:
     contenders: tuple[Contender, ...]
     lines: tuple[TableRow, ...]  # by noise, then replan
     hidden: tuple[str, ...]  # what else was measured, in words
-    figures: tuple[Path, ...] = ()  # beneath the run directory
+    figures: tuple[Path, ...] = ()  # relative to the run directory
 
     @property
     def noises(self) -> tuple[float, ...]:
@@ -51,7 +51,7 @@ class Evaluation:
 def compose(
     path: Path, beside: Sequence[Path] = (), episodes: int | None = None, episode_seed: int | None = None
 ) -> Evaluation:
-    """Read the evaluation of a run, and what is to stand beside it: tables of published figures, evaluated runs.
+    """Read the evaluation of a run, and what is compared with it: tables of published figures, evaluated runs.
 
     `episodes` and `episode_seed` choose among episodes; by default those with the most rows. UsageError where nothing
     was evaluated or nothing matches, StorageError for a damaged file.

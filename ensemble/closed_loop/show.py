@@ -98,7 +98,7 @@ READING = (
     "these episodes; that of a rate is cut at 0 and 1.",
     "success: all 100 steps without a fall. Converged: |theta| < 0.02 rad over 10 steps in a row; converge step: the "
     "first of them, over the episodes that converged. velocity std: of the cart, over all steps; lower is smoother, "
-    "but who falls early is also slow.",
+    "but an episode that ends early by a fall is also slow.",
     "A rate with the error (0) came out alike in all N episodes: up to about 3/N either way is possible all the same.",
     "mean of chunks, nearest to the median: all members act as one controller. expert and zero control are baselines, "
     "asked at each step.",

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     replan: int
 
     def __str__(self) -> str:
-        """Write it as a person would."""
+        """Write it in words: `noise 0.05, replan 10`."""
         return f"noise {setting_text(self.noise)}, replan {self.replan}"
 
 

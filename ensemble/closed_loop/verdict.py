@@ -1,4 +1,4 @@
-"""What follows from closed loops, in words: who converges more, who is smoother, whether members are better together.
+"""What follows from closed loops, in words: which converges more, which is smoother, whether an ensemble helps.
 
 Every difference is of the same episodes, and carries its interval.
 """
@@ -49,7 +49,7 @@ def verdict(contenders: Sequence[Contender]) -> tuple[str, ...]:
 
 
 def _rivals(contenders: Sequence[Contender]) -> list[Contender]:
-    """Return who is compared, best first: the best of each family where there are several, else everyone."""
+    """Return what is compared, best first: the best of each family where there are several, else all."""
     ranked = sorted(contenders, key=lambda each: -each.rate)
     families = dict.fromkeys(each.family for each in ranked)
     if len(families) > 1:

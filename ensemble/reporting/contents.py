@@ -129,7 +129,7 @@ def _missing(group: Group, labels: dict[str, str]) -> str:
 
 
 def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
-    """Explain the table, mentioning only what stands in it."""
+    """Explain the table, mentioning only what is in it."""
     better = "lower" if run.mode(metric) == "min" else "higher"
     lines = [f"{metric}: {_meaning(run, metric)} {better.capitalize()} is better."]
     rows = [row for row in table.rows if row["kind"] == "configuration"]

@@ -1,4 +1,4 @@
-"""Members to summary: group by (configuration, role), count who finished, describe every metric over seeds.
+"""Members to summary: group by (configuration, role), count how members ended, describe every metric over seeds.
 
 Only completed members with a finite value enter a mean; every other one is counted against n_planned.
 """
@@ -137,7 +137,7 @@ def _summary_row(group: Group, metric: str, mode: Mode) -> dict[str, object]:
 
 
 def role_rank(role: str | None) -> int:
-    """Return a role's place in ROLE_ORDER; what has none stands last."""
+    """Return a role's place in ROLE_ORDER; a row without one comes last."""
     return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)
 
 

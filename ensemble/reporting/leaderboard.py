@@ -1,7 +1,7 @@
 """The leaderboards of a search: finalists on fresh seeds, all configurations, the Pareto front of several objectives.
 
-Every row counts how its seeds ended. A configuration that was stopped early stands there as stopped, at its step, with
-what it showed last and without a mean.
+Every row counts how its seeds ended. A configuration that was stopped early is listed as stopped, at its step, with
+the last value it reported and without a mean.
 """
 
 import re
@@ -27,15 +27,16 @@ COUNTS: tuple[Column, ...] = (
     Column("diverged", "n_diverged"),
     Column("failed", "n_failed"),
 )
-FINALISTS = (LABEL, *COUNTS, MEAN, INTERVAL, BEST_SEED, PARAMETERS, TIME, X_BETTER, STATUS)
 _FRONT = Column("Pareto front", "on_front", priority=8)
+_STATUS = STATUS._replace(priority=7, lines=1)  # on a terminal it says what the one count of seeds does not
+FINALISTS = (LABEL, *COUNTS, MEAN, INTERVAL, BEST_SEED, PARAMETERS, TIME, X_BETTER, _STATUS)
 _COUNT_KEYS = {column.key for column in COUNTS}
 _MOST = 20  # configurations that the page shows at once
 
 # On a terminal the number of a trial leads, the counts are one column, and the settings, which may be long, come last.
 _MARK = Column("", "mark", align="left")
-_OK_PLANNED = Column("ok/planned", "ok_planned", share_text, priority=7)
-_SETTINGS = LABEL._replace(key="settings")
+_OK_PLANNED = Column("ok/planned", "ok_planned", share_text, priority=9)
+_SETTINGS = LABEL._replace(key="settings", lines=4)
 # What a status says that the counts say as well.
 _COUNTED = r"-|completed|None|baseline|\d+ (pruned|diverged|failed)(, \d+ (pruned|diverged|failed))*"
 
@@ -65,7 +66,7 @@ def leaderboard(search: Search, table: Table, metric: str) -> Table:
         Column("stopped: shown last", "stopped", _stopped_text, priority=4),
         PARAMETERS,
         *((_FRONT,) if front is not None else ()),
-        STATUS._replace(key="status_text"),
+        _STATUS._replace(key="status_text"),
     )
     baselines = [row for row in table.rows if row["kind"] == "baseline"] if alone and further else []
     title = f"All {plural(len(found), 'configuration')}, by {search.metric} on the seeds of the search"
@@ -147,7 +148,7 @@ def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> T
     completed = sum(trial.state == "completed" for trial in search.trials)
     note = (
         f"{len(numbers)} of {plural(completed, 'completed configuration')}. Mean ± std over the seeds of the search, "
-        "by which they were chosen; differences within the spread over seeds may change who is on the front."
+        "by which they were chosen; differences within the spread over seeds may change which are on the front."
     )
     return without_counted_status(Table("pareto", "Pareto front", columns, tuple(rows), (note,), _MOST))
 
@@ -200,5 +201,5 @@ def non_dominated(values: Float64, modes: Sequence[Mode]) -> npt.NDArray[np.bool
 
 
 def _filled(columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Column, ...]:
-    """Leave out the columns that no row fills; the counts of how seeds ended always stand."""
+    """Leave out the columns that no row fills; the counts of how seeds ended always stay."""
     return filled_columns(columns, rows, keep=_COUNT_KEYS)

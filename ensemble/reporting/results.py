@@ -27,7 +27,7 @@ from ensemble.reporting.table import (
 from ensemble.schema import Mode
 from ensemble.text import duration
 
-LABEL = Column("configuration", "label", str, "left", lines=4)
+LABEL = Column("configuration", "label", str, "left", lines=3)
 MEAN = Column("mean ± std", "statistics", spread_text)
 # An interval outlives the status, which says little more than `n ok/planned` of how the seeds ended.
 INTERVAL = Column("95 % interval", "statistics", interval_text, priority=6, sort=lower_bound)
@@ -147,7 +147,7 @@ def _configuration_row(run: Run, group: Group, metric: str, label: str) -> Table
 
 
 def _baseline_rows(run: Run, rows: Sequence[TableRow], metric: str, labels: dict[str, str]) -> list[TableRow]:
-    """Lay out the baselines of `metric`; one that is the same for several configurations stands once.
+    """Lay out the baselines of `metric`; one that is the same for several configurations is listed once.
 
     `x_better` holds against the best of those configurations.
     """

@@ -1,6 +1,6 @@
 """A run directory as the report sees it: members, planned members, baselines, curves and rollouts, all checked.
 
-It reads what `results/README.md` documents and decides nothing about it; grouping begins in `summary`.
+It reads what `results/README.md` documents and decides nothing about it; grouping begins in `groups`.
 """
 
 import math
@@ -161,7 +161,7 @@ def _members_table(directory: RunDirectory) -> pa.Table:
 
 
 def _unique(file: Path, rows: list[MemberRow]) -> tuple[MemberRow, ...]:
-    """Order the members; a member that stands there twice would count twice, so it is refused."""
+    """Order the members; a member with two rows would count twice, so it is refused."""
     ordered = sorted(rows, key=lambda row: (row["role"], row["config_hash"], row["seed"]))
     seen: set[tuple[str, int]] = set()
     for row in ordered:

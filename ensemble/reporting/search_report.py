@@ -86,16 +86,16 @@ def report_search(run: Run, search: Search, table: Table, metric: str) -> Search
         answer = (f"**This search is {search.unfinished}.**", *answer)
 
     # Tables
-    finals, everyone, ledger = finalists(table, metric), leaderboard(search, table, metric), ledger_table(run)
+    finals, configurations, ledger = finalists(table, metric), leaderboard(search, table, metric), ledger_table(run)
     labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
     tables = (
         *(versus_table(each, search, folded=False) for each in fresh),
         optimism_table(search, promised),
-        without_counted_status(everyone) if finals else None,
+        without_counted_status(configurations) if finals else None,
         *(versus_table(each, search, folded=finals is not None) for each in old),
         pareto(search, searched, labels),
     )
-    board = finals or everyone
+    board = finals or configurations
     if search.unfinished:
         board = replace(board, title=f"{board.title} (not finished)")
     return SearchReport(

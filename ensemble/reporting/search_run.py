@@ -1,6 +1,6 @@
 """What a search left in its run directory: trials, rungs, importances and its facts, all checked.
 
-It reads `trials.parquet`, `rungs.parquet`, `importances.parquet` and `search.json`; who is best is decided elsewhere.
+It reads `trials.parquet`, `rungs.parquet`, `importances.parquet` and `search.json`; which is best is decided elsewhere.
 """
 
 import json
@@ -41,7 +41,7 @@ class SearchTrial:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What the judge was told of one seed at one step, and whether the trial went on."""
+    """What one seed reported to the pruner at one step, and whether the trial went on."""
 
     number: int
     step: int
@@ -62,7 +62,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Search:
-    """A search as its files tell it. Trials are ordered by number."""
+    """A search as its files describe it. Trials are ordered by number."""
 
     trials: tuple[SearchTrial, ...]
     rungs: tuple[Rung, ...]
@@ -157,7 +157,7 @@ class Search:
 
     @cached_property
     def stops(self) -> dict[int, int]:
-        """Of each trial that the judge stopped: the step."""
+        """Of each trial that the pruner stopped: the step."""
         return {rung.number: rung.step for rung in self.rungs if not rung.kept}
 
     def last_value(self, trial: SearchTrial) -> float | None:
@@ -238,7 +238,7 @@ def _mapping(file: Path, row: Mapping[str, Any], column: str) -> dict[str, Any]:
     return value
 
 
-def _objectives(told: Mapping[str, Any]) -> dict[str, Mode]:
-    metric = str(told.get("metric") or VALIDATION_ROLLOUT)
-    given = {metric: told.get("mode") or natural_mode(metric), **(told.get("also") or {})}
+def _objectives(facts: Mapping[str, Any]) -> dict[str, Mode]:
+    metric = str(facts.get("metric") or VALIDATION_ROLLOUT)
+    given = {metric: facts.get("mode") or natural_mode(metric), **(facts.get("also") or {})}
     return {name: "max" if mode == "max" else "min" for name, mode in given.items()}

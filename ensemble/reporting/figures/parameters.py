@@ -124,7 +124,7 @@ def _draw_parameter(context: FigureContext, axis: ParameterAxis, file: str) -> P
     axes = figure.subplots()
     used = [trial for trial in search.trials if axis.name in trial.parameters]
     spread = {trial.number: axis.place(trial.parameters) for trial in used}
-    if axis.scale == "options":  # marks of one option stand side by side in the order of their numbers
+    if axis.scale == "options":  # marks of one option are side by side in the order of their numbers
         for option in {spread[t.number] for t in used}:
             same = [t.number for t in used if spread[t.number] == option]
             width = 0.5 / len(axis.options)

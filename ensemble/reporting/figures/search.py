@@ -39,7 +39,7 @@ _LEADERS = 3  # without finalists
 
 @dataclass(frozen=True, slots=True)
 class FigureContext:
-    """Who is shown how: the search, the colours of the leaders by configuration, and where the figures go."""
+    """What the figures share: the search, the colours of the leaders by configuration, and their directory."""
 
     search: Search
     leaders: Mapping[str, str]
@@ -57,7 +57,7 @@ class FigureContext:
 
 
 def figure_context(report: Report, search: Search, drawn: Sequence[Drawn]) -> FigureContext:
-    """Choose the leaders: those that stand first in the tables."""
+    """Choose the leaders: those that come first in the tables."""
     confirmed = bool(drawn) and drawn[0].group.role != "search"
     first = [d for d in drawn if d.named][: None if confirmed else _LEADERS]
     colors = {d.group.config_hash: d.color for d in first}
@@ -181,7 +181,7 @@ def draw_courses(context: FigureContext) -> Picture | None:
     save(figure, context.folder / "courses.png")
     stopped = sum(trial.state == "pruned" for trial in search.trials)
     words = f" Stopped early, at the triangle: {plural(stopped, 'configuration')}." if stopped else ""
-    return context.picture("courses.png", "Configurations rung by rung", f"What decided who went on.{words}")
+    return context.picture("courses.png", "Configurations rung by rung", f"What decided which went on.{words}")
 
 
 def _course(search: Search, trial: SearchTrial) -> tuple[Float64, Float64]:

@@ -75,7 +75,7 @@ def _row_class(table: Table, index: int) -> str:
 
 def _bold(line: str) -> Markup:
     """Set `**what Markdown sets bold**` bold; all else is escaped."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(line)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(line))))
 
 
 def _image(report: Report, picture: Picture) -> str:

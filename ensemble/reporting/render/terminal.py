@@ -5,7 +5,7 @@ What names a row always stays. Of the others those of the least priority go, and
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -63,25 +63,27 @@ def render_table(table: Table, title: str, width: int, elsewhere: str, most: int
 def fit_columns(table: Table, rows: Sequence[TableRow], width: int) -> dict[Column, int]:
     """Return the columns that fit into `width` characters, each with its width.
 
-    What always stays comes first, then by priority each column for which there is room. Room that is left lengthens
-    what could be broken, the name of a row first; where even then there is too little, the name is shortened.
+    Columns of the least priority go until the others fit. Room that is left lengthens what could be broken, the name
+    of a row first; where even then there is too little, the name is shortened.
     """
-    extents = {column: _extent(column, rows) for column in table.columns}
-    kept = {column for column in table.columns if column.priority == ALWAYS}
-    name = next((column for column in table.columns if column in kept and column.lines > 1), table.columns[0])
-    room = width + 1 - sum(extents[column].least + _BETWEEN for column in kept)
-    for column in sorted(table.columns, key=lambda each: -each.priority):
-        needed = extents[column].least + _BETWEEN
-        if column not in kept and needed <= room:
-            kept.add(column)
-            room -= needed
-    widths = {column: extents[column].least for column in table.columns if column in kept}
+    kept = {column: _extent(column, rows) for column in table.columns}
+    for column in sorted(table.columns, key=lambda each: each.priority):
+        if _whole(kept) <= width or column.priority == ALWAYS:
+            break
+        del kept[column]
+    name = next((column for column in kept if column.priority == ALWAYS and column.lines > 1), table.columns[0])
+    room = width - _whole(kept)
+    widths = {column: extent.least for column, extent in kept.items()}
     for column in sorted(widths, key=lambda each: each != name):
-        more = min(max(room, 0), extents[column].longest - extents[column].least)
+        more = min(max(room, 0), kept[column].longest - kept[column].least)
         widths[column] += more
         room -= more
     widths[name] = min(widths[name], max(_SHORTEST, widths[name] + room))
     return widths
+
+
+def _whole(extents: Mapping[Column, Extent]) -> int:
+    return sum(each.least + _BETWEEN for each in extents.values()) - 1
 
 
 def _extent(column: Column, rows: Sequence[TableRow]) -> Extent:
