@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["ensemble*"]), "ensemble.search_spaces"],
     package_dir={"ensemble.search_spaces": "search_spaces"},
-    package_data={"ensemble.search_spaces": ["*.yaml", "schema.json"], "ensemble": ["py.typed"]},
+    package_data={
+        "ensemble": ["py.typed"],
+        "ensemble.reporting.render": ["*.j2", "*.css", "*.js"],
+        "ensemble.search_spaces": ["*.yaml", "schema.json"],
+    },
 )

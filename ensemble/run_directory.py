@@ -119,6 +119,19 @@ class RunDirectory:
         """One row per configuration, role and metric."""
         return self.path / "summary.parquet"
 
+    def report_file(self, suffix: str) -> Path:
+        """Return where the report lies in a format: `report.html`, `.md`, `.csv`, `.tex`."""
+        return self.path / f"report.{suffix}"
+
+    @property
+    def comparisons_file(self) -> Path:
+        """One row per comparison of two configurations of a search."""
+        return self.path / "comparisons.csv"
+
+    def evaluation_report(self, suffix: str) -> Path:
+        """Return where the report of closed loops lies in a format: `evaluation.md`, `.csv`."""
+        return self.path / f"evaluation.{suffix}"
+
     @property
     def figures(self) -> Path:
         """Directory of figures."""

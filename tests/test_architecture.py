@@ -54,6 +54,8 @@ DOORS = {
     "mujoco": ("ensemble/simulation/",),
     "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/study/"),
     "matplotlib": ("ensemble/reporting/", "ensemble/closed_loop/figure.py", "ensemble/tinypi0/export_run.py"),
+    "jinja2": ("ensemble/reporting/render/",),
+    "markupsafe": ("ensemble/reporting/render/",),
     "tokenizers": ("ensemble/tokenizers/byte_pairs.py",),
     "torch": (
         "ensemble/models/",
@@ -382,7 +384,8 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
         ("ensemble/config/base.py", "import torch"),
         ("ensemble/data/shards.py", "from torch import nn"),
         ("ensemble/training/loop.py", "import ray.train"),
-        ("ensemble/reporting/tables.py", "def f():\n    import optuna"),
+        ("ensemble/reporting/results.py", "def f():\n    import optuna"),
+        ("ensemble/reporting/contents.py", "import jinja2"),
         ("ensemble/simulation/pendulum.py", "import h5py"),
         ("ensemble/training/rows.py", "import wandb"),
         ("ensemble/store.py", "import pickle"),
@@ -487,7 +490,7 @@ def test_what_a_family_declares_may_decide() -> None:
     assert family_switches({"ensemble/training/setup.py": f"{declared}\n{grouped}"}) == []
 
 
-@pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.tables"])
+@pytest.mark.parametrize("module", ["ensemble", "ensemble.config.experiment", "ensemble.reporting.results"])
 def test_importing_it_loads_neither_torch_nor_ray(module: str) -> None:
     assert heavy_modules_after(f"import {module}") == set()
 

@@ -20,7 +20,7 @@ _JOINT = {"mean": "^", "median": "v"}
 
 
 def draw_evaluation(found: Evaluation) -> Path:
-    """Write the figure into the run directory, and return where it lies beneath it."""
+    """Write the figure into the run directory, and return its path relative to it."""
     with matplotlib.rc_context(STYLE):
         return _draw(found, found.contenders[: len(PALETTE)])
 

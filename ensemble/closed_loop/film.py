@@ -5,10 +5,9 @@ pole that fell is drawn in another colour and stays as it was when its episode e
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ensemble.closed_loop.episodes import Outcome, record_episodes
 from ensemble.closed_loop.evaluate import Candidate, best_member
-from ensemble.closed_loop.statistics import Setting
+from ensemble.closed_loop.statistics import EvaluationRow, Setting
 from ensemble.reporting.figures.style import INK, PALETTE, REST, SOFT
 from ensemble.store import atomic_file
 from ensemble.text import plural
@@ -143,9 +142,6 @@ def _tile(parts: Sequence[Image.Image], columns: int, clock: str) -> Image.Image
     return sheet
 
 
-Row = Mapping[str, Any]
-
-
 @dataclass(slots=True)
 class Recorder:
     """Collects what members did, as the `watch` of `evaluate`; with `whole` all episodes, else the first alone."""
@@ -161,8 +157,8 @@ class Recorder:
             kept = outcome if self.whole else _first_episode(outcome)
             self.outcomes[candidate.config_hash] = (tuple(candidate.members), kept)
 
-    def write_film(self, rows: Sequence[Row], file: Path, everyone: bool = False) -> str:
-        """Write a film of the member that converged most often, or of all of its configuration; say who is in it."""
+    def write_film(self, rows: Sequence[EvaluationRow], file: Path, everyone: bool = False) -> str:
+        """Write a film of the member that converged most often, or of all of its configuration; say which are in it."""
         config, best = best_member(rows)
         seeds, outcome = self.outcomes[config]
         shown = range(len(seeds)) if everyone else [seeds.index(best)]

@@ -1,79 +1,154 @@
-"""The evaluation of a run, written into its directory and printed: a table for each noise, and the verdict."""
+"""The report of closed loops laid out: a table for each noise, `evaluation.md`, `evaluation.csv`, and on a terminal."""
 
+import math
 from dataclasses import replace
-from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from ensemble.closed_loop.report import Evaluation, sheets, to_csv, to_markdown
-from ensemble.reporting.narrow import Extent, extent, fit, new_table
-from ensemble.reporting.sheets import Sheet
-from ensemble.reporting.tables import Column
+from ensemble.closed_loop.report import Evaluation
+from ensemble.closed_loop.statistics import METRICS, Measured
+from ensemble.reporting.number_format import number, plus_minus, setting
+from ensemble.reporting.render.csv import render_csv
+from ensemble.reporting.render.templates import markdown_table
+from ensemble.reporting.render.terminal import render_table
+from ensemble.reporting.table import Column, Table, TableRow, filled_columns, interval_text
+from ensemble.run_directory import RunDirectory
 from ensemble.store import write_text
 from ensemble.text import plural
 
-# The first to go where a terminal is narrow, by header and key; the others are the answer.
-_DISPENSABLE = (
-    ("ms a chunk", "chunk_seconds"),
-    ("length", "episode_length"),
-    ("95 % interval", "cart_velocity_std"),
-    ("converge step", "converge_step"),
-    ("success", "success"),
-    ("95 % interval", "converge_rate"),
-    ("velocity std [m/s]", "cart_velocity_std"),
-    ("n", "n"),
-    ("replan", "replan"),
-)
-_STYLES = {"baseline": "dim", "published": "italic", "ensemble": ""}
+_CSV_TAILS = ("", "_std", "_ci_low", "_ci_high", "_ci_method", "_episode_error")  # of the columns of a metric
 
 
 def write_evaluation(found: Evaluation, figures: bool = True) -> Evaluation:
-    """Write `evaluation.md`, `evaluation.csv` and the figure beside the rows; return it with its figure."""
+    """Write `evaluation.md`, `evaluation.csv` and the figure next to the rows; return it with its figure."""
     if figures:
         from ensemble.closed_loop.figure import draw_evaluation
 
         found = replace(found, figures=(draw_evaluation(found),))
-    write_text(found.path / "evaluation.md", to_markdown(found))
-    write_text(found.path / "evaluation.csv", to_csv(found))
+    run = RunDirectory(found.path)
+    write_text(run.evaluation_report("md"), to_markdown(found))
+    write_text(run.evaluation_report("csv"), to_csv(found))
     return found
 
 
 def render_evaluation(found: Evaluation, console: Console) -> None:
     """Print the tables, then what follows from them."""
     episodes = f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}"
-    for sheet in sheets(found):
-        console.print(_to_rich(sheet, f"{found.name}, {sheet.title.lower()}, {episodes}", console.width))
+    for table in tables(found):
+        title = f"{found.name}, {table.title.lower()}, {episodes}"
+        console.print(render_table(table, title, console.width, "evaluation.md", len(table.rows)))
     for line in (*found.words, *found.hidden):
         console.print(Text(line))
-    console.print(
-        Text(f"report: {found.path / 'evaluation.md'} (and evaluation.csv, evaluation.parquet)"), soft_wrap=True
-    )
+    report = RunDirectory(found.path).evaluation_report("md")
+    console.print(Text(f"report: {report} (and evaluation.csv, evaluation.parquet)"), soft_wrap=True)
 
 
-def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
-    shown, columns = new_table(title), _fit(sheet, width)
-    for column, size in columns.items():
-        name = column is sheet.columns[0]
-        justify: Literal["left", "right"] = "left" if name else "right"
-        shown.add_column(escape(column.header), justify=justify, no_wrap=not name, overflow="fold", width=size)
-    for row, after in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
-        cells = (Text(column.format(row.get(column.key))) for column in columns)
-        ends = after is not None and after["replan"] != row["replan"]
-        shown.add_row(*cells, style=_STYLES.get(row["kind"], "bold"), end_section=ends)
-    lacking = [column.header for column in sheet.columns if column not in columns]
-    if lacking:
-        shown.caption = escape(f"in evaluation.md: {', '.join(lacking)}")
-    return shown
+def spread(found: Measured | None) -> str:
+    """Write mean ± std over members (error over episodes): `0.933 ± 0.054 (0.014)`."""
+    if found is None:
+        return "-"
+    text = plus_minus(found.found.mean, found.found.std)
+    return text if math.isnan(found.error) or text == "-" else f"{text} ({number(found.error, 2)})"
 
 
-def _fit(sheet: Sheet, width: int) -> dict[Column, int]:
-    """Return the columns that fit, each with its width; the first may take two lines."""
-    extents = {c: extent([c.header], [c.format(row.get(c.key)) for row in sheet.rows]) for c in sheet.columns}
-    name = sheet.columns[0]
-    longest = extents[name].longest
-    extents[name] = Extent(longest, min(longest, max(16, longest // 2)))
-    order = (c for header, key in _DISPENSABLE for c in sheet.columns if (c.header, c.key) == (header, key))
-    return fit(extents, name, order, width)
+def rate(found: Measured | None) -> str:
+    """Write a rate with three decimals throughout: `0.933 ± 0.054 (0.014)`, `1.000 ± 0.000 (0)`."""
+    if found is None or not found.found.n:
+        return "-"
+    text = f"{found.found.mean:.3f}" + ("" if math.isnan(found.found.std) else f" ± {found.found.std:.3f}")
+    return text if math.isnan(found.error) else f"{text} ({f'{found.error:.3f}' if found.error else '0'})"
+
+
+def _rate_interval(found: Measured | None) -> str:
+    if found is None or math.isnan(found.found.ci_low):
+        return "-"
+    low, high = max(found.found.ci_low, 0.0), min(found.found.ci_high, 1.0)  # of a rate: there is nothing beyond
+    return f"[{low:.3f}, {high:.3f}] {found.found.ci_method}"
+
+
+def _interval(found: Measured | None) -> str:
+    if found is None or found.found.n < 2:
+        return "-"
+    return interval_text(found.found)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else number(1e3 * seconds, 2)
+
+
+# Where a terminal is narrow the rates stay: they are the answer.
+COLUMNS: tuple[Column, ...] = (
+    Column("controller", "label", str, "left", lines=2),
+    Column("replan", "replan", priority=9),
+    Column("n", "n", priority=8),
+    Column("success", "success", rate, priority=5),
+    Column("converge rate", "converge_rate", rate),
+    Column("95 % interval", "converge_rate", _rate_interval, priority=6),
+    Column("converge step", "converge_step", spread, priority=4),
+    Column("velocity std [m/s]", "cart_velocity_std", spread, priority=7),
+    Column("95 % interval", "cart_velocity_std", _interval, priority=3),
+    Column("length", "episode_length", spread, priority=2),
+    Column("ms a chunk", "chunk_seconds", _milliseconds, priority=1),
+)
+
+READING = (
+    "mean ± std over the n members of a configuration (n - 1); in brackets the sampling error of that mean had other "
+    "episodes been drawn, all members meeting the same ones. The interval is Student's t over members: other seeds, "
+    "these episodes; that of a rate is cut at 0 and 1.",
+    "success: all 100 steps without a fall. Converged: |theta| < 0.02 rad over 10 steps in a row; converge step: the "
+    "first of them, over the episodes that converged. velocity std: of the cart, over all steps; lower is smoother, "
+    "but an episode that ends early by a fall is also slow.",
+    "A rate with the error (0) came out alike in all N episodes: up to about 3/N either way is possible all the same.",
+    "mean of chunks, nearest to the median: all members act as one controller. expert and zero control are baselines, "
+    "asked at each step.",
+    "ms a chunk: time of the policy divided by the chunks it gave, all members and episodes in one batch; a share, not "
+    "the delay of a single answer.",
+)
+
+
+def tables(found: Evaluation) -> list[Table]:
+    """Lay the lines out, a table for each noise; columns that no line fills are left out."""
+    columns = filled_columns(COLUMNS, found.lines)
+    laid = []
+    for noise in found.noises:
+        rows = tuple(line for line in found.lines if line["noise"] == noise)
+        name = setting(noise)
+        laid.append(Table(f"noise_{name}", f"Action noise {name}", columns, rows, ruled_by="replan"))
+    return laid
+
+
+def to_markdown(found: Evaluation) -> str:
+    """Return `evaluation.md`; nothing in it depends on when or where it was made."""
+    parts = [f"# Closed loop: {found.name}\n"]
+    parts.append(f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}, the same for every controller.\n")
+    parts += ["## Verdict\n", "".join(f"- {line}\n" for line in found.words)] if found.words else []
+    for table in tables(found):
+        parts += [f"## {table.title}\n", markdown_table(table)]
+    parts += [f"![Converge rate and velocity]({figure.as_posix()})\n" for figure in found.figures]
+    parts += ["## How to read it\n", "".join(f"- {line}\n" for line in (*READING, *sources(found), *found.hidden))]
+    return "\n".join(parts)
+
+
+def sources(found: Evaluation) -> list[str]:
+    """Say where published lines come from."""
+    named = {line["source"]: None for line in found.lines if line["kind"] == "published" and line.get("source")}
+    return [f"published: {source}" for source in named if source != "as above"]
+
+
+def to_csv(found: Evaluation) -> str:
+    """Return every line in full precision, with deviation, interval and error over episodes of every metric."""
+    keys = ("label", "kind", "config_hash", "family", "noise", "replan", "episodes", "episode_seed", "n")
+    names = (*keys, *(f"{metric}{tail}" for metric in METRICS for tail in _CSV_TAILS), "chunk_seconds", "source")
+    return render_csv(names, map(_csv_row, found.lines))
+
+
+def _csv_row(line: TableRow) -> TableRow:
+    row = {**line, **dict.fromkeys(METRICS)}
+    for metric in METRICS:
+        found: Measured | None = line.get(metric)
+        if found is not None:
+            s = found.found
+            values = (s.mean, s.std, s.ci_low, s.ci_high, s.ci_method, found.error)
+            row |= {f"{metric}{tail}": value for tail, value in zip(_CSV_TAILS, values, strict=True)}
+    return row

@@ -21,7 +21,7 @@ from ensemble.reporting.number_format import setting as setting_text
 from ensemble.reporting.statistics import Statistics, describe
 from ensemble.schema import Float64
 
-Row = Mapping[str, Any]  # of evaluation.parquet
+EvaluationRow = Mapping[str, Any]  # of evaluation.parquet
 LEVEL = 0.95
 
 
@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     replan: int
 
     def __str__(self) -> str:
-        """Write it as a person would."""
+        """Write it in words: `noise 0.05, replan 10`."""
         return f"noise {setting_text(self.noise)}, replan {self.replan}"
 
 
@@ -68,7 +68,7 @@ def joint_sum(sums: Iterable[str | None]) -> str:
     return hashlib.sha256("\n".join(str(each) for each in sums).encode()).hexdigest()
 
 
-def measure(rows: Sequence[Row], metric: str) -> Measured:
+def measure(rows: Sequence[EvaluationRow], metric: str) -> Measured:
     """Describe a metric of members' rows; members without one (none converged) are left out."""
     counted = [row for row in rows if math.isfinite(row[metric])]
     found = describe(np.array([row[metric] for row in counted], np.float64))
@@ -83,28 +83,28 @@ def _error(shares: Float64) -> float:
     return float(shares.std(ddof=1)) / math.sqrt(shares.size) if shares.size > 1 else math.nan
 
 
-def contributions(row: Row, metric: str) -> Float64:
+def contributions(row: EvaluationRow, metric: str) -> Float64:
     """Return each episode's pseudo-value of a metric (N,), whose mean is near the metric's value."""
     return _CONTRIBUTIONS[metric](row)
 
 
-def _array(row: Row, name: str) -> Float64:
+def _array(row: EvaluationRow, name: str) -> Float64:
     return np.array([np.nan if value is None else value for value in row[f"episode_{name}"]], np.float64)
 
 
-def _success(row: Row) -> Float64:
+def _success(row: EvaluationRow) -> Float64:
     return _array(row, "success")
 
 
-def _length(row: Row) -> Float64:
+def _length(row: EvaluationRow) -> Float64:
     return _array(row, "steps")
 
 
-def _converged(row: Row) -> Float64:
+def _converged(row: EvaluationRow) -> Float64:
     return np.isfinite(_array(row, "converged")).astype(np.float64)
 
 
-def _converge_step(row: Row) -> Float64:
+def _converge_step(row: EvaluationRow) -> Float64:
     steps = _array(row, "converged")
     counted = np.isfinite(steps)
     total, count = np.nansum(steps), counted.sum()
@@ -114,7 +114,7 @@ def _converge_step(row: Row) -> Float64:
     return _pseudo(total / count, without)
 
 
-def _velocity_std(row: Row) -> Float64:
+def _velocity_std(row: EvaluationRow) -> Float64:
     steps, velocity, squares = (_array(row, name) for name in ("steps", "velocity", "velocity_squares"))
     if len(steps) < 2 or not (steps.sum() - steps).all():
         return np.full(steps.shape, float(row["cart_velocity_std"]))
@@ -131,7 +131,7 @@ def _pseudo(whole: float, without: Float64) -> Float64:
     return without.size * whole - (without.size - 1) * without
 
 
-_CONTRIBUTIONS: Mapping[str, Callable[[Row], Float64]] = {
+_CONTRIBUTIONS: Mapping[str, Callable[[EvaluationRow], Float64]] = {
     "success": _success,
     "converge_rate": _converged,
     "converge_step": _converge_step,
@@ -140,10 +140,10 @@ _CONTRIBUTIONS: Mapping[str, Callable[[Row], Float64]] = {
 }
 METRICS = tuple(_CONTRIBUTIONS)
 
-Rows = Mapping[Setting, Sequence[Row]]  # of one side, by setting
+RowsBySetting = Mapping[Setting, Sequence[EvaluationRow]]  # of one side
 
 
-def compare_members(a: Rows, b: Rows, metric: str) -> Difference | None:
+def compare_members(a: RowsBySetting, b: RowsBySetting, metric: str) -> Difference | None:
     """Compare the members of two configurations: a - b, over other seeds and other episodes; None without a setting.
 
     The variance of the difference is that over seeds (of pairs of equal seeds; Welch's where seeds are not the same)
@@ -166,7 +166,7 @@ def compare_members(a: Rows, b: Rows, metric: str) -> Difference | None:
     return _difference(means, parts, _shares(a, settings, metric) - _shares(b, settings, metric), settings, pairs)
 
 
-def compare_controllers(a: Rows, b: Rows, metric: str) -> Difference | None:
+def compare_controllers(a: RowsBySetting, b: RowsBySetting, metric: str) -> Difference | None:
     """Compare what drove the same episodes, a - b, these members and no others: over other episodes alone."""
     settings = _common(a, b, metric)
     if not settings:
@@ -195,16 +195,16 @@ def _difference(
     return Difference(*means, mean, mean - half, mean + half, seeds, shares.size, len(settings))
 
 
-def _common(a: Rows, b: Rows, metric: str) -> list[Setting]:
+def _common(a: RowsBySetting, b: RowsBySetting, metric: str) -> list[Setting]:
     """Return the settings in which every row of both sides has a value."""
 
-    def whole(rows: Sequence[Row]) -> bool:
+    def whole(rows: Sequence[EvaluationRow]) -> bool:
         return bool(rows) and all(math.isfinite(row[metric]) for row in rows)
 
     return [setting for setting in a if setting in b and whole(a[setting]) and whole(b[setting])]
 
 
-def _by_seed(side: Rows, settings: Sequence[Setting], metric: str) -> dict[int, float]:
+def _by_seed(side: RowsBySetting, settings: Sequence[Setting], metric: str) -> dict[int, float]:
     """Return each member's mean over the settings; members that were not in all of them are left out."""
     values: dict[int, list[float]] = {}
     for setting in settings:
@@ -213,7 +213,7 @@ def _by_seed(side: Rows, settings: Sequence[Setting], metric: str) -> dict[int, 
     return {seed: float(np.mean(found)) for seed, found in values.items() if len(found) == len(settings)}
 
 
-def _shares(side: Rows, settings: Sequence[Setting], metric: str) -> Float64:
+def _shares(side: RowsBySetting, settings: Sequence[Setting], metric: str) -> Float64:
     """Return what each episode contributes, mean over the members and the settings (N,)."""
     shares: Float64 = np.mean([np.mean([contributions(r, metric) for r in side[s]], axis=0) for s in settings], axis=0)
     return shares

@@ -1,4 +1,4 @@
-"""What follows from closed loops, in words: who converges more, who is smoother, whether members are better together.
+"""What follows from closed loops, in words: which converges more, which is smoother, whether an ensemble helps.
 
 Every difference is of the same episodes, and carries its interval.
 """
@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.closed_loop.statistics import Difference, Row, Rows, Setting, compare_controllers, compare_members
+from ensemble.closed_loop.statistics import (
+    Difference,
+    EvaluationRow,
+    RowsBySetting,
+    Setting,
+    compare_controllers,
+    compare_members,
+)
 from ensemble.text import plural
 
 _QUESTIONS = (
@@ -26,8 +33,8 @@ class Contender:
     config_hash: str
     label: str
     family: str
-    members: dict[Setting, list[Row]]
-    joint: dict[str, dict[Setting, list[Row]]]
+    members: dict[Setting, list[EvaluationRow]]
+    joint: dict[str, dict[Setting, list[EvaluationRow]]]
 
     @property
     def rate(self) -> float:
@@ -42,7 +49,7 @@ def verdict(contenders: Sequence[Contender]) -> tuple[str, ...]:
 
 
 def _rivals(contenders: Sequence[Contender]) -> list[Contender]:
-    """Return who is compared, best first: the best of each family where there are several, else everyone."""
+    """Return what is compared, best first: the best of each family where there are several, else all."""
     ranked = sorted(contenders, key=lambda each: -each.rate)
     families = dict.fromkeys(each.family for each in ranked)
     if len(families) > 1:
@@ -92,7 +99,7 @@ def _together(each: Contender, several: bool) -> Iterator[str]:
         yield line
 
 
-def _best(members: Rows) -> int:
+def _best(members: RowsBySetting) -> int:
     rates: dict[int, list[float]] = {row["seed"]: [] for rows in members.values() for row in rows}
     for rows in members.values():
         for row in rows:

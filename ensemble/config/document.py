@@ -4,6 +4,7 @@ PyYAML reads the text; scalars follow the core schema of YAML 1.2 (`1e-4` is a n
 Deliberately no loader of Python objects: tags beyond the core ones, duplicate keys and merge keys are refused.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ensemble.errors import UsageError
 MAX_BYTES = 4_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 60
+_LABEL = re.compile(r"[A-Z]\w*: ")  # of a paragraph of the leading comment
 
 Scalar = str | int | float | bool | None
 Keys = tuple[str | int, ...]
@@ -98,6 +100,36 @@ def read_text(path: Path) -> str:
         before = error.object[: error.start].decode("utf-8", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise UsageError(f"{path}:{line}:{column}: not UTF-8 text (byte 0x{error.object[error.start]:02x})") from error
+
+
+def leading_comment(text: str) -> str:
+    """Return the comment lines on top of an experiment file, which hold its question."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def comment_paragraphs(comment: str) -> str:
+    """Join the lines of a comment into paragraphs, one a line, without the line that is for editors."""
+    paragraphs = [""]
+    for line in comment.splitlines():
+        if "yaml-language-server" in line:
+            continue
+        text = line.lstrip("#").removeprefix(" ")
+        if _continues(paragraphs[-1], text):
+            paragraphs[-1] += " " + " ".join(text.split())
+        else:
+            paragraphs.append(" ".join(text.split()))
+    return "\n".join(paragraphs).strip()
+
+
+def _continues(above: str, line: str) -> bool:
+    """Tell whether a line of a comment continues the paragraph above it.
+
+    It does where it is indented, where that has a label (`Question: ..`) and it has none, or where no sentence ends.
+    """
+    if not above or not line.strip() or _LABEL.match(line):
+        return False
+    return line[0].isspace() or bool(_LABEL.match(above)) or not above.endswith((".", "?", "!"))
 
 
 def parse(text: str, source: str, path: Keys = (), option: bool = False) -> tuple[Node, list[Problem]]:

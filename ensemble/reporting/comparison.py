@@ -1,7 +1,7 @@
 """Two configurations against each other over seeds: paired differences, Holm's correction, probability of improvement,
 and how many seeds would separate them.
 
-Pure functions of numbers, no configuration and no file; who is compared with whom is decided in `versus`.
+Pure functions of numbers, no configuration and no file; what is compared is decided in `versus`.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy.special import nctdtr, ndtri, stdtr, stdtrit
 from ensemble.reporting.statistics import Statistics, describe
 from ensemble.schema import Float64, Mode
 
-MOST_SEEDS = 1000  # beyond that nobody trains, and we only say "more"
+MOST_SEEDS = 1000  # beyond, "more than 1000" says enough
 PAIRED_T = "paired t"
 MANN_WHITNEY = "Mann-Whitney, Newcombe's interval 5"
 _NAN = float("nan")

@@ -1,6 +1,6 @@
 """What a report says, before it has a format: table, failures, how to read it, provenance.
 
-`markdown`, `html` and the terminal render the same contents.
+Markdown, page, LaTeX and terminal render the same contents.
 """
 
 import json
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.reporting.findings import Findings, find
 from ensemble.reporting.groups import Group, group_members
 from ensemble.reporting.number_format import setting
+from ensemble.reporting.results import result_table
 from ensemble.reporting.run import MemberRow, Run
-from ensemble.reporting.tables import Table, build_table
+from ensemble.reporting.search_report import SearchReport, report_search
+from ensemble.reporting.table import Table, TableRow, spread_text
 from ensemble.run_directory import member_id
 from ensemble.schema import ACTION_MAE, ACTION_MSE
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A member that counts in no mean, and where its story stands."""
+    """A member that counts in no mean, and where its log is."""
 
     label: str  # of its configuration
     member: str
@@ -28,6 +29,11 @@ class Failure:
     status: str
     error: str
     log: Path  # relative to the run directory
+
+    @property
+    def first_line(self) -> str:
+        """The first line of its error."""
+        return self.error.splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Picture:
     file: Path  # relative to the run directory
     title: str
     caption: str
-    half: bool = False  # stands beside another one
+    half: bool = False  # drawn next to another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +58,33 @@ class Report:
     reading: tuple[str, ...]  # how to read the table
     provenance: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
-    findings: Findings | None = None  # of a search
+    findings: SearchReport | None = None  # of a search
 
     @property
     def finished(self) -> bool:
         """Whether any member completed."""
         return any(member["status"] == "completed" for member in self.run.members)
 
+    @property
+    def best(self) -> TableRow | None:
+        """The best configuration; None where nothing finished."""
+        return self.table.highlighted
+
+    @property
+    def best_value(self) -> str:
+        """The mean of the best configuration, with its spread."""
+        return spread_text(self.best["statistics"] if self.best else None)
+
+    @property
+    def configurations(self) -> list[TableRow]:
+        """The rows of the table that are no baselines."""
+        return [row for row in self.table.rows if row["kind"] == "configuration"]
+
 
 def compose(run: Run, metric: str | None) -> Report:
     """Put together the report of a run by `metric` (None: the test error); UsageError for a metric it does not have."""
     chosen = run.check_metric(metric)
-    table = build_table(run, chosen)
+    table = result_table(run, chosen)
     labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
     groups = group_members(run)
     return Report(
@@ -74,12 +95,12 @@ def compose(run: Run, metric: str | None) -> Report:
         missing=tuple(_missing(group, labels) for group in groups if group.missing),
         reading=_reading(run, chosen, table),
         provenance=_provenance(run),
-        findings=find(run, run.search, table) if run.search else None,
+        findings=report_search(run, run.search, table, chosen) if run.search else None,
     )
 
 
 def is_lost(member: MemberRow) -> bool:
-    """Tell whether a member ended in a way that somebody should look at."""
+    """Tell whether a member ended by an error or by divergence."""
     return member["status"] in ("diverged", "failed")
 
 
@@ -108,7 +129,7 @@ def _missing(group: Group, labels: dict[str, str]) -> str:
 
 
 def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
-    """Explain the table, mentioning only what stands in it."""
+    """Explain the table, mentioning only what is in it."""
     better = "lower" if run.mode(metric) == "min" else "higher"
     lines = [f"{metric}: {_meaning(run, metric)} {better.capitalize()} is better."]
     rows = [row for row in table.rows if row["kind"] == "configuration"]

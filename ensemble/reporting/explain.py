@@ -3,7 +3,6 @@
 `ensemble explain` prints them; the command that trains a member again is `rebuild`'s.
 """
 
-import difflib
 import json
 import platform
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from ensemble.reporting.number_format import number, setting
 from ensemble.reporting.rebuild import configuration, rebuild, require_member, searched
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.streams import key
+from ensemble.text import nearest
 
 _SHOWN = 30  # members
 
@@ -56,9 +56,9 @@ def find_configuration(run: Run, text: str) -> str:
     if matching:
         shown = ", ".join(matching[:5]) + (", .." if len(matching) > 5 else "")
         raise UsageError(f"{text} is the beginning of {len(matching)} configurations: {shown}")
-    near = difflib.get_close_matches(text, [*hashes, *(each[: len(text)] for each in hashes)], n=3, cutoff=0.4)
+    near = nearest(text, [*hashes, *(each[: len(text)] for each in hashes)], most=3, cutoff=0.4)
     full = dict.fromkeys(each for n in near for each in hashes if each.startswith(n))
-    raise UsageError(f"{run.path} has no configuration '{text}'; {_nearest([*full][:3], hashes)}")
+    raise UsageError(f"{run.path} has no configuration '{text}'; {_suggestion([*full][:3], hashes)}")
 
 
 def _by_number(run: Run, text: str) -> str:
@@ -71,9 +71,9 @@ def _by_number(run: Run, text: str) -> str:
     raise UsageError(f"{run.path} has no trial {text}; it has #{min(trials)} to #{max(trials)}")
 
 
-def _nearest(near: Sequence[str], hashes: Sequence[str]) -> str:
+def _suggestion(near: Sequence[str], hashes: Sequence[str]) -> str:
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(map(repr, near))}?"
     return f"there are {', '.join(hashes[:5])}{', ..' if len(hashes) > 5 else ''}"
 
 

@@ -1,4 +1,4 @@
-"""Members to summary: group by (configuration, role), count who finished, describe every metric over seeds.
+"""Members to summary: group by (configuration, role), count how members ended, describe every metric over seeds.
 
 Only completed members with a finite value enter a mean; every other one is counted against n_planned.
 """
@@ -137,7 +137,7 @@ def _summary_row(group: Group, metric: str, mode: Mode) -> dict[str, object]:
 
 
 def role_rank(role: str | None) -> int:
-    """Return a role's place in ROLE_ORDER; what has none stands last."""
+    """Return a role's place in ROLE_ORDER; a row without one comes last."""
     return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)
 
 
@@ -197,12 +197,12 @@ def rank_search(groups: list[Group], search: Search) -> list[Group]:
 
 def state_of(group: Group, search: Search) -> str:
     """Say how a configuration of a search ended: as the search says, and never better than its members did."""
-    told = {trial.state for trial in search.trials_of(group.config_hash)}
-    if group.diverged or "diverged" in told:
+    reported = {trial.state for trial in search.trials_of(group.config_hash)}
+    if group.diverged or "diverged" in reported:
         return "diverged"
-    if "completed" in told:
+    if "completed" in reported:
         return "completed"
-    seen = told | {str(member["status"]) for member in group.members}
+    seen = reported | {str(member["status"]) for member in group.members}
     return next((state for state in ("failed", "pruned", "completed") if state in seen), "running")
 
 
@@ -212,8 +212,8 @@ def reached(group: Group, search: Search) -> int:
     return max(stops) if stops else max((int(m["steps"] or 0) for m in group.members), default=0)
 
 
-def search_facts(group: Group, search: Search) -> dict[str, Any]:
-    """Return what a search says of a configuration, by SEARCH_KEYS and some more: how its seeds ended, each counted."""
+def search_cells(group: Group, search: Search) -> dict[str, Any]:
+    """Return the cells of a configuration in a search, SEARCH_KEYS and some more: how its seeds ended, each counted."""
     trials = search.trials_of(group.config_hash)
     statuses = [member["status"] for member in group.members]
     found = group.describe(search.metric)

@@ -1,85 +1,116 @@
 """The leaderboards of a search: finalists on fresh seeds, all configurations, the Pareto front of several objectives.
 
-Every row counts how its seeds ended. A configuration that was stopped early stands there as stopped, at its step, with
-what it showed last and without a mean.
+Every row counts how its seeds ended. A configuration that was stopped early is listed as stopped, at its step, with
+the last value it reported and without a mean.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.reporting.groups import Group, is_finite, rank_search
-from ensemble.reporting.number_format import count, setting, times
-from ensemble.reporting.search_run import Search, Trial
-from ensemble.reporting.sheets import Sheet, interval_text, number_text, plain_text, spread_text
+from ensemble.reporting.number_format import count, setting
+from ensemble.reporting.results import BEST_SEED, INTERVAL, LABEL, MEAN, PARAMETERS, STATUS, TIME, X_BETTER
+from ensemble.reporting.search_run import Search, SearchTrial
 from ensemble.reporting.statistics import Statistics, describe
-from ensemble.reporting.tables import Column, Row, Table
+from ensemble.reporting.table import Column, Table, TableRow, filled_columns, number_text, share_text, spread_text
 from ensemble.schema import Float64, Mode
-from ensemble.text import duration, plural
+from ensemble.text import plural
 
 COUNTS: tuple[Column, ...] = (
-    Column("ok", "n_ok", plain_text),
-    Column("planned", "n_planned", plain_text),
-    Column("pruned", "n_pruned", plain_text),
-    Column("diverged", "n_diverged", plain_text),
-    Column("failed", "n_failed", plain_text),
+    Column("ok", "n_ok"),
+    Column("planned", "n_planned"),
+    Column("pruned", "n_pruned"),
+    Column("diverged", "n_diverged"),
+    Column("failed", "n_failed"),
 )
-FINALISTS: tuple[Column, ...] = (
-    Column("configuration", "label", str),
-    *COUNTS,
-    Column("mean ± std", "statistics", spread_text),
-    Column("95 % interval", "statistics", interval_text),
-    Column("best seed", "best_seed", plain_text),
-    Column("parameters", "parameters", count),
-    Column("time", "seconds", duration),
-    Column("x better", "x_better", times),
-    Column("status", "status", plain_text),
-)
-_FRONT = Column("Pareto front", "on_front", plain_text)
+_FRONT = Column("Pareto front", "on_front", priority=8)
+_STATUS = STATUS._replace(priority=7, lines=1)  # on a terminal it says what the one count of seeds does not
+FINALISTS = (LABEL, *COUNTS, MEAN, INTERVAL, BEST_SEED, PARAMETERS, TIME, X_BETTER, _STATUS)
+_COUNT_KEYS = {column.key for column in COUNTS}
+_MOST = 20  # configurations that the page shows at once
+
+# On a terminal the number of a trial leads, the counts are one column, and the settings, which may be long, come last.
+_MARK = Column("", "mark", align="left")
+_OK_PLANNED = Column("ok/planned", "ok_planned", share_text, priority=9)
+_SETTINGS = LABEL._replace(key="settings", lines=4)
+# What a status says that the counts say as well.
+_COUNTED = r"-|completed|None|baseline|\d+ (pruned|diverged|failed)(, \d+ (pruned|diverged|failed))*"
 
 
-def finalists(table: Table) -> Sheet | None:
+def finalists(table: Table, metric: str) -> Table | None:
     """Lay out the configurations that were trained on fresh seeds, and the baselines; None where there are none."""
     confirmed = [row for row in table.rows if row["role"] not in ("search", None)]
     if not confirmed:
         return None
-    rows = [*confirmed, *(row for row in table.rows if row["kind"] == "baseline")]
-    title = f"Finalists on fresh seeds, by {table.metric}"
-    return Sheet("finalists", title, _filled(FINALISTS, rows), tuple(rows), most=len(rows))
+    rows = _led([*confirmed, *(row for row in table.rows if row["kind"] == "baseline")], MEAN)
+    return Table("finalists", f"Finalists on fresh seeds, by {metric}", _filled(FINALISTS, rows), rows)
 
 
-def leaderboard(search: Search, table: Table) -> Sheet:
-    """Lay out every configuration of the search, best first by what the search compared; `table.metric` beside it."""
-    rows = [_search_row(row) for row in table.rows if row["role"] == "search"]
+def leaderboard(search: Search, table: Table, metric: str) -> Table:
+    """Lay out every configuration of the search, best first by what the search compared; `metric` is next to it."""
     front = set(pareto_front(search)[0]) if len(search.objectives) > 1 else None
-    for row in rows:
-        row["on_front"] = "yes" if front and row["number"] in front else ""
+    found = [_search_row(row, front) for row in table.rows if row["role"] == "search"]
     alone = not any(row["role"] not in ("search", None) for row in table.rows)
-    beside = (Column(f"{table.metric} mean ± std", "statistics", spread_text),) if table.metric != search.metric else ()
+    further = (MEAN._replace(header=f"{metric} mean ± std", priority=4),) if metric != search.metric else ()
+    mean = MEAN._replace(key="search_statistics")
     columns = (
-        Column("configuration", "label", str),
+        LABEL,
         *COUNTS,
-        Column("mean ± std", "search_statistics", spread_text),
-        Column("95 % interval", "search_statistics", interval_text),
-        *beside,
-        Column("stopped: shown last", "stopped", _stopped_text),
-        Column("parameters", "parameters", count),
+        mean,
+        INTERVAL._replace(key="search_statistics"),
+        *further,
+        Column("stopped: shown last", "stopped", _stopped_text, priority=4),
+        PARAMETERS,
         *((_FRONT,) if front is not None else ()),
-        Column("status", "status_text", plain_text),
+        _STATUS._replace(key="status_text"),
     )
-    baselines = [row for row in table.rows if row["kind"] == "baseline"] if alone and beside else []
-    title = f"All {plural(len(rows), 'configuration')}, by {search.metric} on the seeds of the search"
-    return Sheet("leaderboard", title, _filled(columns, rows), (*rows, *baselines), _notes(rows))
+    baselines = [row for row in table.rows if row["kind"] == "baseline"] if alone and further else []
+    title = f"All {plural(len(found), 'configuration')}, by {search.metric} on the seeds of the search"
+    rows = _led([*found, *baselines], mean)
+    return Table("leaderboard", title, _filled(columns, found), rows, _notes(found), _MOST)
 
 
-def _search_row(row: Row) -> Row:
+def without_counted_status(table: Table) -> Table:
+    """Leave out a status that says no more than the counts of seeds next to it."""
+    status = next((column for column in table.columns if column.header == STATUS.header), None)
+    if status is None or not all(re.fullmatch(_COUNTED, status.text(row)) for row in table.rows):
+        return table
+    return replace(table, columns=tuple(column for column in table.columns if column is not status))
+
+
+def terminal_board(table: Table) -> Table:
+    """Lay a leaderboard out for a terminal: number of the trial first, settings last, the counts in one column."""
+    others = [column for column in table.columns if column.key not in (LABEL.key, *_COUNT_KEYS)]
+    rows = tuple({**row, **_brief_cells(row)} for row in table.rows)
+    return replace(table, columns=(_MARK, _OK_PLANNED, *others, _SETTINGS), rows=rows, notes=())
+
+
+def _brief_cells(row: TableRow) -> TableRow:
+    """Split a label into number and settings; a baseline has only a name."""
+    if row.get("number") is None:
+        return {"mark": "", "settings": str(row["label"]), "ok_planned": None}
+    mark = f"#{setting(row['number'])}"
+    settings = str(row["label"]).removeprefix(mark).strip()
+    return {"mark": mark, "settings": settings, "ok_planned": (row["n_ok"], row["n_planned"])}
+
+
+def _led(rows: Sequence[TableRow], mean: Column) -> tuple[TableRow, ...]:
+    """Highlight the first row, if it has a mean."""
+    return tuple({**row, "highlight": i == 0 and mean.text(row) != "-"} for i, row in enumerate(rows))
+
+
+def _search_row(row: TableRow, front: set[int] | None) -> TableRow:
     stopped = row["state"] == "pruned"
     ended = row["search_status"] if row["n_planned"] else "no member has ended"
     running = row["state"] == "running" and row["n_planned"]
     return {
         **row,
         "n_ok": row["search_n"],
+        "on_front": "yes" if front and row["number"] in front else "",
         "stopped": (row["last_value"], row["stopped_at"]) if stopped else None,
         "status_text": f"{ended}, running" if running else ended,
     }
@@ -89,7 +120,7 @@ def _stopped_text(stopped: tuple[float | None, int] | None) -> str:
     return "-" if stopped is None else f"{number_text(stopped[0])} at {count(stopped[1])}"
 
 
-def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
+def _notes(rows: Sequence[TableRow]) -> tuple[str, ...]:
     notes = ["These seeds chose the configurations: the best of many looks better here than it is."]
     if any(row["state"] == "pruned" for row in rows):
         notes.append(
@@ -101,7 +132,7 @@ def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> Sheet | None:
+def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> Table | None:
     """Lay out the front: completed configurations that no other beats in one objective without losing in another."""
     if len(search.objectives) < 2:
         return None
@@ -113,16 +144,16 @@ def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> S
         Column(f"{name} ({'lower' if mode == 'min' else 'higher'} is better)", name, _objective_text)
         for name, mode in search.objectives.items()
     ]
-    columns = (Column("configuration", "label", str), *COUNTS, *objectives, Column("status", "status", plain_text))
+    columns = (LABEL, *COUNTS, *objectives, STATUS)
     completed = sum(trial.state == "completed" for trial in search.trials)
     note = (
         f"{len(numbers)} of {plural(completed, 'completed configuration')}. Mean ± std over the seeds of the search, "
-        "by which they were chosen; differences within the spread over seeds may change who is on the front."
+        "by which they were chosen; differences within the spread over seeds may change which are on the front."
     )
-    return Sheet("pareto", "Pareto front", columns, tuple(rows), (note,))
+    return without_counted_status(Table("pareto", "Pareto front", columns, tuple(rows), (note,), _MOST))
 
 
-def _front_row(trial: Trial, group: Group, search: Search, labels: dict[str, str]) -> Row:
+def _front_row(trial: SearchTrial, group: Group, search: Search, labels: dict[str, str]) -> TableRow:
     statuses = [member["status"] for member in group.members]
     return {
         "label": labels.get(trial.config_hash, search.label(trial.config_hash)),
@@ -134,7 +165,7 @@ def _front_row(trial: Trial, group: Group, search: Search, labels: dict[str, str
     }
 
 
-def _objective(trial: Trial, group: Group, name: str) -> Statistics | float | None:
+def _objective(trial: SearchTrial, group: Group, name: str) -> Statistics | float | None:
     """Describe an objective over the members that have it as a column, else return what the search says."""
     values = [float(member[name]) for member in group.completed if is_finite(member.get(name))]
     return describe(np.array(values, np.float64)) if values else trial.objectives.get(name)
@@ -169,12 +200,6 @@ def non_dominated(values: Float64, modes: Sequence[Mode]) -> npt.NDArray[np.bool
     return ~beaten
 
 
-def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Leave out the columns that no row fills; the counts of how seeds ended always stand."""
-    counts = {column.key for column in COUNTS}
-
-    def fills(column: Column) -> bool:
-        values = [row.get(column.key) for row in rows]
-        return any(v not in (None, "") and not (isinstance(v, Statistics) and v.mean != v.mean) for v in values)
-
-    return tuple(column for column in columns if column.key in counts or fills(column))
+def _filled(columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Column, ...]:
+    """Leave out the columns that no row fills; the counts of how seeds ended always stay."""
+    return filled_columns(columns, rows, keep=_COUNT_KEYS)

@@ -1,4 +1,4 @@
-"""What a search cost and what it promised: the compute ledger, the optimism of its finalists, and its facts."""
+"""What a search cost and how optimistic it was: compute ledger, optimism of the finalists, importances, overview."""
 
 import math
 from collections import Counter
@@ -11,10 +11,10 @@ import numpy as np
 from ensemble.reporting.comparison import unpaired
 from ensemble.reporting.groups import Group
 from ensemble.reporting.number_format import count, number
+from ensemble.reporting.results import LABEL
 from ensemble.reporting.run import MemberRow, Run
 from ensemble.reporting.search_run import Search
-from ensemble.reporting.sheets import Sheet, number_text, plain_text, spread_text
-from ensemble.reporting.tables import Column, Row
+from ensemble.reporting.table import Column, Table, TableRow, number_text, share_text, spread_text
 from ensemble.reporting.versus import by_seed
 from ensemble.text import duration, plural
 
@@ -22,24 +22,24 @@ _KINDS = {"completed": "useful", "pruned": "stopped early", "diverged": "failed"
 _PHASES = {"search": "search", "finalist": "finalists", "ensemble": "ensemble"}
 
 
-def ledger(run: Run) -> Sheet:
+def ledger_table(run: Run) -> Table:
     """Lay out member-steps and hours by phase: useful, stopped early, failed; the last row is the sum."""
     roles = [role for role in _PHASES if any(member["role"] == role for member in run.members)]
     rows = [_ledger_row(_PHASES[role], [m for m in run.members if m["role"] == role]) for role in roles]
     rows.append({**_ledger_row("all", run.members), "kind": "sum"})
     kinds = tuple(dict.fromkeys(_KINDS.values()))
     columns = (
-        Column("phase", "phase", str),
+        Column("phase", "phase", align="left"),
         Column("members", "members", count),
-        *(Column(f"member-steps {kind}", f"{kind} steps", _share_text) for kind in kinds),
+        *(Column(f"member-steps {kind}", f"{kind} steps", _percentage_text) for kind in kinds),
         Column("member-steps", "steps", count),
         *(Column(f"hours {kind}", f"{kind} hours", duration) for kind in kinds),
         Column("hours", "hours", duration),
     )
-    return Sheet("ledger", "Compute ledger", columns, tuple(rows), _ledger_notes(run))
+    return Table("ledger", "Compute ledger", columns, tuple(rows), _ledger_notes(run))
 
 
-def _ledger_row(phase: str, members: Sequence[MemberRow]) -> Row:
+def _ledger_row(phase: str, members: Sequence[MemberRow]) -> TableRow:
     steps, hours = Counter[str](), dict.fromkeys(_KINDS.values(), 0.0)
     for member in members:
         kind = _KINDS[member["status"]]
@@ -56,7 +56,7 @@ def _ledger_row(phase: str, members: Sequence[MemberRow]) -> Row:
     }
 
 
-def _share_text(value: tuple[int, int]) -> str:
+def _percentage_text(value: tuple[int, int]) -> str:
     part, whole = value
     return f"{count(part)} ({part / whole:.0%})" if whole else count(part)
 
@@ -81,11 +81,11 @@ def _stopped(member: MemberRow) -> bool:
     return bool(member["status"] == "pruned")
 
 
-def ledger_line(sheet: Sheet) -> str:
+def ledger_line(table: Table) -> str:
     """Say the ledger in one line."""
-    total = sheet.rows[-1]
+    total = table.rows[-1]
     kinds = dict.fromkeys(_KINDS.values())
-    parts = [f"{_share_text(total[f'{kind} steps'])} {kind}" for kind in kinds]
+    parts = [f"{_percentage_text(total[f'{kind} steps'])} {kind}" for kind in kinds]
     return f"{count(total['steps'])} member-steps in {duration(total['hours'])} of training: {', '.join(parts)}"
 
 
@@ -113,15 +113,15 @@ def optimisms(search: Search, finalists: Sequence[Group], searched: Mapping[str,
     return found
 
 
-def optimism(search: Search, found: Sequence[Optimism]) -> Sheet | None:
+def optimism_table(search: Search, found: Sequence[Optimism]) -> Table | None:
     """Lay out both scores of each finalist and their difference."""
     if not found:
         return None
     columns = (
-        Column("configuration", "label", str),
-        Column("seeds of the search", "n_search", plain_text),
+        LABEL,
+        Column("seeds of the search", "n_search", share_text),
         Column("search score", "search", spread_text),
-        Column("fresh seeds", "n_fresh", plain_text),
+        Column("fresh seeds", "n_fresh", share_text),
         Column("fresh score", "fresh", spread_text),
         Column("optimism", "difference", number_text),
         Column("95 % interval (Welch's t)", "interval", _pair_text),
@@ -132,16 +132,16 @@ def optimism(search: Search, found: Sequence[Optimism]) -> Sheet | None:
         "configuration. The fresh score is the one to quote."
     )
     rows = tuple(_optimism_row(search, each) for each in found)
-    return Sheet("optimism", f"Optimism of the search, by {search.metric}", columns, rows, (note,), most=len(rows))
+    return Table("optimism", f"Optimism of the search, by {search.metric}", columns, rows, (note,))
 
 
-def _optimism_row(search: Search, each: Optimism) -> Row:
+def _optimism_row(search: Search, each: Optimism) -> TableRow:
     before, fresh = each.search.describe(search.metric), each.fresh.describe(search.metric)
     return {
         "label": search.label(each.fresh.config_hash),
-        "n_search": f"{before.n}/{each.search.n_planned}",
+        "n_search": (before.n, each.search.n_planned),
         "search": before,
-        "n_fresh": f"{fresh.n}/{each.fresh.n_planned}",
+        "n_fresh": (fresh.n, each.fresh.n_planned),
         "fresh": fresh,
         "difference": each.difference,
         "interval": (each.low, each.high),
@@ -163,26 +163,26 @@ def _pair_text(value: tuple[float, float]) -> str:
     return "-" if math.isnan(low) else f"[{number(low, 2)}, {number(high, 2)}]"
 
 
-def importance_sheet(search: Search) -> Sheet | None:
+def importance_table(search: Search) -> Table | None:
     """Lay out the importances of the searched values; None where none were computed."""
     if not search.importances:
         return None
-    columns = (Column("parameter", "parameter", str), Column("importance", "share", _percent))
-    rows: list[Row] = [{"parameter": each.parameter, "share": each.share} for each in search.importances]
+    columns = (Column("parameter", "parameter", align="left"), Column("importance", "share", _percent))
+    rows: list[TableRow] = [{"parameter": each.parameter, "share": each.share} for each in search.importances]
     first = search.importances[0]
     note = (
         f"{first.method} over {plural(first.trials, 'completed configuration')}: the share of each parameter in what "
         "tells good configurations from the others, one at a time. With few of them it is a hint, no more."
     )
-    return Sheet("importances", "Importance of the searched values", columns, tuple(rows), (note,), most=len(rows))
+    return Table("importances", "Importance of the searched values", columns, tuple(rows), (note,))
 
 
 def _percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-def search_facts(search: Search) -> tuple[tuple[str, str], ...]:
-    """List how the search went: who suggested, who stopped, how many ended how."""
+def search_overview(search: Search) -> tuple[tuple[str, str], ...]:
+    """List how the search went: sampler, pruner, and how many configurations ended how."""
     facts = search.facts
     states = Counter(trial.state for trial in search.trials)
     ended = ", ".join(f"{states[s]} {s}" for s in ("completed", "pruned", "diverged", "failed", "running") if states[s])

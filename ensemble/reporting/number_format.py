@@ -50,7 +50,7 @@ def times(ratio: float | None) -> str:
 
 
 def setting(value: object) -> str:
-    """Write a hyperparameter's value as a person would: `1e-4`, `192`, `true`."""
+    """Write a hyperparameter's value as in an experiment file: `1e-4`, `192`, `true`."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The command that trains one member of a run again: the run's own experiment file, with nothing left to choose.
+"""The command that trains one member of a run again: the run's own experiment file, with every choice made.
 
 Every outermost distribution is overridden by the member's value, a choice of sub-trees as a whole. The overridden file
 is read back, and its hash compared with the member's: what the command would train is known before it is printed.
@@ -23,7 +23,7 @@ _SECTIONS = ("data", "model", "train")
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """How to train a member again, and what speaks against it."""
+    """How to train a member again, and why the result may differ."""
 
     command: str
     overrides: tuple[str, ...]
@@ -36,7 +36,7 @@ def rebuild(run: Run, member: MemberRow) -> Rebuild:
     wanted = configuration(run, member)
     overrides = [f"{name}={_text(_at(wanted, name))}" for name in searched(file) if _has(wanted, name)]
     overrides += list(_further(load(file, overrides).first, wanted, member))
-    overrides += list(_place(load(file, overrides).first, member))
+    overrides += list(_identity(load(file, overrides).first, member))
     found = load(file, overrides)
     warnings = list(_data_warnings(run, found.first))
     if config_hash(found.first) != member["config_hash"]:
@@ -64,17 +64,17 @@ def searched(file: Path) -> list[str]:
 
 
 def _command(run: Run, member: MemberRow, overrides: list[str]) -> list[str]:
-    """Spell the command; its results lie beside the run's, so that they use the same shards."""
+    """Spell the command; its results directory is next to that of the run, so that both use the same shards."""
     device = "cpu" if member["device"] == "cpu" else "cuda"
-    beside = run.path.absolute().parent.parent / "rebuild"
-    near = os.path.relpath(beside)
-    results = str(beside) if near.startswith("..") else near
+    directory = run.path.absolute().parent.parent / "rebuild"
+    near = os.path.relpath(directory)
+    results = str(directory) if near.startswith("..") else near
     words = ["ensemble", "train", "--config", str(run.directory.experiment_file), "--results", results]
     return [*words, "--device", device, *(word for text in overrides for word in ("--set", text))]
 
 
-def _place(experiment: Experiment, member: MemberRow) -> Iterator[str]:
-    """Yield what names the one member, and keeps it apart from the run it comes from."""
+def _identity(experiment: Experiment, member: MemberRow) -> Iterator[str]:
+    """Yield what names the one member, and keeps it apart from its run."""
     yield f"experiment={member_id(member['config_hash'], member['seed'])}"
     yield f"ensemble.seeds=[{member['seed']}]"
     if experiment.storage is not None:

@@ -3,7 +3,7 @@
 Generating it twice gives the same bytes: no time, no host and no path is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +14,18 @@ from ensemble.errors import NothingFinishedError, UsageError
 from ensemble.reporting.contents import Picture, Report, compose, smallest_rate
 from ensemble.reporting.groups import summary_table
 from ensemble.reporting.number_format import setting
-from ensemble.reporting.render.html import render_html
-from ensemble.reporting.render.latex import render_latex
-from ensemble.reporting.render.markdown import render_markdown
-from ensemble.reporting.render.terminal import render_findings, render_leaderboard
+from ensemble.reporting.render.templates import render_html, render_latex, render_markdown
+from ensemble.reporting.render.terminal import render_table
+from ensemble.reporting.results import join_tables, results_csv
 from ensemble.reporting.run import read_run
-from ensemble.reporting.table_text import to_csv, to_rich
-from ensemble.reporting.tables import Table, join_tables
+from ensemble.reporting.search_report import SearchReport
+from ensemble.reporting.table import Table
 from ensemble.store import write_table, write_text
 from ensemble.text import plural
 
 _FAILURES = 10  # printed to a terminal
+_CONFIGURATIONS = 10  # of a search, where there are no finalists
+_FORMATS: dict[str, Callable[[Report], str]] = {"md": render_markdown, "html": render_html, "tex": render_latex}
 
 
 def write_report(run: Path, metric: str | None = None, figures: bool = True) -> Report:
@@ -39,42 +40,59 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
     report = compose(read_run(run), metric)
     if figures:
         report = replace(report, pictures=_draw(report))
-    write_table(report.run.directory.summary_file, summary_table(report.run))
-    write_text(run / "report.csv", to_csv(report.table))
-    write_text(run / "report.md", render_markdown(report))
-    write_text(run / "report.html", render_html(report))
-    write_text(run / "report.tex", render_latex(report))
+    directory = report.run.directory
+    write_table(directory.summary_file, summary_table(report.run))
+    write_text(directory.report_file("csv"), results_csv(report.run, report.table))
+    for suffix, render in _FORMATS.items():
+        write_text(directory.report_file(suffix), render(report))
     if report.findings is not None:
-        write_text(run / "comparisons.csv", report.findings.comparisons)
+        write_text(directory.comparisons_file, report.findings.comparisons)
     return report
 
 
 def render_terminal(report: Report, console: Console) -> None:
-    """Print the table of a run, and beneath it who failed, where their logs lie and which seeds are missing."""
-    search = report.run.search
-    if report.findings is None or (search is not None and search.compares_all):
+    """Print the table of a run, then the failures with their logs, and the seeds that are missing."""
+    search, found = report.run.search, report.findings
+
+    # Table, or what a search found
+    if found is None or (search is not None and search.compares_all):
         unfinished = " (not finished)" if search is not None and search.unfinished else ""
-        console.print(to_rich(report.table, f"{report.run.name}, by {report.metric}{unfinished}", console.width))
+        console.print(render_table(report.table, f"{report.table.title}{unfinished}", console.width, "report.csv"))
     else:
-        render_leaderboard(report.findings, report.run.name, console)
-    if report.findings is not None:
-        render_findings(report.findings, console)
+        board, title = found.terminal_board, f"{report.run.name}: {found.leaderboard.title}"
+        console.print(render_table(board, title, console.width, "report.html", _CONFIGURATIONS))
+    if found is not None:
+        _print_findings(found, console)
+
+    # Members that did not finish
     for failure in report.failures[:_FAILURES]:
-        console.print(
-            Text(f"{failure.label}, seed {failure.seed} {failure.status}: {failure.error.splitlines()[0]}", "red")
-        )
+        console.print(Text(f"{failure.label}, seed {failure.seed} {failure.status}: {failure.first_line}", "red"))
         console.print(Text(f"  log: {report.run.path / failure.log}"), soft_wrap=True)
-    if len(report.failures) > _FAILURES:
-        console.print(Text(f".. and {len(report.failures) - _FAILURES} more in report.md", "red"))
-    most = len(report.missing) if report.findings is None else _FAILURES
-    for line in report.missing[:most]:
-        console.print(Text(line, "yellow"))
-    if len(report.missing) > most:
-        console.print(Text(f".. and {len(report.missing) - most} more in report.md", "yellow"))
-    page = report.run.path / "report.html"
-    files = "report.md, report.csv" if report.findings is None else "report.md, .csv, .tex, comparisons.csv"
+    _print_more(len(report.failures) - _FAILURES, "red", console)
+    most = len(report.missing) if found is None else _FAILURES
+    _print_lines(report.missing[:most], console, "yellow")
+    _print_more(len(report.missing) - most, "yellow", console)
+
+    # Files
+    files = "report.md, report.csv" if found is None else "report.md, .csv, .tex, comparisons.csv"
     extra = f" (and {files}, {plural(len(report.pictures), 'figure')})"
-    console.print(Text(f"report: {page}{extra}"), soft_wrap=True)
+    console.print(Text(f"report: {report.run.directory.report_file('html')}{extra}"), soft_wrap=True)
+
+
+def _print_findings(found: SearchReport, console: Console) -> None:
+    """Print the answer, the optimism of all finalists but the best, which the answer has, and the ledger."""
+    _print_lines((line.replace("**", "") for line in found.answer), console)
+    _print_lines((*found.optimisms[1:], f"ledger: {found.ledger}"), console)
+
+
+def _print_lines(lines: Iterable[str], console: Console, style: str = "") -> None:
+    for line in lines:
+        console.print(Text(line, style))
+
+
+def _print_more(count: int, style: str, console: Console) -> None:
+    if count > 0:
+        console.print(Text(f".. and {count} more in report.md", style))
 
 
 def require_finished(reports: Sequence[Report]) -> None:
@@ -91,7 +109,7 @@ def joint_table(reports: Sequence[Report]) -> Table:
     metrics = sorted({report.metric for report in reports})
     if len(metrics) > 1:
         raise UsageError(f"these runs have no common default metric ({', '.join(metrics)}); choose one with --metric")
-    return join_tables([report.table for report in reports], reports[0].run.mode(metrics[0]))
+    return join_tables([report.table for report in reports], metrics[0], reports[0].run.mode(metrics[0]))
 
 
 def show(runs: Sequence[Path], console: Console, metric: str | None = None, figures: bool = True) -> list[Report]:
@@ -103,8 +121,8 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
     for report in reports:
         render_terminal(report, console)
     if len(reports) > 1:
-        title = f"all {len(reports)} runs, by {reports[0].metric}"
-        console.print(to_rich(joint_table(reports), title, console.width))
+        joint = joint_table(reports)
+        console.print(render_table(joint, joint.title, console.width, "report.csv"))
         if len({m["data_fingerprint"] for report in reports for m in report.run.members}) > 1:
             console.print(Text("these runs were trained on different data: their errors do not compare", "yellow"))
     require_finished(reports)
@@ -113,6 +131,6 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
 
 def _draw(report: Report) -> tuple[Picture, ...]:
     """Draw the figures; matplotlib is loaded here and nowhere else."""
-    from ensemble.reporting.figures.curves import draw_figures
+    from ensemble.reporting.figures.draw import draw_figures
 
     return draw_figures(report)

@@ -1,11 +1,9 @@
 """A run directory as the report sees it: members, planned members, baselines, curves and rollouts, all checked.
 
-It reads what `results/README.md` documents and decides nothing about it; grouping begins in `summary`.
+It reads what `results/README.md` documents and decides nothing about it; grouping begins in `groups`.
 """
 
-import difflib
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from ensemble.config.document import comment_paragraphs, leading_comment
 from ensemble.config.model import task_of_family
 from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
@@ -22,10 +21,10 @@ from ensemble.run_directory import RunDirectory, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, Mode
 from ensemble.search_log import planned_trials, trial_rows
 from ensemble.store import read_json, read_table
+from ensemble.text import did_you_mean, nearest
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
-_LABEL = re.compile(r"[A-Z]\w*: ")  # of a paragraph of the question
 BASELINE_COLUMNS = pa.schema(
     [("baseline", pa.string()), ("config_hash", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
 )
@@ -98,8 +97,7 @@ class Run:
             return next((m for m in wanted if self._measured(m)), named)
         if metric in self.metrics:
             return metric
-        near = difflib.get_close_matches(metric, self.metrics, n=1, cutoff=0)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(metric, self.metrics, cutoff=0)
         raise UsageError(f"{self.directory.members_file} has no metric '{metric}'{hint}")
 
     def _measured(self, metric: str) -> bool:
@@ -126,7 +124,7 @@ def read_run(path: Path) -> Run:
     UsageError where `path` is no run directory; StorageError, naming the file, where one is missing or damaged.
     """
     if not path.is_dir():
-        raise UsageError(f"no run directory {path}{_nearest(path)}")
+        raise UsageError(f"no run directory {path}{_nearest_directory(path)}")
     directory = RunDirectory(path)
     text = _read_text(directory.experiment_file)
     experiment = _parse_experiment(directory.experiment_file, text)
@@ -137,7 +135,7 @@ def read_run(path: Path) -> Run:
     return Run(
         directory=directory,
         name=str(experiment.get("experiment", path.name)),
-        question=_leading_comment(text),
+        question=comment_paragraphs(leading_comment(text)),
         experiment=experiment,
         members=members,
         planned=tuple(sorted({(r["config_hash"], r["role"], r["seed"]) for r in rows_of(planned)})),
@@ -164,7 +162,7 @@ def _members_table(directory: RunDirectory) -> pa.Table:
 
 
 def _unique(file: Path, rows: list[MemberRow]) -> tuple[MemberRow, ...]:
-    """Order the members; a member that stands there twice would count twice, so it is refused."""
+    """Order the members; a member with two rows would count twice, so it is refused."""
     ordered = sorted(rows, key=lambda row: (row["role"], row["config_hash"], row["seed"]))
     seen: set[tuple[str, int]] = set()
     for row in ordered:
@@ -206,33 +204,9 @@ def _notes(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _leading_comment(text: str) -> str:
-    """Return the comment on top of an experiment file, a line a paragraph, without the line that is for editors."""
-    paragraphs = [""]
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        if "yaml-language-server" not in line:
-            said = line.lstrip("#").removeprefix(" ")
-            if _goes_on(paragraphs[-1], said):
-                paragraphs[-1] += " " + " ".join(said.split())
-            else:
-                paragraphs.append(" ".join(said.split()))
-    return "\n".join(paragraphs).strip()
-
-
-def _goes_on(above: str, line: str) -> bool:
-    """Say whether a line of a comment goes on with the paragraph above it.
-
-    It does where it is indented, where that has a label (`Question: ..`) and it has none, or where no sentence ends.
-    """
-    if not above or not line.strip() or _LABEL.match(line):
-        return False
-    return line[0].isspace() or bool(_LABEL.match(above)) or not above.endswith((".", "?", "!"))
-
-
-def _nearest(path: Path) -> str:
+def _nearest_directory(path: Path) -> str:
+    """Return `; did you mean 'results/x'?`, or nothing where no directory has a name like it."""
     if not path.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()], n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, [each.name for each in path.parent.iterdir() if each.is_dir()])
+    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""

@@ -1,6 +1,6 @@
 """What a search left in its run directory: trials, rungs, importances and its facts, all checked.
 
-It reads `trials.parquet`, `rungs.parquet`, `importances.parquet` and `search.json`; who is best is decided elsewhere.
+It reads `trials.parquet`, `rungs.parquet`, `importances.parquet` and `search.json`; which is best is decided elsewhere.
 """
 
 import json
@@ -25,7 +25,7 @@ from ensemble.store import read_json
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SearchTrial:
     """One suggested configuration."""
 
     number: int
@@ -41,7 +41,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What the judge was told of one seed at one step, and whether the trial went on."""
+    """What one seed reported to the pruner at one step, and whether the trial went on."""
 
     number: int
     step: int
@@ -62,9 +62,9 @@ class Importance:
 
 @dataclass(frozen=True)
 class Search:
-    """A search as its files tell it. Trials are ordered by number."""
+    """A search as its files describe it. Trials are ordered by number."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[SearchTrial, ...]
     rungs: tuple[Rung, ...]
     importances: tuple[Importance, ...]  # greatest first
     objectives: dict[str, Mode]  # metric: which end is better; the search metric first
@@ -113,13 +113,13 @@ class Search:
         }
 
     @cached_property
-    def _by_hash(self) -> dict[str, tuple[Trial, ...]]:
-        found: dict[str, list[Trial]] = {}
+    def _by_hash(self) -> dict[str, tuple[SearchTrial, ...]]:
+        found: dict[str, list[SearchTrial]] = {}
         for trial in self.trials:
             found.setdefault(trial.config_hash, []).append(trial)
         return {config_hash: tuple(trials) for config_hash, trials in found.items()}
 
-    def trials_of(self, config_hash: str) -> tuple[Trial, ...]:
+    def trials_of(self, config_hash: str) -> tuple[SearchTrial, ...]:
         """Return the trials of a configuration: one, or several where it was suggested again."""
         return self._by_hash.get(config_hash, ())
 
@@ -157,10 +157,10 @@ class Search:
 
     @cached_property
     def stops(self) -> dict[int, int]:
-        """Of each trial that the judge stopped: the step."""
+        """Of each trial that the pruner stopped: the step."""
         return {rung.number: rung.step for rung in self.rungs if not rung.kept}
 
-    def last_value(self, trial: Trial) -> float | None:
+    def last_value(self, trial: SearchTrial) -> float | None:
         """Return the value of a trial, or what it showed last before it was stopped; None where it showed nothing."""
         if trial.value is not None and trial.state != "pruned":
             return trial.value
@@ -201,10 +201,10 @@ def read_search(run: RunDirectory, experiment: Mapping[str, Any]) -> Search | No
     )
 
 
-def _trial(file: Path, row: Mapping[str, Any]) -> Trial:
+def _trial(file: Path, row: Mapping[str, Any]) -> SearchTrial:
     objectives = _mapping(file, row, "objectives")
     value, parameters = row["value"], _mapping(file, row, "parameters")
-    return Trial(
+    return SearchTrial(
         number=row["number"],
         config_hash=row["config_hash"] or "",
         state=row["state"],
@@ -238,7 +238,7 @@ def _mapping(file: Path, row: Mapping[str, Any], column: str) -> dict[str, Any]:
     return value
 
 
-def _objectives(told: Mapping[str, Any]) -> dict[str, Mode]:
-    metric = str(told.get("metric") or VALIDATION_ROLLOUT)
-    given = {metric: told.get("mode") or natural_mode(metric), **(told.get("also") or {})}
+def _objectives(facts: Mapping[str, Any]) -> dict[str, Mode]:
+    metric = str(facts.get("metric") or VALIDATION_ROLLOUT)
+    given = {metric: facts.get("mode") or natural_mode(metric), **(facts.get("also") or {})}
     return {name: "max" if mode == "max" else "min" for name, mode in given.items()}

@@ -1,6 +1,6 @@
-"""Statistics over seeds: a mean never stands without n, its spread, an interval and the name of the method.
+"""Statistics over seeds: a mean always comes with n, its spread, an interval and the name of the method.
 
-Pure functions of numbers; which members count is decided in `summary`.
+Pure functions of numbers; which members count is decided in `groups`.
 """
 
 import math
@@ -32,7 +32,7 @@ INTERVALS: dict[str, IntervalMethod] = {"t": student_t}
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What is said about n numbers; NaN where n is too small to say it."""
+    """A description of n numbers; NaN where n is too small for one of its values."""
 
     n: int
     mean: float
@@ -70,7 +70,7 @@ def describe(values: Float64, method: str = "t", level: float = 0.95) -> Statist
 
 
 def best_index(values: Float64, mode: Mode) -> int:
-    """Return where the best of `values` (n,) stands, n >= 1; the first of equals."""
+    """Return the index of the best of `values` (n,), n >= 1; the first of equals."""
     return int(values.argmin() if mode == "min" else values.argmax())
 
 

@@ -1,14 +1,13 @@
-"""Who is better than whom, by how much, and how sure that is: each configuration against the best and the baseline.
+"""Which configuration is better, by how much, and how sure that is: each against the best and the baseline.
 
-Differences are paired by seed, p values corrected by Holm within one sheet. The baseline configuration is trial 0: the
+Differences are paired by seed, p values corrected by Holm within one table. The baseline configuration is trial 0: the
 first of `search.points`, or else the first that was suggested.
 """
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -23,22 +22,38 @@ from ensemble.reporting.comparison import (
     seeds_needed,
 )
 from ensemble.reporting.groups import Group
+from ensemble.reporting.render.csv import render_csv
+from ensemble.reporting.results import LABEL
 from ensemble.reporting.search_run import Search
-from ensemble.reporting.sheets import Sheet, improvement_text, interval_text, p_text, plain_text, spread_text
-from ensemble.reporting.table_text import csv_cell
-from ensemble.reporting.tables import Column, Row
+from ensemble.reporting.table import Column, Table, TableRow, interval_text, lower_bound, spread_text
 from ensemble.schema import Float64, Mode
 
+
+def p_text(p: float | None) -> str:
+    """Write a p value: `0.043`, `< 0.001`."""
+    if p is None or p != p:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def improvement_text(found: Improvement | None) -> str:
+    """Write a probability with its interval: `0.93 [0.78, 0.98]`."""
+    if found is None or found.value != found.value:
+        return "-"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
 COLUMNS: tuple[Column, ...] = (
-    Column("configuration", "label", str),
-    Column("pairs", "pairs", plain_text),
+    LABEL,
+    Column("pairs", "pairs"),
     Column("difference, mean ± std", "difference", spread_text),
-    Column("95 % interval (paired t)", "difference", interval_text),
+    Column("95 % interval (paired t)", "difference", interval_text, sort=lower_bound),
     Column("p", "p", p_text),
     Column("p after Holm", "p_holm", p_text),
-    Column("P(a run is better)", "improvement", improvement_text),
-    Column("seeds to separate", "needed", plain_text),
+    Column("P(a run is better)", "improvement", improvement_text, sort=attrgetter("value")),
+    Column("seeds to separate", "needed"),
 )
+_MOST = 20  # comparisons that the page shows at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +135,17 @@ def baseline_words(search: Search) -> str:
     return "the first of search.points" if search.points else "the first that was suggested"
 
 
-def versus_sheet(versus: Versus, search: Search, folded: bool) -> Sheet:
+def versus_table(versus: Versus, search: Search, folded: bool) -> Table:
     """Lay out a comparison."""
     name = search.mark(versus.reference.config_hash)
     rows = tuple(_row(comparison, search) for comparison in versus.comparisons)
     seeds = "fresh seeds" if versus.role == "finalist" else "seeds of the search"
-    who = "the best" if versus.kind == "best" else "the baseline configuration"
-    title = f"Against {who}, {name}, by {versus.metric} on {seeds}"
-    return Sheet(f"versus_{versus.kind}_{versus.role}", title, COLUMNS, rows, _notes(versus, search), folded=folded)
+    reference = "the best" if versus.kind == "best" else "the baseline configuration"
+    title = f"Against {reference}, {name}, by {versus.metric} on {seeds}"
+    return Table(f"versus_{versus.kind}_{versus.role}", title, COLUMNS, rows, _notes(versus, search), _MOST, folded)
 
 
-def _row(comparison: Comparison, search: Search) -> Row:
+def _row(comparison: Comparison, search: Search) -> TableRow:
     found = comparison.found.found
     needed = comparison.needed
     return {
@@ -169,27 +184,31 @@ _CSV = (
 )  # fmt: skip
 
 
-def to_csv(found: Sequence[Versus], search: Search) -> str:
-    """Render every comparison in full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_CSV)
-    for versus in found:
-        for comparison in versus.comparisons:
-            d, better, reference = comparison.found.found, comparison.improvement, versus.reference.config_hash
-            who, whom = search.label(comparison.group.config_hash), search.label(reference)
-            head = (versus.role, versus.metric, whom, reference, versus.kind, who, comparison.group.config_hash)
-            numbers = (
-                d.n,
-                d.mean,
-                d.std,
-                d.ci_low,
-                d.ci_high,
-                d.ci_method,
-                comparison.found.p,
-                PAIRED_T,
-                comparison.p_holm,
-            )
-            tail = (better.value, better.low, better.high, MANN_WHITNEY, comparison.needed)
-            writer.writerow([csv_cell(value) for value in (*head, *numbers, *tail)])
-    return out.getvalue()
+def comparisons_csv(found: Sequence[Versus], search: Search) -> str:
+    """Return `comparisons.csv`: every comparison in full precision."""
+    rows = (_csv_row(versus, comparison, search) for versus in found for comparison in versus.comparisons)
+    return render_csv(_CSV, rows)
+
+
+def _csv_row(versus: Versus, comparison: Comparison, search: Search) -> TableRow:
+    configuration, reference = comparison.group.config_hash, versus.reference.config_hash
+    better = comparison.improvement
+    return {
+        **asdict(comparison.found.found),
+        "role": versus.role,
+        "metric": versus.metric,
+        "reference": search.label(reference),
+        "reference_hash": reference,
+        "reference_is": versus.kind,
+        "configuration": search.label(configuration),
+        "config_hash": configuration,
+        "pairs": comparison.found.found.n,
+        "p": comparison.found.p,
+        "p_method": PAIRED_T,
+        "p_holm": comparison.p_holm,
+        "p_better": better.value,
+        "p_better_low": better.low,
+        "p_better_high": better.high,
+        "p_better_method": MANN_WHITNEY,
+        "seeds_to_separate": comparison.needed,
+    }

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ensemble.closed_loop.report import compose, to_csv, to_markdown
-from ensemble.closed_loop.show import render_evaluation, write_evaluation
+from ensemble.closed_loop.report import compose
+from ensemble.closed_loop.show import render_evaluation, to_csv, to_markdown, write_evaluation
 from ensemble.closed_loop.statistics import (
     METRICS,
     Setting,

@@ -241,13 +241,17 @@ def ensemble(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
 def test_the_command_prints_without_torch_or_ray_and_exits_with_2_on_a_wrong_name(searched: Path) -> None:
     good, bad = ensemble("explain", str(searched), "#7"), ensemble("explain", str(searched), "nothing")
     assert (good.returncode, bad.returncode) == (0, 2)
     assert f"configuration {hash_of(7)}" in good.stdout
     assert "no configuration 'nothing'" in bad.stderr
-    loaded = {line.rpartition("|")[2].strip() for line in good.stderr.splitlines() if line.startswith("import time:")}
-    assert not loaded & {"torch", "ray", "optuna", "matplotlib", "h5py"}
+    assert not loaded(good) & {"torch", "ray", "optuna", "matplotlib", "h5py", "jinja2"}
+    assert "jinja2" not in loaded(ensemble("--help"))
 
 
 def test_the_report_of_a_search_ends_with_how_to_explain_its_best(searched: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from synthetic_run import EXPERIMENT, NARROW, WIDE, build_run, member, two_confi
 from ensemble.errors import NothingFinishedError, StorageError, UsageError
 from ensemble.reporting.number_format import short_names
 from ensemble.reporting.report import Report, joint_table, show, write_report
-from ensemble.reporting.tables import COLUMNS, Column
+from ensemble.reporting.results import COLUMNS
+from ensemble.reporting.table import Column
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, SUMMARY_COLUMNS
 
 Rows = list[dict[str, Any]]
@@ -116,7 +117,7 @@ def test_a_diverged_seed_is_in_no_mean_ranks_its_configuration_behind_and_is_tol
     report = write_report(run, figures=False)
     assert labels(report) == ["n_embd=192", "n_embd=384"]  # 384 has the lower mean, of two survivors
     second = report.table.rows[1]
-    assert (second["n"], second["status"]) == ("2/3", "1 diverged")
+    assert (second["n"], second["status"]) == ((2, 3), "1 diverged")
     assert second["statistics"].mean < report.table.rows[0]["statistics"].mean
     assert "n_embd=384, seed 2 diverged: loss is NaN at step 420" in text
     assert str(run / "members" / f"{WIDE}-s2" / "train.log") in text
@@ -129,7 +130,7 @@ def test_a_member_without_a_finite_value_is_never_best(tmp_path: Path, value: fl
     report = write_report(build_run(tmp_path / "wide", rows, complete=False), figures=False)
     best = report.table.rows[0]
     status = "1 not measured" if value is None else "1 not finite"
-    assert (best["best_seed"], best["n"], best["status"]) == (0, "2/3", status)
+    assert (best["best_seed"], best["n"], best["status"]) == (0, (2, 3), status)
     assert math.isfinite(best["statistics"].mean)
 
 
@@ -309,9 +310,9 @@ def test_the_unit_of_a_metric_is_printed(tmp_path: Path) -> None:
 def test_a_further_column_is_one_tuple(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = build_run(tmp_path / "wide", complete=False)
     assert "| width |" not in write_report(run, figures=False).run.path.joinpath("report.md").read_text()
-    monkeypatch.setattr("ensemble.reporting.tables.COLUMNS", (*COLUMNS, Column("width", "model.n_embd", str)))
+    monkeypatch.setattr("ensemble.reporting.results.COLUMNS", (*COLUMNS, Column("width", "model.n_embd", str)))
     report = write_report(run, figures=False)
-    assert [cells[-1] for cells in report.table.cells()] == ["192", "384"]
+    assert [cells[-1] for cells in report.table.cells(report.table.rows)] == ["192", "384"]
     assert "| width |" in (run / "report.md").read_text()
 
 
@@ -347,7 +348,7 @@ def test_a_member_that_stands_twice_is_refused_rather_than_counted_twice(tmp_pat
 
 def test_what_is_no_run_directory_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     build_run(tmp_path / "pendulum", complete=False)
-    with pytest.raises(UsageError, match=r"no run directory .*pendulm; did you mean .*pendulum\?"):
+    with pytest.raises(UsageError, match=r"no run directory .*pendulm; did you mean '.*pendulum'\?"):
         write_report(tmp_path / "pendulm")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"it has no experiment\.yaml"):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -18,11 +19,10 @@ from synthetic_run import SEARCH, build_search, hash_of, search_rows
 
 from ensemble.errors import StorageError
 from ensemble.reporting.contents import Report
-from ensemble.reporting.findings import Findings
 from ensemble.reporting.leaderboard import non_dominated
-from ensemble.reporting.render.latex import escape_latex
 from ensemble.reporting.report import show, write_report
-from ensemble.reporting.sheets import Sheet
+from ensemble.reporting.search_report import SearchReport
+from ensemble.reporting.table import Table
 from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -33,18 +33,18 @@ def report_of(run: Path, **options: Any) -> Report:
     return write_report(run, figures=False, **options)
 
 
-def findings(run: Path) -> Findings:
+def findings(run: Path) -> SearchReport:
     found = report_of(run).findings
     assert found is not None
     return found
 
 
-def sheet(found: Findings, key: str) -> Sheet:
-    return next(each for each in (found.leaderboard, *found.sheets, *found.accounts) if each.key == key)
+def table(found: SearchReport, key: str) -> Table:
+    return next(each for each in found.all_tables if each.key == key)
 
 
-def keys(found: Findings) -> list[str]:
-    return [each.key for each in (found.leaderboard, *found.sheets, *found.accounts)]
+def keys(found: SearchReport) -> list[str]:
+    return [each.key for each in found.all_tables]
 
 
 def printed(run: Path, width: int = 160) -> str:
@@ -76,11 +76,11 @@ def test_finalists_lead_and_every_configuration_follows(searched: Path) -> None:
     assert [row["role"] for row in board] == ["finalist"] * 3
     assert means == sorted(means)
     assert all(row["statistics"].n == 10 and row["statistics"].ci_method == "t" for row in board)
-    assert len(sheet(found, "leaderboard").rows) == 24
+    assert len(table(found, "leaderboard").rows) == 24
 
 
 def test_every_row_counts_how_its_seeds_ended(searched: Path) -> None:
-    rows = sheet(findings(searched), "leaderboard").rows
+    rows = table(findings(searched), "leaderboard").rows
     for row in rows:
         counted = sum(row[key] for key in ("n_ok", "n_pruned", "n_diverged", "n_failed", "n_missing"))
         assert counted == row["n_planned"] == 3
@@ -92,7 +92,7 @@ def test_every_row_counts_how_its_seeds_ended(searched: Path) -> None:
 def test_stopped_configurations_stand_behind_without_a_mean_with_their_step_and_what_they_showed_last(
     searched: Path,
 ) -> None:
-    rows = sheet(findings(searched), "leaderboard").rows
+    rows = table(findings(searched), "leaderboard").rows
     states = [row["state"] for row in rows]
     assert states[:8] == ["completed"] * 8
     assert set(states[8:10]) == {"diverged", "failed"}  # their survivors' mean is no mean of the configuration
@@ -124,7 +124,7 @@ def test_a_configuration_without_any_member_still_has_its_row(tmp_path: Path) ->
         row = dict(rows["trials"][0], number=24, config_hash="ffffffffffff", state="running", value=None)
         rows["trials"].append(row)
 
-    last = sheet(findings(build_search(tmp_path / "s", changed(begin), False)), "leaderboard").rows[-1]
+    last = table(findings(build_search(tmp_path / "s", changed(begin), False)), "leaderboard").rows[-1]
     assert (last["number"], last["state"], last["n_ok"]) == (24, "running", 0)
     assert last["status_text"] == "no member has ended"
 
@@ -186,14 +186,14 @@ def test_both_scores_and_the_optimism_of_each_finalist_are_shown(searched: Path)
     means = members[members.status == "completed"].groupby(["role", "config_hash"])[METRIC].mean()
     report = report_of(searched)
     assert report.findings is not None
-    rows = sheet(report.findings, "optimism").rows
+    rows = table(report.findings, "optimism").rows
     assert len(rows) == 3
     board = [row["config_hash"] for row in report.findings.leaderboard.rows]
     for row, config_hash in zip(rows, board, strict=True):
         old, new = means["search", config_hash], means["finalist", config_hash]
         assert (row["search"].mean, row["fresh"].mean) == pytest.approx((old, new))
         assert row["difference"] == pytest.approx(old - new)
-        assert (row["n_search"], row["n_fresh"]) == ("3/3", "10/10")
+        assert (row["n_search"], row["n_fresh"]) == ((3, 3), (10, 10))
     assert "optimism" in printed(searched)
 
 
@@ -210,7 +210,7 @@ def test_without_finalists_the_configurations_lead_and_the_flattery_is_told(tmp_
 
 def test_the_ledger_adds_up_to_all_member_steps_and_seconds(searched: Path) -> None:
     members = pq.read_table(searched / "members.parquet").to_pandas()
-    rows = {row["phase"]: row for row in sheet(findings(searched), "ledger").rows}
+    rows = {row["phase"]: row for row in table(findings(searched), "ledger").rows}
     assert rows["all"]["steps"] == members.steps.sum() == rows["search"]["steps"] + rows["finalists"]["steps"]
     assert rows["all"]["hours"] == pytest.approx(members.seconds.sum())
     pruned = members[members.status == "pruned"]
@@ -229,10 +229,10 @@ def test_several_objectives_give_the_pareto_front(tmp_path: Path) -> None:
     found = findings(run)
     done = [(row["number"], row["value"]) for row in search_rows()["trials"] if row["state"] == "completed"]
     front = {n for n, v in done if not any(m <= n and w <= v and (m, w) != (n, v) for m, w in done)}
-    shown = [int(row["label"].partition(" ")[0][1:]) for row in sheet(found, "pareto").rows]
+    shown = [int(row["label"].partition(" ")[0][1:]) for row in table(found, "pareto").rows]
     assert set(shown) == front
     assert 1 < len(front) < 8
-    marked = {row["number"] for row in sheet(found, "leaderboard").rows if row["on_front"]}
+    marked = {row["number"] for row in table(found, "leaderboard").rows if row["on_front"]}
     assert marked == front
 
 
@@ -255,6 +255,8 @@ def test_the_csv_names_every_configuration_in_every_role_with_its_counts(searche
 def test_the_page_folds_what_is_long_and_hides_nothing(searched: Path) -> None:
     report_of(searched)
     page = (searched / "report.html").read_text()
+    assert '<p class="lead">Best: <b>#22 ' in page
+    assert page.count('<tr class="best">') == 2  # of the finalists, and of all configurations
     assert page.count('<tr class="more">') == 4
     assert "show 4 more" in page
     for number in range(24):
@@ -279,7 +281,6 @@ def test_latex_sets_what_was_written(searched: Path) -> None:
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}")
     assert all(re.search(r"(?<!\\)[_#%^~<>|±]", line) is None for line in body)
-    assert escape_latex("a_b & 50 % ± {x}\\") == r"a\_b \& 50 \% $\pm$ \{x\}\textbackslash{}"
 
 
 def test_a_narrow_terminal_keeps_the_mean_and_breaks_the_settings(searched: Path) -> None:
@@ -298,14 +299,21 @@ def test_a_terminal_of_any_width_shows_number_mean_and_settings(searched: Path, 
 
 
 def test_names_from_a_search_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    note = {"model.note": '</td><script>alert("1")</script>|x\n# y \\input{z}', "model.none": None}
+
     def rename(rows: Rows) -> None:
         for row in rows["trials"]:
-            row["parameters"] = '{"model.note": "<script>alert(1)</script>|x", "model.none": null}'
+            row["parameters"] = json.dumps(note)
 
     run = build_search(tmp_path / "s", changed(rename), False)
     report_of(run)
-    assert "<script>alert" not in (run / "report.html").read_text()
-    assert "alert(1)</script>\\|x, none=null" in (run / "report.md").read_text()
+    page, markdown, latex = ((run / f"report.{suffix}").read_text() for suffix in ("html", "md", "tex"))
+    assert "<script>alert" not in page
+    assert page.count("</script>") == 1  # our own
+    assert re.search(r"(?<!\\)</?(td|script)", markdown) is None
+    assert "\\</script>\\|x # y \\\\input{z}, none=null |" in markdown
+    assert "\\input{" not in latex.replace("\\textbackslash{}", "")
+    assert r"\textless{}/script\textgreater{}\textbar{}x \# y \textbackslash{}input\{z\}, none=null" in latex
 
 
 def test_a_search_that_never_finished_anything_still_has_a_report(tmp_path: Path) -> None:

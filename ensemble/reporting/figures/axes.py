@@ -22,7 +22,7 @@ _SCALES: dict[str, Scale] = {
     "log_uniform": "log",
     "int_log": "log",
 }
-_FEW = 6  # different numbers that stand as a list
+_FEW = 6  # different numbers that are shown as a list
 NOT_USED = -0.14  # below the axis, which reaches from 0 to 1
 
 
@@ -79,13 +79,18 @@ def parameter_axis(name: str, trials: Sequence[Mapping[str, Any]], experiment: M
     conditional = len(values) < len(trials)
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     different = {repr(value): value for value in values}
-    told = declared_scale(experiment, name)
-    if len(numbers) < len(values) or not numbers or told == "options" or (told is None and len(different) <= _FEW):
+    declared = declared_scale(experiment, name)
+    if (
+        len(numbers) < len(values)
+        or not numbers
+        or declared == "options"
+        or (declared is None and len(different) <= _FEW)
+    ):
         ordered = sorted(different.values(), key=lambda v: (isinstance(v, str), v is None, _key(v)))
         return ParameterAxis(name, "options", tuple(ordered), 0, 1, conditional)
     low, high = min(numbers), max(numbers)
     looks_log = low > 0 and high / low >= 30
-    scale: Scale = told if told is not None else "log" if looks_log else "linear"
+    scale: Scale = declared if declared is not None else "log" if looks_log else "linear"
     return ParameterAxis(name, scale if low > 0 else "linear", (), low, high, conditional)
 
 

@@ -1,4 +1,4 @@
-"""The figure of every member: a dot is a seed, beside the mean and the interval of its configuration."""
+"""The figure of every member: a dot is a seed, next to the mean and the interval of its configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +77,7 @@ def _draw_baselines(axes: Axes, report: Report) -> str:
         if not low <= value <= high:
             beyond.append(f"{row['label']} {number(value, 3)}")
             continue
-        level = level + 1 if value - before < 0.25 * (high - low) else 0  # labels of near lines stand in tiers
+        level = level + 1 if value - before < 0.25 * (high - low) else 0  # labels of near lines are in tiers
         before = value
         axes.axvline(value, color=SOFT, linestyle=(0, (1, 1.6)), linewidth=1.2, zorder=1)
         offset, where = (0, 2 + 11 * level), ("data", "axes fraction")

@@ -10,7 +10,7 @@ from ensemble.reporting.contents import Picture
 from ensemble.reporting.figures.axes import NOT_USED, ParameterAxis, parameter_axis, shorten
 from ensemble.reporting.figures.search import LOST, FigureContext, faintness, mark_words, scatter
 from ensemble.reporting.figures.style import INK, REST, SOFT, WIDTH, new_figure, save
-from ensemble.reporting.search_run import Trial
+from ensemble.reporting.search_run import SearchTrial
 from ensemble.text import plural
 
 _MOST_AXES = 10  # of parallel coordinates; the most important
@@ -62,7 +62,12 @@ def _metric_axis(values: Sequence[float]) -> ParameterAxis:
 
 
 def _draw_line(
-    axes: Axes, trial: Trial, shown: Sequence[ParameterAxis], metric: ParameterAxis, color: str | None, faint: float
+    axes: Axes,
+    trial: SearchTrial,
+    shown: Sequence[ParameterAxis],
+    metric: ParameterAxis,
+    color: str | None,
+    faint: float,
 ) -> None:
     y = [axis.place(trial.parameters) for axis in shown]
     completed = trial.state == "completed" and trial.value is not None
@@ -119,7 +124,7 @@ def _draw_parameter(context: FigureContext, axis: ParameterAxis, file: str) -> P
     axes = figure.subplots()
     used = [trial for trial in search.trials if axis.name in trial.parameters]
     spread = {trial.number: axis.place(trial.parameters) for trial in used}
-    if axis.scale == "options":  # marks of one option stand side by side in the order of their numbers
+    if axis.scale == "options":  # marks of one option are side by side in the order of their numbers
         for option in {spread[t.number] for t in used}:
             same = [t.number for t in used if spread[t.number] == option]
             width = 0.5 / len(axis.options)

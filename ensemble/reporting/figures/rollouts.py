@@ -133,8 +133,8 @@ def _legend(color: str, members: int) -> list[Line2D | Patch]:
 
 
 def _caption(report: Report, group: Group, rollouts: Rollouts) -> str:
-    several = len({row["config_hash"] for row in report.table.rows if row["kind"] == "configuration"}) > 1
-    labels = {row["config_hash"]: row["label"] for row in report.table.rows if row["kind"] == "configuration"}
+    several = len({row["config_hash"] for row in report.configurations}) > 1
+    labels = {row["config_hash"]: row["label"] for row in report.configurations}
     whose = f" of the best configuration ({labels[group.config_hash]})" if several else ""
     entries = len(rollouts.labels)
     part = f" The first {_ENTRIES} of {entries} state entries." if entries > _ENTRIES else ""

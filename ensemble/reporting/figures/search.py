@@ -29,7 +29,7 @@ from ensemble.reporting.figures.style import (
     tick,
 )
 from ensemble.reporting.leaderboard import pareto_front
-from ensemble.reporting.search_run import Search, Trial
+from ensemble.reporting.search_run import Search, SearchTrial
 from ensemble.schema import Float64
 from ensemble.text import plural
 
@@ -39,7 +39,7 @@ _LEADERS = 3  # without finalists
 
 @dataclass(frozen=True, slots=True)
 class FigureContext:
-    """Who is shown how: the search, the colours of the leaders by configuration, and where the figures go."""
+    """What the figures share: the search, the colours of the leaders by configuration, and their directory."""
 
     search: Search
     leaders: Mapping[str, str]
@@ -51,13 +51,13 @@ class FigureContext:
         return Picture((self.folder / name).relative_to(self.run), title, caption, half)
 
     @property
-    def leading(self) -> list[Trial]:
+    def leading(self) -> list[SearchTrial]:
         """The trials of the leaders."""
         return [trial for config_hash in self.leaders for trial in self.search.trials_of(config_hash)[:1]]
 
 
 def figure_context(report: Report, search: Search, drawn: Sequence[Drawn]) -> FigureContext:
-    """Choose the leaders: those that stand first in the tables."""
+    """Choose the leaders: those that come first in the tables."""
     confirmed = bool(drawn) and drawn[0].group.role != "search"
     first = [d for d in drawn if d.named][: None if confirmed else _LEADERS]
     colors = {d.group.config_hash: d.color for d in first}
@@ -118,7 +118,9 @@ def _draw_marks(axes: Axes, kind: str, points: Float64) -> None:
         axes.plot(x, y, "o", color=SOFT, markersize=4.5, markeredgewidth=0, zorder=3)
 
 
-def _draw_leader(axes: Axes, context: FigureContext, trial: Trial, point: tuple[float, float], label: bool) -> None:
+def _draw_leader(
+    axes: Axes, context: FigureContext, trial: SearchTrial, point: tuple[float, float], label: bool
+) -> None:
     color = context.leaders[trial.config_hash]
     axes.plot(*point, marker="o", color=color, markersize=6.5, zorder=4)
     if label:
@@ -179,10 +181,10 @@ def draw_courses(context: FigureContext) -> Picture | None:
     save(figure, context.folder / "courses.png")
     stopped = sum(trial.state == "pruned" for trial in search.trials)
     words = f" Stopped early, at the triangle: {plural(stopped, 'configuration')}." if stopped else ""
-    return context.picture("courses.png", "Configurations rung by rung", f"What decided who went on.{words}")
+    return context.picture("courses.png", "Configurations rung by rung", f"What decided which went on.{words}")
 
 
-def _course(search: Search, trial: Trial) -> tuple[Float64, Float64]:
+def _course(search: Search, trial: SearchTrial) -> tuple[Float64, Float64]:
     """Return the steps and means of a trial; a completed one goes on to its last step and value."""
     x, y = search.courses.get(trial.number, (np.array([]), np.array([])))
     last = trial.steps / trial.seeds if trial.seeds else 0.0
@@ -196,7 +198,9 @@ def faintness(search: Search) -> float:
     return max(0.1, min(0.75, 30 / len(search.trials)))
 
 
-def _draw_course(axes: Axes, trial: Trial, course: tuple[Float64, Float64], color: str | None, faint: float) -> None:
+def _draw_course(
+    axes: Axes, trial: SearchTrial, course: tuple[Float64, Float64], color: str | None, faint: float
+) -> None:
     x, y = course
     line = color or (SOFT if trial.state == "completed" else REST)
     width, level = (1.8, 4) if color else (0.9, 3) if trial.state == "completed" else (0.7, 2)

@@ -1,7 +1,7 @@
 """How figures look: palette, type, bands over seeds, labels at the ends of lines, files without dates.
 
-Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; a configuration keeps its colour in all
-figures.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish; a configuration keeps its colour
+in all figures.
 """
 
 from collections.abc import Sequence
@@ -147,7 +147,7 @@ def tick(value: float) -> str:
 
 
 def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]], height: float) -> None:
-    """Write (y, text, colour) beside the right end of lines, pushed apart; `height` of the axes is in inches."""
+    """Write (y, text, colour) next to the right end of lines, pushed apart; `height` of the axes is in inches."""
     if not labels:
         return
     low, high = axes.get_ylim()

@@ -1,1 +1,1 @@
-"""A report in each of its formats: page, Markdown, LaTeX and terminal. What is said is decided in `contents`."""
+"""A report in each of its formats: page, Markdown, LaTeX, CSV and terminal. `contents` decides what it says."""

@@ -1,106 +1,110 @@
-"""A search on a terminal: the leaderboard, the answer, the optimism and the ledger in a line each."""
+"""A table on a terminal of any width: which of its columns have room, and how wide each is.
 
-from collections.abc import Sequence
-from typing import Literal
+What names a row always stays. Of the others those of the least priority go, and the caption says which they are.
+"""
 
-from rich.console import Console
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ensemble.reporting.findings import Findings
-from ensemble.reporting.narrow import Extent, extent, fit, new_table
-from ensemble.reporting.number_format import setting
-from ensemble.reporting.sheets import Sheet
-from ensemble.reporting.tables import Column, Row
+from ensemble.reporting.table import ALWAYS, Column, Table, TableRow
 from ensemble.text import plural
 
-_ROWS = 10  # configurations where there are no finalists
-_SETTINGS = 24  # characters, at least, of the column that says what a configuration is
-_MARK, _NAME = Column("", "number", str), Column("configuration", "label", str)
-_COUNTED = ("n_planned", "n_pruned", "n_diverged", "n_failed")  # in `ok/planned` and in the status
-# The first to go where a terminal is narrow.
-_DISPENSABLE = (
-    "parameters",
-    "seconds",
-    "best_seed",
-    "x_better",
-    "statistics",
-    "stopped",
-    "search_statistics",
-)
+_BETWEEN = 3  # characters from one column to the next
+_SHORTEST = 8  # characters of the column that names a row, where nothing else is left to give way
+_MOST = 30  # rows
+_STYLES = {"baseline": "dim", "published": "italic"}  # by kind of row
 
 
-def render_leaderboard(found: Findings, name: str, console: Console) -> None:
-    """Print the leaderboard of finalists, or of the best ten configurations."""
-    console.print(_to_rich(found.leaderboard, f"{name}: {found.leaderboard.title}", console.width))
+class Extent(NamedTuple):
+    """How wide a column is with its texts on one line each, and at least, when they are broken."""
+
+    longest: int
+    least: int
 
 
-def render_findings(found: Findings, console: Console) -> None:
-    """Print the answer, the optimism and the ledger."""
-    for line in found.answer:
-        console.print(Text(line.replace("**", "")))
-    for line in found.optimisms[1:]:
-        console.print(Text(line))
-    console.print(Text(f"ledger: {found.ledger}"))
+def render_table(table: Table, title: str, width: int, elsewhere: str, most: int = _MOST) -> RichTable:
+    """Return a table of `width` characters; what had no room, columns or rows, the caption finds in `elsewhere`."""
+    # Rows, and the columns that have room for them
+    rows = [row for i, row in enumerate(table.rows) if i < most or row.get("kind") == "baseline"]
+    columns = fit_columns(table, rows, width)
+    rows = [row for row in rows if row.get("kind") != "baseline" or _says_something(row, list(columns))]
 
+    # Columns
+    shown = RichTable(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
+    )
+    for column, size in columns.items():
+        header = escape("\n".join(_header_lines(column, rows)))
+        shown.add_column(header, justify=column.align, no_wrap=column.lines == 1, overflow="fold", width=size)
 
-def _to_rich(sheet: Sheet, title: str, width: int) -> RichTable:
-    shown, widths = new_table(title), _fit(sheet, width)
-    columns = [column for column in widths if column not in (_MARK, _NAME)]
-    shown.add_column("", no_wrap=True, width=widths[_MARK])
-    for column in columns:
-        justify: Literal["left", "right"] = "left" if column is sheet.columns[-1] else "right"
-        shown.add_column(escape(_header(column)), justify=justify, no_wrap=True, width=widths[column])
-    shown.add_column(_NAME.header, overflow="fold", width=widths[_NAME])
-    beaten = any(column.key == "statistics" and "±" in column.header for column in columns)
-    whole = [row for row in sheet.rows if row.get("kind") != "baseline"]
-    rows = [*whole[:_ROWS], *(row for row in sheet.rows if row.get("kind") == "baseline" and beaten)]
-    for i, row in enumerate(rows):
-        style = "dim" if row.get("kind") == "baseline" else "bold" if i == 0 else ""
-        mark, settings = _name(row)
-        shown.add_row(Text(mark), *(Text(_cell(column, row)) for column in columns), Text(settings), style=style)
-    lacking = [c.header for c in sheet.columns[1:] if c not in columns and c.key not in _COUNTED]
-    if len(whole) > _ROWS:
-        lacking.append(plural(len(whole) - _ROWS, "more configuration"))
+    # Cells
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        style = "bold" if row.get("highlight") else _STYLES.get(row.get("kind", ""), "")
+        ends = following is not None and row.get(table.ruled_by) != following.get(table.ruled_by)
+        shown.add_row(*(Text(column.text(row)) for column in columns), style=style, end_section=ends)
+
+    # Caption
+    lacking = [column.header for column in table.columns if column not in columns]
+    hidden = sum(row.get("kind") != "baseline" for row in table.rows[most:])
+    if hidden:
+        lacking.append(plural(hidden, "more configuration"))
     if lacking:
-        shown.caption = escape(f"in report.html: {', '.join(lacking)}")
+        shown.caption = escape(f"in {elsewhere}: {', '.join(lacking)}")
     return shown
 
 
-def _fit(sheet: Sheet, width: int) -> dict[Column, int]:
-    """Return the columns that fit between number and settings: all but the counts, and fewer the narrower it is."""
-    columns = [column for column in sheet.columns[1:] if column.key not in _COUNTED]
-    marks, settings = zip(*map(_name, sheet.rows), strict=True) if sheet.rows else ((), ())
-    extents = {_MARK: extent([""], marks)}
-    extents |= {c: extent([_header(c)], [_cell(c, row) for row in sheet.rows]) for c in columns}
-    longest = extent([_NAME.header], settings).longest
-    extents[_NAME] = Extent(longest, min(longest, _SETTINGS))
-    return fit(extents, _NAME, _first_to_go(columns), width)
+def fit_columns(table: Table, rows: Sequence[TableRow], width: int) -> dict[Column, int]:
+    """Return the columns that fit into `width` characters, each with its width.
+
+    Columns of the least priority go until the others fit. Room that is left lengthens what could be broken, the name
+    of a row first; where even then there is too little, the name is shortened.
+    """
+    kept = {column: _extent(column, rows) for column in table.columns}
+    for column in sorted(table.columns, key=lambda each: each.priority):
+        if _whole(kept) <= width or column.priority == ALWAYS:
+            break
+        del kept[column]
+    name = next((column for column in kept if column.priority == ALWAYS and column.lines > 1), table.columns[0])
+    room = width - _whole(kept)
+    widths = {column: extent.least for column, extent in kept.items()}
+    for column in sorted(widths, key=lambda each: each != name):
+        more = min(max(room, 0), kept[column].longest - kept[column].least)
+        widths[column] += more
+        room -= more
+    widths[name] = min(widths[name], max(_SHORTEST, widths[name] + room))
+    return widths
 
 
-def _first_to_go(columns: Sequence[Column]) -> list[Column]:
-    """Return the columns in the order in which they go; the mean by which the rows stand in order is none of them."""
-    of_search = any(column.key == "search_statistics" for column in columns)
-    mean = "search_statistics" if of_search else "statistics"
-    others = [c for c in columns if c.key != mean or "interval" in c.header]
-    named = [c for key in _DISPENSABLE for c in others if c.key == key]
-    return [*named, *(c for c in reversed(others) if c not in named)]
+def _whole(extents: Mapping[Column, Extent]) -> int:
+    return sum(each.least + _BETWEEN for each in extents.values()) - 1
 
 
-def _header(column: Column) -> str:
-    return "ok/planned" if column.key == "n_ok" else column.header
+def _extent(column: Column, rows: Sequence[TableRow]) -> Extent:
+    """Measure a column; a text that may be broken needs room for its longest word, and for its share of the lines."""
+    header = max(map(len, _header_lines(column, rows)))
+    texts = [column.text(row) for row in rows]
+    longest = max([header, *map(len, texts)])
+    if column.lines == 1:
+        return Extent(longest, longest)
+    word = max((len(word) for text in texts for word in text.split()), default=0)
+    return Extent(longest, max(header, word, math.ceil(longest / column.lines)))
 
 
-def _cell(column: Column, row: Row) -> str:
-    if column.key == "n_ok" and row.get("n_planned") is not None:
-        return f"{row['n_ok']}/{row['n_planned']}"
-    return column.format(row.get(column.key))
+def _header_lines(column: Column, rows: Sequence[TableRow]) -> tuple[str, ...]:
+    """Break a header before its last word where it is wider than the cells below; what ± joins stays together."""
+    words = re.fullmatch(r"(.+)(?<!±) (?!±)(.+)", column.header)
+    if words is None or len(column.header) <= max((len(column.text(row)) for row in rows), default=0):
+        return (column.header,)
+    return words.groups()
 
 
-def _name(row: Row) -> tuple[str, str]:
-    """Part a label into number and settings; a baseline has only a name."""
-    if row.get("number") is None:
-        return "", str(row["label"])
-    mark = f"#{setting(row['number'])}"
-    return mark, str(row["label"]).removeprefix(mark).strip()
+def _says_something(row: TableRow, columns: Sequence[Column]) -> bool:
+    """Tell whether a baseline has a number in one of the columns that had room."""
+    return any(column.text(row) not in ("", "-") for column in columns if column.lines == 1)

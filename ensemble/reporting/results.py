@@ -1,110 +1,104 @@
-"""Rows of the report and the columns that show them: one list of `(header, key, format)`, three renderings.
+"""The results of a run as a table: a row a configuration and role, best first, then the baselines.
 
-A row is a dictionary: the keys made here, and every column of `members.parquet` that is the same for the row's
-members. So a further column is one tuple, e.g. `("batch", "train.batch_size", setting)`.
+A row has the keys made here, and every column of `members.parquet` in which the row's members agree; so a
+hyperparameter is shown by a further column in COLUMNS, e.g. `Column("batch", "train.batch_size", setting)`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from ensemble.reporting.groups import SEARCH_KEYS, Group, rank_run, role_rank, search_facts
-from ensemble.reporting.number_format import count, interval, plus_minus, setting, short_names, times
+from ensemble.reporting.groups import SEARCH_KEYS, Group, group_members, rank_run, role_rank, search_cells
+from ensemble.reporting.number_format import count, setting, short_names, times
+from ensemble.reporting.render.csv import render_csv
 from ensemble.reporting.run import Baseline, MemberRow, Run
 from ensemble.reporting.statistics import NOTHING, Statistics
+from ensemble.reporting.table import (
+    Column,
+    Table,
+    TableRow,
+    filled_columns,
+    interval_text,
+    lower_bound,
+    share_text,
+    spread_text,
+)
 from ensemble.schema import Mode
 from ensemble.text import duration
 
-Row = dict[str, Any]
-
-
-class Column(NamedTuple):
-    """One column of the report."""
-
-    header: str
-    key: str  # of a row
-    format: Callable[[Any], str]
-
-
-def _spread(found: Statistics) -> str:
-    return plus_minus(found.mean, found.std)
-
-
-def _interval(found: Statistics) -> str:
-    return interval(found.ci_low, found.ci_high, found.mean, found.std, found.ci_method)
-
-
-def _plain(value: object) -> str:
-    return "-" if value is None else str(value)
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("configuration", "label", str),
-    Column("n ok/planned", "n", _plain),
-    Column("mean ± std", "statistics", _spread),
-    Column("95 % interval", "statistics", _interval),
-    Column("best seed", "best_seed", _plain),
-    Column("parameters", "parameters", count),
-    Column("time", "seconds", duration),
-    Column("x better", "x_better", times),
-    Column("status", "status", _plain),
+LABEL = Column("configuration", "label", str, "left", lines=3)
+MEAN = Column("mean ± std", "statistics", spread_text)
+# An interval outlives the status, which says little more than `n ok/planned` of how the seeds ended.
+INTERVAL = Column("95 % interval", "statistics", interval_text, priority=6, sort=lower_bound)
+BEST_SEED = Column("best seed", "best_seed", priority=2)
+PARAMETERS = Column("parameters", "parameters", count, priority=1)
+TIME = Column("time", "seconds", duration, priority=3)
+X_BETTER = Column("x better", "x_better", times, priority=4)
+STATUS = Column("status", "status", align="left", priority=5, lines=9)
+COLUMNS = (
+    LABEL,
+    Column("n ok/planned", "n", share_text, priority=7),
+    MEAN,
+    INTERVAL,
+    BEST_SEED,
+    PARAMETERS,
+    TIME,
+    X_BETTER,
+    STATUS,
 )
-ROLE = Column("role", "role", _plain)
+ROLE = Column("role", "role", priority=8)
+
+_STATISTICS = ("mean", "std", "ci_low", "ci_high", "ci_method", "median", "min", "max")
+_CSV_KEYS = ("experiment", "configuration", "config_hash", "role", "metric", "n_planned", "n_ok", *_STATISTICS)
+_CSV_TAIL = ("best_seed", "parameters", "seconds", "x_better", "status")
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows in the order they are shown: configurations best first, then what they have to beat."""
-
-    metric: str
-    rows: tuple[Row, ...]
-    searched: tuple[str, ...]  # hyperparameters that differ between the rows
-    extra: tuple[str, ...] = ()  # further keys of the rows, for the CSV alone
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns worth showing: without those that no row fills, and with the role where there are several."""
-        shown = [c for c in COLUMNS if c.key != "x_better" or any(row.get("x_better") is not None for row in self.rows)]
-        several = len({row["role"] for row in self.rows if row["role"] is not None}) > 1
-        return (shown[0], ROLE, *shown[1:]) if several else tuple(shown)
-
-    def cells(self) -> list[list[str]]:
-        """Return the text of every cell."""
-        return [[column.format(row.get(column.key)) for column in self.columns] for row in self.rows]
-
-    @property
-    def best(self) -> Row | None:
-        """The first row with a value; None where nothing finished."""
-        return next((row for row in self.rows if row["kind"] == "configuration" and row["statistics"].n), None)
-
-
-def build_table(run: Run, metric: str) -> Table:
+def result_table(run: Run, metric: str) -> Table:
     """Lay out the table of one run by `metric`."""
     ranked = rank_run(run, metric)
-    searched = differing_keys([group.members[0] for group in ranked if group.members], run.hyperparameters)
-    labels = label_groups(run, ranked, searched)
+    labels = label_groups(run, ranked, searched_keys(run))
     rows = [_configuration_row(run, group, metric, labels[group.config_hash]) for group in ranked]
-    extra = SEARCH_KEYS if run.search else ()
-    return Table(metric, (*rows, *_baseline_rows(run, rows, metric, labels)), searched, extra)
+    baselines = _baseline_rows(run, rows, metric, labels)
+    return _table("result", f"{run.name}, by {metric}", [*rows, *baselines])
 
 
-def join_tables(tables: Sequence[Table], mode: Mode) -> Table:
+def join_tables(tables: Sequence[Table], metric: str, mode: Mode) -> Table:
     """Lay the tables of several runs into one, best first, each row named by its experiment. All show one metric."""
     sign = 1.0 if mode == "min" else -1.0
     rows = [{**row, "label": _joint_label(row, table)} for table in tables for row in table.rows]
     behind = {"configuration": 0, "baseline": 1}
 
-    def place(row: Row) -> tuple[int, int, bool, bool, float, str]:
+    def place(row: TableRow) -> tuple[int, int, bool, bool, float, str]:
         found: Statistics = row["statistics"]
         nothing = np.isnan(found.mean)
         mean = 0.0 if nothing else sign * found.mean
         role = role_rank(row["role"])
         return behind[row["kind"]], role, bool(nothing), bool(row.get("diverged")), mean, row["label"]
 
-    searched = tuple(dict.fromkeys(key for table in tables for key in table.searched))
-    return Table(tables[0].metric, tuple(sorted(rows, key=place)), searched)
+    return _table("joint", f"all {len(tables)} runs, by {metric}", sorted(rows, key=place))
+
+
+def _table(key: str, title: str, rows: Sequence[TableRow]) -> Table:
+    """Choose the columns (x better where a baseline has it, the role where there are several) and mark the best row."""
+    best = next((row for row in rows if row["kind"] == "configuration" and row["statistics"].n), None)
+    marked = tuple({**row, "highlight": row is best} for row in rows)
+    several = len({row["role"] for row in rows if row["role"] is not None}) > 1
+    columns = (COLUMNS[0], ROLE, *COLUMNS[1:]) if several else COLUMNS
+    keep = {column.key for column in columns} - {X_BETTER.key}
+    return Table(key, title, filled_columns(columns, marked, keep), marked)
+
+
+def results_csv(run: Run, table: Table) -> str:
+    """Return `report.csv`: one number a column in full precision, every searched hyperparameter a column."""
+    further = (key for key in searched_keys(run) if key not in _CSV_TAIL)
+    names = (*_CSV_KEYS, *(SEARCH_KEYS if run.search else ()), *further, *_CSV_TAIL)
+    return render_csv(names, ({**r, **asdict(r["statistics"]), "configuration": r["label"]} for r in table.rows))
+
+
+def searched_keys(run: Run) -> tuple[str, ...]:
+    """Return the hyperparameters that differ between the configurations of a run."""
+    return differing_keys([group.members[0] for group in group_members(run) if group.members], run.hyperparameters)
 
 
 def differing_keys(members: Sequence[MemberRow], keys: Iterable[str]) -> tuple[str, ...]:
@@ -128,19 +122,19 @@ def label_groups(run: Run, groups: Sequence[Group], searched: Sequence[str]) -> 
     }
 
 
-def _configuration_row(run: Run, group: Group, metric: str, label: str) -> Row:
+def _configuration_row(run: Run, group: Group, metric: str, label: str) -> TableRow:
     seconds = [m["seconds"] for m in group.completed if m["seconds"] is not None]
     found = group.describe(metric)
     return {
         **_shared(group.members),
-        **(search_facts(group, run.search) if run.search else {}),
+        **(search_cells(group, run.search) if run.search else {}),
         "kind": "configuration",
         "experiment": run.name,
         "label": label,
         "config_hash": group.config_hash,
         "role": group.role,
         "metric": metric,
-        "n": f"{found.n}/{group.n_planned}",
+        "n": (found.n, group.n_planned),
         "n_ok": found.n,
         "n_planned": group.n_planned,
         "statistics": found,
@@ -152,8 +146,8 @@ def _configuration_row(run: Run, group: Group, metric: str, label: str) -> Row:
     }
 
 
-def _baseline_rows(run: Run, rows: Sequence[Row], metric: str, labels: dict[str, str]) -> list[Row]:
-    """Lay out the baselines of `metric`; one that is the same for several configurations stands once.
+def _baseline_rows(run: Run, rows: Sequence[TableRow], metric: str, labels: dict[str, str]) -> list[TableRow]:
+    """Lay out the baselines of `metric`; one that is the same for several configurations is listed once.
 
     `x_better` holds against the best of those configurations.
     """
@@ -171,7 +165,7 @@ def _baseline_rows(run: Run, rows: Sequence[Row], metric: str, labels: dict[str,
     return made
 
 
-def _baseline_row(run: Run, metric: str, label: str, value: float, best: Row | None) -> Row:
+def _baseline_row(run: Run, metric: str, label: str, value: float, best: TableRow | None) -> TableRow:
     return {
         "kind": "baseline",
         "experiment": run.name,
@@ -189,7 +183,7 @@ def _ratio(baseline: float, mean: float, mode: Mode) -> float | None:
     return above / below if above > 0 and below > 0 else None
 
 
-def _shared(members: Sequence[MemberRow]) -> Row:
+def _shared(members: Sequence[MemberRow]) -> TableRow:
     """Keep the columns in which all members agree."""
     if not members:
         return {}
@@ -201,6 +195,6 @@ def _settings(member: MemberRow, names: dict[str, str]) -> str:
     return ", ".join(found or [f"{short}=null" for short in names.values()])
 
 
-def _joint_label(row: Row, table: Table) -> str:
+def _joint_label(row: TableRow, table: Table) -> str:
     alone = len({r["config_hash"] for r in table.rows if r["kind"] == "configuration"}) == 1
     return row["experiment"] if alone and row["kind"] == "configuration" else f"{row['experiment']}: {row['label']}"

@@ -1,83 +1,113 @@
-"""What a search found, before it has a format: the answer in sentences, the sheets, the ledger and its facts."""
+"""What a search found, before it has a format: the answer in sentences, the tables, the ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ensemble.reporting.groups import Group, rank_run, state_of
-from ensemble.reporting.leaderboard import finalists, leaderboard, pareto, pareto_front
+from ensemble.reporting.leaderboard import (
+    finalists,
+    leaderboard,
+    pareto,
+    pareto_front,
+    terminal_board,
+    without_counted_status,
+)
 from ensemble.reporting.ledger import (
     Optimism,
-    importance_sheet,
-    ledger,
+    importance_table,
     ledger_line,
-    optimism,
+    ledger_table,
     optimism_line,
+    optimism_table,
     optimisms,
-    search_facts,
+    search_overview,
 )
 from ensemble.reporting.number_format import interval, number, plus_minus
 from ensemble.reporting.run import Run
 from ensemble.reporting.search_run import Search
-from ensemble.reporting.sheets import Sheet, improvement_text, p_text
-from ensemble.reporting.tables import Table
-from ensemble.reporting.versus import Comparison, Versus, baseline_words, compare, to_csv, versus_sheet
+from ensemble.reporting.table import Table
+from ensemble.reporting.versus import (
+    Comparison,
+    Versus,
+    baseline_words,
+    compare,
+    comparisons_csv,
+    improvement_text,
+    p_text,
+    versus_table,
+)
 from ensemble.schema import Mode
 
 _LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class SearchReport:
     """All that is said about a search beyond the report of any run."""
 
     answer: tuple[str, ...]  # sentences; **bold** as in Markdown
-    leaderboard: Sheet  # the finalists, or where there are none all configurations
-    sheets: tuple[Sheet, ...]  # after the board, before the figures
-    accounts: tuple[Sheet, ...]  # after the figures
+    leaderboard: Table  # the finalists, or where there are none all configurations
+    terminal_board: Table  # the same for a terminal
+    tables: tuple[Table, ...]  # after the leaderboard, before the figures
+    accounts: tuple[Table, ...]  # after the figures
     optimisms: tuple[str, ...]  # the optimism, one line a finalist
     ledger: str  # in one line
     comparisons: str  # csv
-    facts: tuple[tuple[str, str], ...]
+    overview: tuple[tuple[str, str], ...]  # how the search went
     best: str | None  # config_hash
     mark: str | None  # of the best: `#12`
 
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """Every table in the order of the page."""
+        return self.leaderboard, *self.tables, *self.accounts
 
-def find(run: Run, search: Search, table: Table) -> Findings:
-    """Put together what the search of a run found."""
-    ranked = rank_run(run, table.metric)
+
+def report_search(run: Run, search: Search, table: Table, metric: str) -> SearchReport:
+    """Put together what the search of a run found, by `metric`; `table` holds the results of the run."""
+    # Configurations by phase
+    ranked = rank_run(run, metric)
     confirmed = [group for group in ranked if group.role == "finalist"]
     searched = [group for group in ranked if group.role == "search"]
-    fresh = compare(confirmed, search, table.metric, run.mode(table.metric))
     whole = [group for group in searched if state_of(group, search) in ("completed", "diverged", "failed")]
+
+    # Comparisons, on fresh seeds and on those of the search
+    fresh = compare(confirmed, search, metric, run.mode(metric))
     old = compare(whole, search, search.metric, search.mode)
     promised = optimisms(search, confirmed, {group.config_hash: group for group in searched})
-    confirmed_sheet, everyone, spent = finalists(table), leaderboard(search, table), ledger(run)
-    labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
-    sheets = (
-        *(versus_sheet(each, search, folded=False) for each in fresh),
-        optimism(search, promised),
-        everyone if confirmed_sheet else None,
-        *(versus_sheet(each, search, folded=confirmed_sheet is not None) for each in old),
-        pareto(search, searched, labels),
-    )
-    leading = [g for g in confirmed if g.counted(table.metric)]
-    metric = table.metric if leading else search.metric
-    leaders = leading or [g for g in whole if g.counted(metric)]
-    mode = run.mode(metric) if leading else search.mode
-    answer = _answer(search, leaders, metric, mode, fresh if leading else old, old, promised)
-    shown = confirmed_sheet or everyone
+
+    # Answer
+    leading = [group for group in confirmed if group.counted(metric)]
+    compared = metric if leading else search.metric
+    leaders = leading or [group for group in whole if group.counted(compared)]
+    mode = run.mode(compared) if leading else search.mode
+    answer = _answer(search, leaders, compared, mode, fresh if leading else old, old, promised)
     if search.unfinished:
         answer = (f"**This search is {search.unfinished}.**", *answer)
-        shown = replace(shown, title=f"{shown.title} (not finished)")
-    return Findings(
+
+    # Tables
+    finals, configurations, ledger = finalists(table, metric), leaderboard(search, table, metric), ledger_table(run)
+    labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
+    tables = (
+        *(versus_table(each, search, folded=False) for each in fresh),
+        optimism_table(search, promised),
+        without_counted_status(configurations) if finals else None,
+        *(versus_table(each, search, folded=finals is not None) for each in old),
+        pareto(search, searched, labels),
+    )
+    board = finals or configurations
+    if search.unfinished:
+        board = replace(board, title=f"{board.title} (not finished)")
+    return SearchReport(
         answer=answer,
-        leaderboard=shown,
-        sheets=tuple(sheet for sheet in sheets if sheet is not None),
-        accounts=tuple(sheet for sheet in (importance_sheet(search), spent) if sheet is not None),
+        leaderboard=without_counted_status(board),
+        terminal_board=terminal_board(board),
+        tables=tuple(each for each in tables if each is not None),
+        accounts=tuple(each for each in (importance_table(search), ledger) if each is not None),
         optimisms=tuple(optimism_line(search, each) for each in promised),
-        ledger=ledger_line(spent),
-        comparisons=to_csv([*fresh, *old], search),
-        facts=search_facts(search),
+        ledger=ledger_line(ledger),
+        comparisons=comparisons_csv([*fresh, *old], search),
+        overview=search_overview(search),
         best=leaders[0].config_hash if leaders else None,
         mark=search.mark(leaders[0].config_hash) if leaders else None,
     )
