@@ -40,7 +40,7 @@ def equivalence(text: str) -> None:
 
 def row(name: str, *cells: str, width: int = 0) -> None:
     """Print a row: its name, then its cells, each right-aligned in `width` columns."""
-    say(f"  {name:36s}" + "  ".join(f"{cell:>{width}s}" for cell in cells))
+    say(f"  {name:36s}  " + "  ".join(f"{cell:>{width}s}" for cell in cells))
 
 
 def say(text: str) -> None:

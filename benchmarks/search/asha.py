@@ -86,9 +86,9 @@ def report(table: Table, repetitions: int) -> None:
         reasons += why
     total = sum(decisions.values())
     equal = decisions[True, True] + decisions[False, False]
+    ours, rays = decisions[True, False] / total, decisions[False, True] / total
     equivalence(
-        f"{equal / total:.1%} of the decisions are equal; only ours continues {decisions[True, False] / total:.1%}, "
-        f"only Ray's {decisions[False, True] / total:.1%}"
+        f"{equal / total:.1%} of {total:,} decisions are equal; only ours continues {ours:.1%}, only Ray's {rays:.1%}"
     )
     for reason, count in reasons.most_common():
         say(f"  {count / max(1, total - equal):6.1%} of the differences: {reason}")

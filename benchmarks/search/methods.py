@@ -126,15 +126,8 @@ def report(repetitions: int, processes: int) -> None:
     """Print a row for each method as it ends."""
     say(f"\nSearching with {SEEDS} seeds each, {repetitions} repetitions (shares of evaluating everything with them)")
     budgets = [f"right at {budget:.2f}" for budget in BUDGETS]
-    row(
-        "",
-        "winner",
-        "median",
-        "expected",
-        *budgets,
-        *(f"{f'{other} / this':>20s}" for other in (REFERENCE, SIMPLE)),
-        width=12,
-    )
+    against = [f"{f'{other} / this':>20s}" for other in (REFERENCE, SIMPLE)]
+    row("", "winner", "median", "expected", *budgets, *against, width=12)
     results: dict[str, Result] = {}
     random = np.random.default_rng(0)
     with ProcessPoolExecutor(processes) as pool:
