@@ -1,32 +1,59 @@
-"""Every benchmark in turn: `python -m benchmarks`, or by name: `python -m benchmarks windows training_step`."""
+"""The benchmarks, all or by name: `python -m benchmarks [NAME ..] [options]`.
 
-import runpy
+    python -m benchmarks --quick                        # does each of them run? a few minutes
+    python -m benchmarks windows training_step          # these two
+    python -m benchmarks overhead --trials 10           # options go to each benchmark that is named
+    python -m benchmarks overhead --help
+
+Each runs in a process of its own, so that none leaves threads, memory or an environment to the next.
+"""
+
+import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import takewhile
 
-NAMES = (
-    "conversion",
-    "windows",
-    "training_step",
-    "ensembles",
-    "overhead",
-    "target",
-    "search",
-    "tokenizer",
-    "policy_training",
-    "closed_loop",
-)
+from benchmarks.command import say
+
+MODULES = {
+    "conversion": "data.conversion",
+    "windows": "data.windows",
+    "training_step": "training.training_step",
+    "ensembles": "training.ensembles",
+    "overhead": "study.overhead",
+    "target": "study.target",
+    "search": "search.search",
+    "tokenizer": "policies.tokenizer",
+    "policy_training": "policies.policy_training",
+    "closed_loop": "policies.closed_loop",
+}
+BY_NAME_ONLY = {"record_search": "search.record_search", "search_tune": "search.tune"}  # they train for long
 
 
-def main() -> None:
-    chosen = sys.argv[1:] or NAMES
-    for name in chosen:
-        if name not in NAMES:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
-    for name in chosen:
-        print(f"\n== {name}", flush=True)
-        sys.argv = [name]
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+def main(arguments: Sequence[str]) -> int:
+    """Run what is named, or everything; return 1 when one of them failed."""
+    names = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    options = arguments[len(names) :]
+    known = MODULES | BY_NAME_ONLY
+    for name in names:
+        if name not in known:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(known)}")
+    if not names and {"-h", "--help"} & set(options):
+        say(f"{__doc__}\nNames: {', '.join(known)}")
+        return 0
+
+    failed = []
+    for name in names or MODULES:
+        say(f"\n== {name}")
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{known[name]}", *options]).returncode:
+            failed.append(name)
+    if failed:
+        say(f"\nfailed: {', '.join(failed)}")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,9 +1,9 @@
 """Sides that take turns with every core busy: a process a lane, all lanes of a side at once.
 
-A lane builds what it measures, warms up, and waits. In its side's turn all lanes are told to go at the same moment,
-each times its own steps, and each goes on until the last of them has its time, so that no lane is timed beside an idle
-core. Beside the seconds stands the processor time, which other work on the machine disturbs less. Lanes talk by lines
-on their pipes. Only the standard library is imported: a plain side must not run with what our package sets.
+A lane builds what it measures, warms up, and waits. In its side's turn all lanes start at the same moment, each times
+its own steps, and each continues until the last of them has its time, so that no lane is timed next to an idle core.
+Processor time is reported with the seconds, since other work on the machine disturbs it less. Lanes communicate by
+lines on their pipes. Only the standard library is imported: a plain side must not run with what our package sets.
 """
 
 import os
@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
+
+from benchmarks import timing
 
 CORES = 2
 
@@ -30,8 +33,8 @@ class Side:
     threads: int = 1  # of each lane
 
 
-class Turn(NamedTuple):
-    """What a step of one member takes the machine while all lanes of a side go."""
+class Cost(NamedTuple):
+    """What a step of one member takes the machine while all lanes of a side are at work."""
 
     seconds: float
     processor: float  # seconds of processor time, over the number of cores
@@ -53,7 +56,7 @@ class Group:
 
     def __enter__(self) -> Self:
         """Wait until all lanes are warm."""
-        self._hear()
+        self._read()
         return self
 
     def __exit__(
@@ -64,22 +67,22 @@ class Group:
         for lane in self._lanes:
             lane.communicate()
 
-    def turn(self, steps: int) -> Turn:
-        """Let all lanes go, and halt them."""
-        self._tell(str(steps))
-        times = [[float(number) for number in line.split()] for line in self._hear()]
-        self._tell("halt")
-        self._hear()
+    def turn(self, steps: int) -> Cost:
+        """Start all lanes, and halt them."""
+        self._write(str(steps))
+        times = [[float(number) for number in line.split()] for line in self._read()]
+        self._write("halt")
+        self._read()
         count = self._side.members * steps  # of each lane
         processor = sum(each for _, each in times) / len(times) / CORES
-        return Turn(1 / sum(count / seconds for seconds, _ in times), processor / count)
+        return Cost(1 / sum(count / seconds for seconds, _ in times), processor / count)
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         for lane in self._lanes:
             assert lane.stdin is not None
             lane.stdin.write(line + "\n")
 
-    def _hear(self) -> list[str]:
+    def _read(self) -> list[str]:
         """Return a line of each lane."""
         lines = [lane.stdout.readline() for lane in self._lanes if lane.stdout is not None]
         if not all(lines):
@@ -87,16 +90,16 @@ class Group:
         return lines
 
 
-def take_turns(sides: Mapping[str, Side], rounds: int, steps: int) -> dict[str, list[Turn]]:
-    """Let the sides go A B A B ..; return their turns."""
+def take_turns(sides: Mapping[str, Side], rounds: int, steps: int) -> dict[str, list[Cost]]:
+    """Run the sides A B A B ..; return their costs."""
     with ExitStack() as stack:
         groups = {name: stack.enter_context(Group(side)) for name, side in sides.items()}
-        turns = [{name: group.turn(steps) for name, group in groups.items()} for _ in range(rounds)]
-    return {name: [turn[name] for turn in turns] for name in sides}
+        turns = timing.take_turns({name: partial(group.turn, steps) for name, group in groups.items()}, rounds)
+    return {name: [turn.value for turn in each] for name, each in turns.items()}
 
 
 def serve(run: Callable[[int], object], warmup: int = 3) -> None:
-    """Be a lane, whose `run` takes so many steps; return when the other side has gone."""
+    """Be a lane whose `run` takes so many steps; return when the pipe is closed."""
     run(warmup)
     print("warm", flush=True)
     while order := sys.stdin.readline():

@@ -3,7 +3,7 @@
 As ruiming-wu/FAST_Flow_Matching trains them: post-norm layers of torch with dropout 0.1, batches of 128 in the default
 collation, AdamW, float32, the loss read at every step. Noise and times of pi0 are drawn once, when the data are
 loaded; FAST's attention mask goes through the loader with its tokens, its logits are dropped too, and its gradient is
-clipped. Validation is left out. As a script it is a lane of `benchmarks.policy_training`. Our package is not imported.
+clipped. Validation is left out. As a script it is a lane of `policy_training.py`. Our package is not imported.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.lanes import serve
+from benchmarks.policies.lanes import serve
 
 WIDTH, LAYERS, HEADS, INNER, CHUNK, VOCABULARY, LONGEST, PAD = 128, 4, 4, 256, 50, 256, 25, 2
 BATCH, RATE = 128, 2e-4
@@ -25,7 +25,7 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def later(time: int) -> Tensor:
-    """Say which keys (columns) lie after a query (row), (T, T) bool."""
+    """Return which keys (columns) come after a query (row), (T, T) bool."""
     return torch.ones(time, time).triu(1).bool()
 
 
@@ -93,7 +93,7 @@ class TinyPi0Fast(nn.Module):
 
 
 class ChunkPairs(Dataset[Sample]):
-    """States, noise, times and chunks; noise and times as they were drawn here."""
+    """States, noise, times and chunks; noise and times are drawn once, here."""
 
     def __init__(self, archive: Path) -> None:
         file = np.load(archive)
@@ -127,7 +127,7 @@ class TokenPairs(Dataset[Sample]):
 
 
 class PlainLoop:
-    """One member's training, as many steps at a time as asked."""
+    """One member's training, any number of steps at a time."""
 
     def __init__(self, family: str, archive: Path) -> None:
         self.model = TinyPi0() if family == "pi0" else TinyPi0Fast()
@@ -142,6 +142,7 @@ class PlainLoop:
         return sum(self.step(sample) for sample in islice(self.samples, steps)) / steps
 
     def step(self, sample: Sample) -> float:
+        """Take one optimizer step; return its loss."""
         self.optimizer.zero_grad()
         loss = self.model.loss(sample)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -152,7 +153,7 @@ class PlainLoop:
 
 
 def endless(loader: DataLoader[Sample]) -> Iterator[Sample]:
-    """Go through the data again and again, shuffled anew."""
+    """Go through the data without end, shuffled anew each time."""
     while True:
         yield from loader
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.search_table import Float64, Table
-from ensemble.schema import Mode
+from benchmarks.command import row, say
+from benchmarks.search.table import Table
+from ensemble.schema import Float64, Mode
 from ensemble.search.racing import contenders, next_round
 
 START = 2
@@ -20,9 +21,9 @@ def winners(final: Float64) -> set[int]:
 
 
 def race(scores: Float64, budget: int | None) -> tuple[int, int]:
-    """Race the rows of (C, S), whose columns are seeds in the order they come; return the pick and the seed-runs."""
+    """Race the rows of (C, S), whose columns are seeds in their order; return the pick and the seed-runs."""
     seeds: Sequence[int] = range(scores.shape[1])
-    known = {c: dict(enumerate(row[:START].tolist())) for c, row in enumerate(scores)}
+    known = {c: dict(enumerate(values[:START].tolist())) for c, values in enumerate(scores)}
     spent = len(known) * START
     while turns := next_round(known, MODE, seeds, None if budget is None else budget - spent):
         for configuration, seed in turns:
@@ -51,18 +52,16 @@ def compare(name: str, final: Float64, repetitions: int, independent: bool, rand
             pick, spent = race(drawn, budget)
             picks[way].append(pick in true)
             runs[way].append(spent)
-    print(f"  {name}: {count} configurations, winners {len(true)}, {repetitions} repetitions")
+    say(f"  {name}: {count} configurations, winners {len(true)}, {repetitions} repetitions")
     for way, hits in picks.items():
         mean = np.mean(runs[way])
-        print(
-            f"    {way:32s}a winner in {np.mean(hits):6.1%}, seed-runs {mean:5.0f} ({mean / final.size:5.1%}), "
-            f"most {max(runs[way])}"
-        )
+        spent = f"seed-runs {mean:5.0f} ({mean / final.size:5.1%}), most {max(runs[way])}"
+        row(f"  {way}", f"a winner in {np.mean(hits):6.1%}", spent)
 
 
 def report(table: Table, repetitions: int) -> None:
     """Print the race on the table as it is, and on harder ones: new draws of the seeds, and without the best."""
-    print("\nRacing: 2 seeds for all, then seeds only where the best may still be")
+    say("\nRacing: 2 seeds for all, then seeds only where the best may still be")
     random = np.random.default_rng(0)
     final = table.final
     without = np.delete(final, np.argsort(table.means, kind="stable")[:2], axis=0)

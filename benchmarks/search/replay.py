@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record_search import SPACE
-from benchmarks.search_table import Float64, Table
+from benchmarks.search.record_search import SPACE
+from benchmarks.search.table import Table
 from ensemble.config.loading import load
-from ensemble.schema import VALIDATION_ROLLOUT
+from ensemble.schema import VALIDATION_ROLLOUT, Float64
 from ensemble.search.judge import Judge
 from ensemble.search.records import Outcome, Suggestion
 
@@ -50,7 +50,7 @@ def unwatched(number: int, step: int, mean: float, kept: bool) -> None:
 
 
 def never(course: Course) -> bool:
-    """Say that it is not enough."""
+    """Continue to the end of the search."""
     return False
 
 
@@ -62,7 +62,7 @@ def replay(
     watch: Watch = unwatched,
     enough: Callable[[Course], bool] = never,
 ) -> Course:
-    """Search the table, `concurrency` trials at a time; repetitions differ in the sampler and in the seeds they see."""
+    """Search the table, `concurrency` trials at a time; repetitions differ in the sampler and in their seeds."""
     order = np.random.default_rng(seed).permutation(table.seeds).tolist()
     return climb(open_judge({**settings, "seed": seed}), table, order, concurrency, watch, enough)
 
@@ -119,7 +119,7 @@ class _Run:
         return self._next - self.step
 
     def advance(self) -> bool:
-        """Train to the next rung and tell the judge; False when the trial has ended."""
+        """Train to the next rung and report to the judge; False when the trial has ended."""
         self.step = self._next
         if self.step == self._last:
             self.result = float(self._final.mean())

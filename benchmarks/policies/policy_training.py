@@ -1,18 +1,18 @@
 """Time of an epoch of tiny pi0 and tiny pi0-FAST per member: ours against their authors' plain loop, on the same pairs.
 
-    python -m benchmarks.policy_training [--family pi0 | pi0_fast | both] [--steps 8] [--rounds 5] [--packs 1 2]
+    python -m benchmarks policy_training [--family pi0 | pi0_fast | both] [--steps 8] [--rounds 5] [--packs 1 2]
 
 Both cores are busy on both sides (`lanes.py`). Plain, for what its authors do (`plain_policies.py`): a process a
-member with one thread each, two at a time, and beside it one process with two threads, which is what who just runs the
-script gets. Ours, two trials as Ray places them here, a core each: the published recipe (float32, dropout; of
-`pi0_ensemble.yaml`), and the one that we advise for a CPU (bf16 products, no dropout, averaged weights; of
+member with one thread each, two at a time; and one process with two threads, which is what the script does by itself.
+Ours, two trials as Ray places them here, a core each: the published recipe (float32, dropout; of
+`pi0_ensemble.yaml`), and the recipe for a CPU (bf16 products, no dropout, averaged weights; of
 `pi0_quick.yaml`) in packs of several sizes. They are driven by the package's own training loop, without Ray.
 
 What is timed are steps after the first few: gathering batches, forward, backward, clipping where the recipe has it,
-optimizer; without validation, checkpoints and the start of processes, on neither side. The published epoch of 625 steps
-is extrapolated from them linearly. Noise and times are drawn afresh at every step by ours, once for all by theirs.
-Equivalence first: equal weights and noise without dropout give equal losses and gradients. The machine's limit stands
-beside: the products of a step's linear layers alone, two processes of it as well (attention's are not among them).
+optimizer; without validation, checkpoints and the start of processes, on either side. The published epoch of 625 steps
+is extrapolated from them linearly. Ours draws noise and times at every step, theirs once.
+Equivalence first: equal weights and noise without dropout give equal losses and gradients. The machine's limit is
+listed with them: the products of a step's linear layers alone, in two processes as well (without attention's).
 """
 
 import argparse
@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.lanes import CORES, Side, serve, take_turns
-from benchmarks.plain_policies import PAD, Sample, TinyPi0, TinyPi0Fast
+from benchmarks.command import Parser, announce, equivalence, row, say
+from benchmarks.policies.lanes import CORES, Side, serve, take_turns
+from benchmarks.policies.plain_policies import PAD, Sample, TinyPi0, TinyPi0Fast
 from benchmarks.timing import ratio
-from benchmarks.training_step import products_of
+from benchmarks.training.training_step import products_of
 from ensemble.config import Experiment, load
 from ensemble.config.data import DataConfig, SimulateConfig
 from ensemble.config.policy import Pi0FastConfig
@@ -43,6 +44,7 @@ from ensemble.models.state_dicts import to_state_dict
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import VALIDATION_LOSS, role_columns
 from ensemble.simulation.inverted_pendulum import simulate
+from ensemble.text import plural
 from ensemble.training.context import InlineContext
 from ensemble.training.loop import Outputs, Trainer
 from ensemble.training.members import Curve
@@ -55,26 +57,26 @@ from ensemble.training.trial import keep_freed_memory
 FAMILIES = ("pi0", "pi0_fast")
 EPOCH = 625  # steps: 80,000 pairs in batches of 128
 EPISODES = 640  # of which four in five train: 12,800 pairs, a hundred whole batches
-SPACES = Path(__file__).parents[1] / "search_spaces"
+SPACES = Path(__file__).parents[2] / "search_spaces"
 RECIPES = {
     "published": {"pi0": ("pi0_ensemble",), "pi0_fast": ("pi0_fast_ensemble", "model.logits_dropout=0.1")},
     "cpu": {"pi0": ("pi0_quick",), "pi0_fast": ("pi0_quick", "model.family=pi0_fast")},
 }
 KINDS = {"fp32": "published", "bf16": "cpu"}  # which recipe has which products
-FAR = 1_000_000_000  # steps: no run of this benchmark ends, saves or gives up
+FAR = 1_000_000_000  # steps: no run of this benchmark ends, saves or stops early
 PLAIN, THREADED, SAME = "plain, one thread each", "plain, two threads", "ours, the same recipe"
 
 
 # Data and configurations -------------------------------------------------------------------------------------------
 
 
-def prepare(folder: Path) -> None:
-    """Simulate the expert; write shards for ours, and the same training pairs as their npz, unless they are there."""
+def prepare(folder: Path, episodes: int) -> None:
+    """Simulate the expert; write shards for ours, and the same training pairs as their npz, unless they exist."""
     if (folder / "pairs.npz").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "shards", ignore_errors=True)
-    source = simulate(SimulateConfig(episodes=EPISODES), folder / "expert.h5")
+    source = simulate(SimulateConfig(episodes=episodes), folder / "expert.h5")
     convert([source], folder / "shards", DataConfig(path=str(source)))
     setup = set_up_on(folder, recipe(folder, "published", "pi0_fast"))
     windows, everything = setup.train, np.arange(setup.train.count)
@@ -165,8 +167,8 @@ def check_equivalence(folder: Path, family: str) -> None:
         "gradient norm": abs(norm_of(list(gradients.values())) / norm - 1),
         "gradient": norm_of([gradients[name] - value for name, value in plain.items()]) / norm,
     }
-    said = ", ".join(f"of the {name} {value:.1e}" for name, value in differences.items())
-    print(f"  equivalence at batch {batch.points.shape[1]}, relative difference {said}", flush=True)
+    listed = ", ".join(f"of the {name} {value:.1e}" for name, value in differences.items())
+    equivalence(f"batches of {batch.points.shape[1]}, relative difference {listed}")
     assert differences["loss"] < 1e-5
     assert max(differences.values()) < 1e-4
 
@@ -189,17 +191,17 @@ def norm_of(tensors: Sequence[Tensor]) -> float:
     return float(torch.cat([tensor.flatten() for tensor in tensors]).double().norm())
 
 
-def sides_of(folder: Path, family: str, packs: Sequence[int]) -> dict[str, Side]:
-    """Say how each side is run."""
-    plain = ("benchmarks.plain_policies", "--family", family, "--data", str(folder / "pairs.npz"))
-    own = ("benchmarks.policy_training", "--family", family, "--data", str(folder), "--lane")
+def sides_of(folder: Path, family: str, packs: Sequence[int], lanes: int) -> dict[str, Side]:
+    """Return how each side is run."""
+    plain = ("benchmarks.policies.plain_policies", "--family", family, "--data", str(folder / "pairs.npz"))
+    own = ("benchmarks.policies.policy_training", "--family", family, "--data", str(folder), "--lane")
     sides = {
-        PLAIN: Side(plain),
+        PLAIN: Side(plain, lanes=lanes),
         THREADED: Side((*plain, "--threads", str(CORES)), lanes=1, threads=CORES),
-        SAME: Side((*own, "published", "--packs", "1")),
+        SAME: Side((*own, "published", "--packs", "1"), lanes=lanes),
     }
-    sides |= {cpu(pack): Side((*own, "cpu", "--packs", str(pack)), members=pack) for pack in packs}
-    return sides | {alone(kind): Side((*own, name, "--products")) for kind, name in KINDS.items()}
+    sides |= {cpu(pack): Side((*own, "cpu", "--packs", str(pack)), members=pack, lanes=lanes) for pack in packs}
+    return sides | {alone(kind): Side((*own, name, "--products"), lanes=lanes) for kind, name in KINDS.items()}
 
 
 def cpu(pack: int) -> str:
@@ -212,45 +214,51 @@ def alone(kind: str) -> str:
     return f"products alone, {kind}"
 
 
-def compare(folder: Path, family: str, packs: Sequence[int], rounds: int, steps: int) -> None:
+def compare(folder: Path, family: str, options: argparse.Namespace) -> None:
     """Let the sides take turns, and print what an epoch of a member takes."""
-    print(f"{family}: the machine's seconds for an epoch of a member, {EPOCH} steps of 128 pairs, both cores busy")
-    print(f"  extrapolated linearly from {steps} steps of each process, {rounds} round(s)")
+    packs, rounds, steps = options.packs, options.rounds, options.steps
+    say(f"{family}: the machine's seconds for an epoch of a member, {EPOCH} steps of 128 pairs, both cores busy")
+    say(f"  extrapolated linearly from {plural(steps, 'step')} of each process, {plural(rounds, 'round')}")
     check_equivalence(folder, family)
-    turns = take_turns(sides_of(folder, family, packs), rounds, steps)
+    turns = take_turns(sides_of(folder, family, packs, options.lanes), rounds, steps)
     seconds = {name: [turn.seconds for turn in side] for name, side in turns.items()}
     processor = {name: [turn.processor for turn in side] for name, side in turns.items()}
-    print(f"  {'':34s}{'seconds':>8s}   {'plain / this':22s} {'by processor time':22s} plain of two threads / this")
+    titles = "seconds", "plain / this", "by processor time", "plain of two threads / this"
+    row("", *titles, width=20)
     for name, values in seconds.items():
         ratios = ratio(seconds[PLAIN], values), ratio(processor[PLAIN], processor[name])
-        longer = f"{ratios[0]:22s} {ratios[1]:22s} {ratio(seconds[THREADED], values)}"
-        print(f"  {name:34s}{EPOCH * statistics.median(values):8.1f}   {longer}")
+        row(name, f"{EPOCH * statistics.median(values):.1f}", *ratios, ratio(seconds[THREADED], values), width=20)
     for kind, name in (("fp32", SAME), ("bf16", cpu(packs[0]))):
         share = ratio(processor[alone(kind)], processor[name]).replace("x", "")
-        print(f"  share of {name} that its products alone would take: {share}")
+        say(f"  share of {name} that its products alone would take: {share}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, quick={"steps": 1, "rounds": 1, "packs": [1], "lanes": 1, "episodes": 20})
     parser.add_argument("--family", choices=(*FAMILIES, "both"), default="both")
     parser.add_argument("--steps", type=int, default=8, help="of each process in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--packs", type=int, nargs="+", default=[1, 2], help="members that ours trains in one pass")
-    parser.add_argument("--data", type=Path, help="where the pairs lie, or are put and stay")
+    parser.add_argument("--lanes", type=int, default=CORES, help="processes of a side, one a core")
+    parser.add_argument("--data", type=Path, help="folder in which the pairs are, or are kept")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="to simulate")
     parser.add_argument("--lane", choices=tuple(RECIPES), help=argparse.SUPPRESS)
     parser.add_argument("--products", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse()
     if options.lane:
         experiment, pack = recipe(options.data, options.lane, options.family), options.packs[0]
         seeds = range(options.number * pack, (options.number + 1) * pack)
         serve(products(experiment) if options.products else ours(options.data, experiment, tuple(seeds)))
         return
+    families = FAMILIES if options.family == "both" else (options.family,)
+    rounds = plural(options.rounds, "round")
+    announce(options, f"An epoch of {' and of '.join(families)}, {rounds} of {5 + len(options.packs)} sides", 15)
     with tempfile.TemporaryDirectory() as name:
         folder = (options.data or Path(name)).resolve()
-        prepare(folder)
-        for family in FAMILIES if options.family == "both" else (options.family,):
-            compare(folder, family, options.packs, options.rounds, options.steps)
+        prepare(folder, options.episodes)
+        for family in families:
+            compare(folder, family, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The recorded table as an object: a training run is a look-up, so a search is replayed in a fraction of a second."""
+"""The recorded table as an object: training is a look-up, so that a search is replayed in a fraction of a second."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.record_search import SPACE, TABLES
+from benchmarks.search.record_search import SPACE, TABLES
 from ensemble.config import Experiment
 from ensemble.config.loading import ExperimentFile, load
-from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT
+from ensemble.schema import VALIDATION_LOSS, VALIDATION_ROLLOUT, Float64
 from ensemble.store import read_table
 
-Float64 = npt.NDArray[np.float64]
 _NOT_VALUES = ("seed", "step", VALIDATION_ROLLOUT, VALIDATION_LOSS)
 
 
@@ -35,7 +33,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path = TABLES / "curves.parquet", metric: str = VALIDATION_ROLLOUT) -> "Table":
-        """Read a table of `benchmarks.record_search`."""
+        """Read a table of `record_search`."""
         table, file = read_table(path), load(SPACE)
         names = [name for name in table.column_names if name not in _NOT_VALUES]
         keys = list(zip(*(table[name].to_pylist() for name in names), strict=True))
@@ -58,7 +56,7 @@ class Table:
         return cls(file, values, final, tuple(seeds), tuple(steps), named)
 
     def number(self, experiment: Experiment) -> int:
-        """Return where a configuration of the space stands."""
+        """Return the row of a configuration of the space."""
         return self.numbers[tuple(sorted(self.file.varied(experiment).items()))]
 
     @cached_property
@@ -83,5 +81,5 @@ class Table:
         return self.values.shape[0] * len(self.seeds) * self.steps[-1]
 
     def rows(self, seeds: Sequence[int]) -> list[int]:
-        """Return where some seeds stand."""
+        """Return the places of some seeds."""
         return [self.seeds.index(seed) for seed in seeds]

@@ -1,15 +1,14 @@
 """How fast chunks become tokens and tokens chunks, against the loops over one sequence at a time that came first.
 
-    python -m benchmarks.tokenizer [--chunks 3000] [--rounds 3] [--many 100000]
+    python -m benchmarks tokenizer [--chunks 3000] [--rounds 3] [--many 100000]
 
 The tiny FAST against its authors' way (strings of integers in Python; kinder than theirs: a dictionary where they
 search a list, the vocabulary read once, the longest token known). The reference FAST against its own processor
 (Hugging Face's fast tokenizer called once a chunk; both train with the same trainer). Equality is checked first; then
 both take turns on the same chunks, smooth ones of 50 steps. Each line gives medians, and the ratio turn by turn. The
-chunks are few for the sake of the loops, whose time grows with their number; what `--many` cost us alone stands below.
+chunks are few because of the loops, whose time grows with their number; the last lines give what `--many` cost us.
 """
 
-import argparse
 import statistics
 import time
 from collections import Counter
@@ -24,7 +23,9 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.command import Parser, announce, equivalence, row, say
 from benchmarks.timing import alternate, ratio
+from ensemble.text import plural
 from ensemble.tokenizers.tokenizer import ActionTokenizer, Kind
 
 SCALE, HORIZON = 10.0, 50
@@ -34,7 +35,7 @@ Rows = list[list[int]]
 
 
 def smooth_chunks(count: int) -> Chunks:
-    """Damped oscillations with a little noise, (count, 50, 1): about as many tokens each as the inverted pendulum's."""
+    """Return damped oscillations with a little noise, (count, 50, 1): about as many tokens each as the pendulum's."""
     random = np.random.default_rng(0)
     decay, turn, phase, size = random.uniform([3, 0.05, 0, 0.2], [15, 0.4, 6.3, 2.5], (count, 4)).T[..., None]
     when = np.arange(HORIZON)
@@ -63,7 +64,7 @@ class TinyLoop:
         self.longest = max(name.count(",") + 1 for name in self.names)
 
     def words(self, chunk: Chunks) -> list[str]:
-        """One chunk as words."""
+        """Return one chunk as words."""
         return ["[BOS]", *(str(int(q)) for q in np.round(SCALE * dct(chunk[:, 0], norm="ortho"))), "[EOS]"]
 
     def encode(self, chunks: Chunks) -> Rows:
@@ -71,6 +72,7 @@ class TinyLoop:
         return [self.encode_one(self.words(chunk)) for chunk in chunks]
 
     def encode_one(self, words: list[str]) -> list[int]:
+        """Encode one sequence."""
         ids, place = [], 0
         while place < len(words):
             for length in range(min(self.longest, len(words) - place), 0, -1):
@@ -86,6 +88,7 @@ class TinyLoop:
         return np.stack([self.decode_one(ids) for ids in rows])
 
     def decode_one(self, ids: list[int]) -> Chunks:
+        """Decode one sequence, zeros where it is short."""
         names = [self.names[number] for number in ids]
         integers = [int(word) for name in names if name not in SPECIALS for word in name.split(",")]
         whole = (integers + [0] * HORIZON)[:HORIZON]
@@ -93,6 +96,7 @@ class TinyLoop:
 
 
 def merge(words: list[str], pair: tuple[str, str]) -> list[str]:
+    """Join each occurrence of a pair of words."""
     out, place = [], 0
     while place < len(words):
         if place + 1 < len(words) and (words[place], words[place + 1]) == pair:
@@ -105,7 +109,7 @@ def merge(words: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def without_gaps(chunks: Chunks) -> Chunks:
-    """Add chunks with all coefficients that the others jump over: with gaps the reference's last ids are not ours."""
+    """Add chunks with all coefficients that the others lack: with gaps the reference's last ids are not ours."""
     waves = np.around(dct(chunks[..., 0], axis=1, norm="ortho") * SCALE)
     every = np.arange(waves.min(), waves.max() + 1)
     rows = np.zeros((-(-len(every) // HORIZON), HORIZON))
@@ -147,13 +151,15 @@ class ReferenceLoop:
 
 
 def ids_of(tokenizer: ActionTokenizer, tokens: npt.NDArray[np.int32]) -> Rows:
-    """Our tokens as the loops give them: the tiny one's with [BOS] and [EOS], the reference's own ids."""
+    """Return our tokens as the loops give them: the tiny one's with [BOS] and [EOS], the reference's own ids."""
     if tokenizer.kind == "tiny":
         return [row[row != tokenizer.pad].tolist() for row in tokens]
     return [(row[row > tokenizer.unk] - tokenizer.unk - 1).tolist() for row in tokens]
 
 
 def compare(kind: Kind, chunks: Chunks, rounds: int) -> None:
+    """Check that both give the same, and print a row for each thing that they do."""
+    # Equivalence
     ours = ActionTokenizer.fit(chunks, kind)
     loop: Any = TinyLoop() if kind == "tiny" else ReferenceLoop()
     loop.fit(chunks)
@@ -164,7 +170,10 @@ def compare(kind: Kind, chunks: Chunks, rounds: int) -> None:
     assert whole.all()
     np.testing.assert_allclose(decoded, loop.decode(rows), atol=1e-5)
     mean = (tokens != ours.pad).sum(axis=1).mean()
-    print(f"\n{kind}: {len(chunks):,} chunks of {HORIZON}, {ours.vocabulary} ids, {mean:.1f} tokens a chunk; equal")
+    say(f"\n{kind}: {len(chunks):,} chunks of {HORIZON}, {ours.vocabulary} ids, {mean:.1f} tokens a chunk")
+    equivalence("all tokens are equal, decoded chunks within 1e-5")
+
+    # Turns
     turns: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "fit": (lambda: loop.fit(chunks), lambda: ActionTokenizer.fit(chunks, kind)),
         "encode": (lambda: loop.encode(chunks), lambda: ours.encode(chunks)),
@@ -173,15 +182,12 @@ def compare(kind: Kind, chunks: Chunks, rounds: int) -> None:
     for what, (slow, fast) in turns.items():
         seconds = alternate({"loop": slow, "ours": fast}, rounds, warmup=0)
         medians = {name: statistics.median(each) for name, each in seconds.items()}
-        print(
-            f"  {what:7s} loop {medians['loop']:8.3f} s, ours {medians['ours']:7.3f} s: "
-            f"ours is faster {ratio(seconds['loop'], seconds['ours'])}",
-            flush=True,
-        )
+        times = f"loop {medians['loop']:8.3f} s, ours {medians['ours']:7.3f} s"
+        row(what, times, f"ours is faster {ratio(seconds['loop'], seconds['ours'])}")
 
 
 def alone(kind: Kind, chunks: Chunks) -> None:
-    """What all of many chunks cost us."""
+    """Print what many chunks cost us."""
     clock = [time.perf_counter()]
     tokenizer = ActionTokenizer.fit(chunks, kind)
     clock.append(time.perf_counter())
@@ -190,22 +196,22 @@ def alone(kind: Kind, chunks: Chunks) -> None:
     tokenizer.decode(tokens)
     clock.append(time.perf_counter())
     fit, encode, decode = np.diff(clock)
-    print(
-        f"  {kind}: {len(chunks):,} chunks: fit {fit:.2f} s, encode {encode:.2f} s, decode {decode:.2f} s", flush=True
-    )
+    row(f"{kind}, {len(chunks):,} chunks", f"fit {fit:.2f} s, encode {encode:.2f} s, decode {decode:.2f} s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, quick={"chunks": 200, "rounds": 1, "many": 1_000})
     parser.add_argument("--chunks", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--many", type=int, default=100_000)
-    options = parser.parse_args()
+    options = parser.parse()
+    rounds = plural(options.rounds, "round")
+    announce(options, f"Two tokenizers on {options.chunks:,} chunks, {rounds}, then ours on {options.many:,}", 3)
     kinds: tuple[Kind, ...] = ("tiny", "fast")
     for kind in kinds:
         chunks = smooth_chunks(options.chunks)
         compare(kind, chunks if kind == "tiny" else without_gaps(chunks), options.rounds)
-    print("\nours alone")
+    say("\nours alone")
     for kind in kinds:
         alone(kind, smooth_chunks(options.many))
 

@@ -1,7 +1,7 @@
-"""Ray's ASHAScheduler beside Optuna's SuccessiveHalvingPruner, which our judge uses: the same curves, the same rungs.
+"""Ray's ASHAScheduler against Optuna's SuccessiveHalvingPruner, which our judge uses: equal curves, equal rungs.
 
-Both stop all but one in `eta` at steps grace, grace * eta, ..; both are asked about the same trials in the same order,
-and both know the same history: Ray's scheduler is told of every trial that the judge let go on.
+Both stop all but one in `eta` at steps grace, grace * eta, ..; both decide about the same trials in the same order,
+and both know the same history: Ray's scheduler receives the results of every trial that the judge continued.
 """
 
 from collections import Counter
@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from benchmarks.search_replay import replay
-from benchmarks.search_table import Table
+from benchmarks.command import equivalence, say
+from benchmarks.search.replay import replay
+from benchmarks.search.table import Table
 
 GRACE, ETA = 120, 3
 
 
 class Ray:
-    """Ray's scheduler, without a Ray: it looks at nothing of a trial but its name."""
+    """Ray's scheduler, without a Ray: of a trial it reads the name alone."""
 
     def __init__(self, longest: int) -> None:
         self._scheduler = ASHAScheduler(
@@ -26,7 +27,7 @@ class Ray:
         self._trials: dict[int, SimpleNamespace] = {}
 
     def keeps(self, number: int, step: int, value: float) -> bool:
-        """Say whether Ray would let the trial go on."""
+        """Return whether Ray continues the trial."""
         if number not in self._trials:
             self._trials[number] = SimpleNamespace(trial_id=str(number))
             self._scheduler.on_trial_add(None, self._trials[number])
@@ -35,7 +36,7 @@ class Ray:
 
 
 def rungs(steps: tuple[int, ...]) -> set[int]:
-    """Return where both decide: the first recorded step at or after each rung, but the last, where nothing is asked."""
+    """Return where both decide: the first recorded step at or after each rung, but the last, which decides nothing."""
     ladder = [GRACE * ETA**k for k in range(20) if GRACE * ETA**k < steps[-1]]
     return {next(step for step in steps if step >= rung) for rung in ladder} - {steps[-1]}
 
@@ -63,7 +64,7 @@ def compare(table: Table, seed: int) -> tuple[Counter[tuple[bool, bool]], Counte
 
 
 def explain(before: list[float], value: float) -> str:
-    """Say why the two differ: by their rules, from what reached the rung earlier."""
+    """Say why the two differ: by their rules, from the values that reached the rung earlier."""
     rank, count = sum(each < value for each in before) + 1, len(before) + 1
     passes = max(1, count // ETA)
     cutoff = np.percentile(before, 100 / ETA)
@@ -76,6 +77,7 @@ def explain(before: list[float], value: float) -> str:
 
 def report(table: Table, repetitions: int) -> None:
     """Print the share of equal decisions, and the reasons of the others."""
+    say(f"\nOur successive halving (Optuna's) and Ray's ASHAScheduler at the rungs of {repetitions} searches")
     decisions: Counter[tuple[bool, bool]] = Counter()
     reasons: Counter[str] = Counter()
     for seed in range(repetitions):
@@ -84,8 +86,9 @@ def report(table: Table, repetitions: int) -> None:
         reasons += why
     total = sum(decisions.values())
     equal = decisions[True, True] + decisions[False, False]
-    print(f"\nOur successive halving (Optuna's) and Ray's ASHAScheduler, {repetitions} searches, {total:,} decisions")
-    print(f"  equal {equal / total:.1%}; only ours goes on {decisions[True, False] / total:.1%}, ", end="")
-    print(f"only Ray's {decisions[False, True] / total:.1%}")
+    ours, rays = decisions[True, False] / total, decisions[False, True] / total
+    equivalence(
+        f"{equal / total:.1%} of {total:,} decisions are equal; only ours continues {ours:.1%}, only Ray's {rays:.1%}"
+    )
     for reason, count in reasons.most_common():
-        print(f"  {count / max(1, total - equal):6.1%} of the differences: {reason}")
+        say(f"  {count / max(1, total - equal):6.1%} of the differences: {reason}")

@@ -1,30 +1,24 @@
-"""Claims about search, each over many repetitions on a recorded table of 64 configurations x 10 seeds.
+"""Samplers and pruners against a random search: member-steps until a winner is found, each over many repetitions.
 
-    python -m benchmarks.search [--repetitions 30] [--processes 2] [--only methods racing coverage asha]
-    python -m benchmarks.search --tune DIR      (a run of `ensemble tune` on tables/space.yaml: does it agree?)
-
-Nothing is trained: the real judge, samplers, pruners and racing rule look values up that
-`python -m benchmarks.record_search` recorded.
+Nothing is trained: the real judge, samplers and pruners look values up in the recorded table.
 """
 
-import argparse
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks import search_asha, search_coverage, search_race, search_tune
-from benchmarks.search_replay import Course, replay
-from benchmarks.search_table import Float64, Table
+from benchmarks.command import row, say
+from benchmarks.search.replay import Course, replay
+from benchmarks.search.table import Table
+from ensemble.schema import Float64
 
 SEEDS = 3
 BUDGETS = (1 / 6, 1 / 3)  # of evaluating everything
 REFERENCE, SIMPLE = "random, none", "tpe, i_epoch"
-_MORE = 7  # times the repetitions for the reference, which costs little and stands in every ratio
-PARTS = ("methods", "racing", "coverage", "asha")
+_MORE = 7  # times the repetitions for the reference, which costs little and is in every ratio
 
 
 @dataclass(frozen=True)
@@ -62,11 +56,11 @@ METHODS = (  # the two that the others are compared with come first
 
 @dataclass(frozen=True)
 class Result:
-    """What the repetitions of a method came to, each (repetitions,), in shares of evaluating everything."""
+    """The outcome of a method's repetitions, each (repetitions,), in shares of evaluating everything."""
 
-    to_target: Float64  # infinite where no winner was trained to its end
+    to_target: Float64  # infinite without a winner trained to its end
     spent: Float64  # until then, or in all
-    right: dict[float, float]  # budget: how often the best that is known then is a winner
+    right: dict[float, float]  # budget: how often the best known configuration is a winner
     finalist: dict[float, float]  # budget: how often a winner is among the best three
 
     @property
@@ -128,28 +122,12 @@ def ratio(slow: Result, fast: Result, random: np.random.Generator, draws: int = 
     return f"{slow.expected() / fast.expected():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def report_table() -> None:
-    """Print what there is to be found."""
-    final, means = table().final, table().means
-    order = np.argsort(means, kind="stable")
-    best, (count, seeds) = final[order[0]], final.shape
-    print(f"The table: {count} configurations x {seeds} seeds, {everything(seeds):,} member-steps", end="; ")
-    print(f"{len(table().steps)} rungs")
-    print(f"  best {best.mean():.4f} +- {best.std(ddof=1):.4f}, winners reach {table().target:.4f}", end="; ")
-    print("next", ", ".join(f"{means[n]:.4f}" for n in order[1:5]), end="; ")
-    print(f"median {np.median(means):.4f}, worst {means.max():.4f}")
-    winners = len(table().winners)
-    print(
-        f"  winners, within one standard error of the best mean: {winners}; a random pick's rate {winners / count:.1%}"
-    )
-
-
-def report_methods(repetitions: int, processes: int) -> None:
-    """Print a line a method."""
-    print(f"\nSearching with {SEEDS} seeds each, {repetitions} repetitions (shares of evaluating everything with them)")
-    budgets = "".join(f"{f'right at {budget:.2f}':>15s}" for budget in BUDGETS)
-    against = "".join(f"{f'{other} / this':>24s}" for other in (REFERENCE, SIMPLE))
-    print(f"  {'':36s}{'winner':>8s}{'median':>8s}{'expected':>9s}{budgets}{against}", flush=True)
+def report(repetitions: int, processes: int) -> None:
+    """Print a row for each method as it ends."""
+    say(f"\nSearching with {SEEDS} seeds each, {repetitions} repetitions (shares of evaluating everything with them)")
+    budgets = [f"right at {budget:.2f}" for budget in BUDGETS]
+    against = [f"{f'{other} / this':>20s}" for other in (REFERENCE, SIMPLE)]
+    row("", "winner", "median", "expected", *budgets, *against, width=12)
     results: dict[str, Result] = {}
     random = np.random.default_rng(0)
     with ProcessPoolExecutor(processes) as pool:
@@ -157,38 +135,9 @@ def report_methods(repetitions: int, processes: int) -> None:
             count = repetitions * (_MORE if method.name == REFERENCE else 1)
             result = evaluate(list(pool.map(partial(course_of, method), range(count))))
             results[method.name] = result
-            right = "".join(f"{f'{result.right[b]:.0%} ({result.finalist[b]:.0%})':>15s}" for b in BUDGETS)
-            against = "".join(
-                f"{ratio(results[other], result, random):>24s}" for other in (REFERENCE, SIMPLE) if other in results
-            )
-            numbers = f"{result.found:8.0%}{np.median(result.to_target):8.3f}{result.expected():9.3f}"
-            print(f"  {method.name:36s}{numbers}{right}{against}", flush=True)
-    print("  winner: repetitions in which one was trained to its end; median, expected: share until then (expected: a")
-    print(
-        "  search without success is followed by another); right: the best known is a winner (is among the best three)"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=30)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--tune", type=Path, help="run directory of `ensemble tune` on tables/space.yaml")
-    arguments = parser.parse_args()
-    if arguments.tune:
-        search_tune.report(table(), arguments.tune)
-        return
-    report_table()
-    if "methods" in arguments.only:
-        report_methods(arguments.repetitions, arguments.processes)
-    if "racing" in arguments.only:
-        search_race.report(table(), max(200, arguments.repetitions))
-    if "coverage" in arguments.only:
-        search_coverage.report()
-    if "asha" in arguments.only:
-        search_asha.report(table(), arguments.repetitions)
-
-
-if __name__ == "__main__":
-    main()
+            numbers = f"{result.found:.0%}", f"{np.median(result.to_target):.3f}", f"{result.expected():.3f}"
+            right = [f"{result.right[b]:.0%} ({result.finalist[b]:.0%})" for b in BUDGETS]
+            others = [results[other] for other in (REFERENCE, SIMPLE) if other in results]
+            row(method.name, *numbers, *right, *(f"{ratio(other, result, random):>20s}" for other in others), width=12)
+    say("  winner: repetitions in which one was trained to its end; median, expected: share until then (expected: a")
+    say("  search without success is followed by another); right: the best known is a winner (is among the best three)")

@@ -1,10 +1,11 @@
 """The pattern that Ray documents for tuning distributed training: a Tune trial that builds one TorchTrainer per seed.
 
 https://docs.ray.io/en/latest/train/user-guides/hyperparameter-optimization.html, with the plain model and DataLoader
-of `benchmarks/plain.py` in the worker.
+of `benchmarks/training/plain.py` in the worker.
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import ray
@@ -15,10 +16,11 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch.utils.data import DataLoader
 
-from benchmarks.plain import PlainGPT, PlainTrainer, WindowDataset, statistics_of
+from benchmarks.training.plain import PlainGPT, PlainTrainer, WindowDataset, statistics_of
 
 
-def train_worker(config: dict) -> None:
+def train_worker(config: dict[str, Any]) -> None:
+    """Train one seed in a worker of Ray Train."""
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     file = np.load(config["data"])
@@ -36,7 +38,8 @@ def train_worker(config: dict) -> None:
     train.report({"loss": loss})
 
 
-def drive(config: dict) -> None:
+def drive(config: dict[str, Any]) -> None:
+    """Be the Tune trial of one seed, which builds its trainer."""
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config,

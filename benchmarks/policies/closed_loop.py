@@ -1,27 +1,31 @@
 """Closed loop of ten members: ours in one batch against a process for each member that steps one environment at a time.
 
+    python -m benchmarks closed_loop [--run RUN] [--members 10] [--episodes 6] [--many 120]
+
 The other side is what tiny pi0's own script does (inference/main_pi0.py): one gymnasium environment, one observation,
 one whole chunk, of which `replan` actions are applied; but with the weights loaded once, where the script loads them
 anew for each chunk. Its episodes are few, and its time is extrapolated linearly, without the start of its processes.
 
 Equivalence first, over the same episodes with the same noise: actions of a batch and of a single row differ in their
-last digits, and a closed loop can carry that on, so flags must agree in all but one in a hundred episodes, and
-convergence steps in 95 of 100; both counts are printed. Without a run (--run DIR) members are fresh networks whose
-poles fall at once: then the other side goes on to step 100 as ours does, so that both answer for whole episodes.
+last digits, and a closed loop can amplify that, so flags must agree in all but one in a hundred episodes, and
+convergence steps in 95 of 100; both counts are printed. Without a run (--run DIR) members are untrained networks whose
+poles fall at once: then the other side continues to step 100 as ours does, so that both drive whole episodes.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.command import Parser, announce, equivalence, say
+from benchmarks.timing import ratio, spread, take_turns
 from ensemble.closed_loop.episodes import Outcome, draw_episodes, first_calm, run_episodes
 from ensemble.closed_loop.evaluate import find_candidates
 from ensemble.closed_loop.load_policy import PolicyEnsemble
@@ -30,6 +34,7 @@ from ensemble.models.base import Normalization, initialize
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature
 from ensemble.simulation.pendulum_env import CONTROL_LIMIT, EPISODE_STEPS, PendulumEnv
+from ensemble.text import plural
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.weights import save_model, save_row
@@ -70,10 +75,10 @@ def one_by_one(member: Path, episodes: int, out: Path, through: bool) -> None:
     for number in range(episodes):
         env.reset(seed=0)
         env.set_state(starts[number, :2], starts[number, 2:])
-        observation, angles, ended, asked = starts[number], [], 0, 0
+        observation, angles, ended, draw = starts[number], [], 0, 0
         while len(angles) < EPISODE_STEPS and (through or not ended):
-            chunk = policy.act(observation[None], draw=asked, first=number)[0, 0]
-            asked += 1
+            chunk = policy.act(observation[None], draw=draw, first=number)[0, 0]
+            draw += 1
             for action in chunk[:REPLAN]:
                 applied = np.clip(action + NOISE * noise[number, len(angles)], -CONTROL_LIMIT, CONTROL_LIMIT)
                 observation, _, terminated, _, _ = env.step(applied)
@@ -95,7 +100,7 @@ def processes(members: dict[int, Path], episodes: int, place: Path, through: boo
     while waiting or running:
         while waiting and len(running) < cores:
             seed, member = waiting.pop(0)
-            command = [sys.executable, "-m", "benchmarks.closed_loop", "--member", str(member)]
+            command = [sys.executable, "-m", "benchmarks.policies.closed_loop", "--member", str(member)]
             command += ["--episodes", str(episodes), "--out", str(place / f"{seed}.npz")]
             command += ["--through"] if through else []
             running.append(subprocess.Popen(command, env=environment))
@@ -106,7 +111,7 @@ def processes(members: dict[int, Path], episodes: int, place: Path, through: boo
 
 
 def ours(members: dict[int, Path], episodes: int) -> tuple[Outcome, float]:
-    """Drive all members and episodes in one go; return what happened, and the seconds."""
+    """Drive all members and episodes in one batch; return the outcome, and the seconds."""
     policy = PolicyEnsemble(members)
     drawn = draw_episodes(episodes)
     controller = policy.controller("each", horizon=REPLAN)
@@ -124,8 +129,8 @@ def check_equivalence(outcome: Outcome, place: Path, seeds: list[int]) -> None:
     same_end = (outcome.fell[:, :episodes] == fell) & (np.abs(outcome.steps[:, :episodes] - steps) <= 1)
     own = outcome.converged[:, :episodes]
     same_step = (own == converged) | (np.isnan(own) & np.isnan(converged))
-    print(
-        f"equivalence over {fell.size} episodes: {same_end.sum()} end alike (length within one step), "
+    equivalence(
+        f"of {plural(fell.size, 'episode')} {same_end.sum()} end alike (length within one step), "
         f"{same_step.sum()} converge at the same step or not at all; {np.isfinite(own).sum()} converged"
     )
     assert same_end.mean() >= 0.99
@@ -133,7 +138,7 @@ def check_equivalence(outcome: Outcome, place: Path, seeds: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, quick={"members": 2, "episodes": 1, "many": 4, "rounds": 1})
     parser.add_argument("--run", type=Path, help="a run of policies; its members are repeated up to --members")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=6, help="a member, of the slow side")
@@ -142,10 +147,12 @@ def main() -> None:
     parser.add_argument("--member", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--through", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse()
     if options.member:
         one_by_one(options.member, options.episodes, options.out, options.through)
         return
+    count = plural(options.members, "member")
+    announce(options, f"Closed loops of {count} x {options.many} episodes, {plural(options.rounds, 'round')}", 5)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         if options.run:
@@ -153,21 +160,20 @@ def main() -> None:
             members = {seed: paths[seed % len(paths)] for seed in range(options.members)}
         else:
             members = fresh_members(place, options.members)
-        ratios, chunks = [], []
-        for turn in range(options.rounds):
-            slow = processes(members, options.episodes, place, not options.run) * options.many / options.episodes
-            outcome, fast = ours(members, options.many)
-            if turn == 0:
-                check_equivalence(outcome, place, list(members))
-                print(f"one setting, {len(members)} members x {options.many} episodes, noise {NOISE}, replan {REPLAN}")
-            ratios.append(slow / fast)
-            chunks.append(1e3 * outcome.chunk_seconds / (len(members) * options.many))
-            print(
-                f"  one process a member {slow:8.1f} s (from {options.episodes} episodes, linear), ours {fast:7.1f} s",
-                flush=True,
-            )
-    spread = f"({min(ratios):.1f} - {max(ratios):.1f})"
-    print(f"  ours is faster {statistics.median(ratios):.1f}x {spread}, {statistics.median(chunks):.2f} ms a chunk")
+
+        # Turns
+        drive = partial(processes, members, options.episodes, place, not options.run)
+        turns = take_turns({"a process a member": drive, "ours": partial(ours, members, options.many)}, options.rounds)
+        slow = [turn.value * options.many / options.episodes for turn in turns["a process a member"]]
+        outcomes, fast = zip(*(turn.value for turn in turns["ours"]), strict=True)
+        check_equivalence(outcomes[0], place, list(members))
+
+        # Medians
+        say(f"one setting, {count} x {options.many} episodes, noise {NOISE}, replan {REPLAN}")
+        say(f"  one process a member {spread(slow, '.1f', ' s')}, linear from {options.episodes} episodes each")
+        say(f"  ours                 {spread(fast, '.1f', ' s')}")
+        chunks = [1e3 * outcome.chunk_seconds / (len(members) * options.many) for outcome in outcomes]
+        say(f"  ours is faster {ratio(slow, fast)}, {spread(chunks, '.2f', ' ms')} a chunk")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The same mathematics as ours (system 0 of NeRD: normalized inputs and targets, exact GELU, Adam, clipping, linear
 schedule), written the usual way: nn.Linear, nn.LayerNorm, a map-style Dataset of windows, DataLoader(shuffle=True).
-Run as a script it trains one seed and prints the seconds of its loop: `python -m benchmarks.plain --help`.
+As a script it trains one seed and prints the seconds of its loop: `python -m benchmarks.training.plain --help`.
 """
 
 import argparse
@@ -99,6 +99,7 @@ class PlainGPT(nn.Module):
 
 
 def wrap(x: Tensor) -> Tensor:
+    """Return angles in [-pi, pi)."""
     return torch.remainder(x + torch.pi, 2 * torch.pi) - torch.pi
 
 
@@ -146,6 +147,7 @@ def statistics_of(states: np.ndarray, inputs: np.ndarray, angles: np.ndarray) ->
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train one seed on an npz, and print its losses and the seconds of its loop."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     file = np.load(arguments.data)

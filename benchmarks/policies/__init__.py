@@ -1,0 +1,1 @@
+"""The tiny policies: their tokens, an epoch, and the closed loop, against their authors' ways."""

@@ -1,0 +1,1 @@
+"""What training costs against the plain script that one would write instead."""
