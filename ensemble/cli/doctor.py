@@ -14,7 +14,7 @@ from ensemble.cli.options import say
 
 PACKAGES = (
     *("torch", "ray", "optuna", "cmaes", "numpy", "scipy", "h5py", "pyarrow", "safetensors"),
-    *("mujoco", "gymnasium", "tokenizers", "matplotlib", "pillow", "tensorboard"),
+    *("mujoco", "gymnasium", "tokenizers", "matplotlib", "pillow", "jinja2", "tensorboard"),
 )
 GIB = 2**30
 

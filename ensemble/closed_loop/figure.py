@@ -60,8 +60,10 @@ def _panel(axes: Axes, found: Evaluation, shown: tuple[Contender, ...], metric: 
 
 def _dots(axes: Axes, each: Contender, at: Setting, metric: str, x: float, width: float, color: str) -> None:
     values = np.array([row[metric] for row in each.members.get(at, ())], np.float64)
+    # Members, spread over the width so that equal rates stay visible
     offsets = np.linspace(-0.25, 0.25, values.size) * width if values.size > 1 else np.zeros(values.size)
     axes.scatter(x + offsets, values, s=13, color=color, linewidth=0, zorder=3)
+    # Mean and interval, and the members as one controller
     found = measure(each.members.get(at, ()), metric).found
     if found.n > 1:
         axes.plot([x, x], [found.ci_low, found.ci_high], color=color, alpha=0.25, linewidth=7, zorder=2)

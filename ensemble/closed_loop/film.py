@@ -63,6 +63,7 @@ def film(
     episodes = states if states.ndim == 3 else states[None]
     taken = [episodes.shape[1] - 1] * len(episodes) if lengths is None else list(lengths)
     names = labels or [f"member {i}" if len(episodes) > 1 else "" for i in range(len(episodes))]
+    # A panel is about two and a half times as wide as high.
     columns = max(1, round(math.sqrt(len(episodes) / 2.5)))
     panel = _panel(episodes, taken, width // columns)
     pictures = []
@@ -72,6 +73,7 @@ def film(
             for episode, last, name in zip(episodes, taken, names, strict=True)
         ]
         pictures.append(_tile(parts, columns, f"{point * FRAME:.2f} s"))
+    # One palette for all frames: colours of their own would flicker.
     palette = pictures[-1].quantize(64)
     frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in pictures]
     durations = [round(FRAME * 1000)] * (len(frames) - 1) + [round(_LAST * 1000)]
@@ -99,6 +101,7 @@ def picture(state: States, panel: Panel, fell: bool = False, label: str = "") ->
     fine = _FINE * panel.scale
     image = Image.new("RGB", (_FINE * panel.width, _FINE * panel.height), "white")
     draw = ImageDraw.Draw(image)
+    # Rail, with a mark every half metre
     rail = image.height - 0.2 * POLE * fine - 8 * _FINE
 
     def across(metres: float) -> float:
@@ -108,6 +111,7 @@ def picture(state: States, panel: Panel, fell: bool = False, label: str = "") ->
     for mark in range(math.ceil(panel.left / MARKS), math.floor(panel.right / MARKS) + 1):
         long = 10 if mark == 0 else 5
         draw.line([(across(mark * MARKS), rail), (across(mark * MARKS), rail + long * _FINE)], fill=SOFT, width=_FINE)
+    # Cart and pole; theta is measured from upright, clockwise
     x, theta = float(state[0]), float(state[1])
     half, height = CART[0] / 2 * fine, CART[1] / 2 * fine
     middle = across(x)
@@ -125,6 +129,7 @@ def picture(state: States, panel: Panel, fell: bool = False, label: str = "") ->
 
 def _panel(episodes: States, taken: Sequence[int], width: int) -> Panel:
     """Frame all that the carts do before their episodes end, poles included."""
+    # The view is as wide as all motion needs, so that panels have one scale.
     seen = np.concatenate([episode[: last + 1, 0] for episode, last in zip(episodes, taken, strict=True)])
     middle, half = (seen.min() + seen.max()) / 2, max((seen.max() - seen.min()) / 2 + POLE, LEAST_VIEW / 2)
     height = round(width / (2 * half) * 1.3 * POLE) + 24

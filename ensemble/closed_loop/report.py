@@ -56,11 +56,13 @@ def compose(
     `episodes` and `episode_seed` choose among episodes; by default those with the most rows. UsageError where nothing
     was evaluated or nothing matches, StorageError for a damaged file.
     """
+    # Episodes of this run: those that most rows have in common, unless they are asked for
     name, labels, rows, stale = _read(path)
     chosen = _choose(rows, episodes, episode_seed, path)
     hidden = [f"{plural(stale, 'row')} of other weights than the run has now: not shown"] if stale else []
     hidden += _others(rows, chosen)
     kept = [row for row in rows if _episodes_of(row) == chosen]
+    # What is compared with it: runs on the same episodes, and published figures
     published: dict[Setting, list[TableRow]] = {}
     for each in beside:
         if each.is_dir():
@@ -73,6 +75,7 @@ def compose(
         else:
             for at, lines in read_published(each).items():
                 published.setdefault(at, []).extend(lines)
+    # Lines
     contenders = _contenders(kept, labels)
     laid = _lines(contenders, kept, published)
     return Evaluation(path, name, *chosen, contenders, laid, tuple(hidden))
@@ -88,9 +91,11 @@ def _read(path: Path) -> tuple[str, dict[str, str], list[EvaluationRow], int]:
         labels = {row["config_hash"]: f"{row['family']} {row['config_hash'][:6]}" for row in rows}
         return path.name, labels, rows, 0
     run = read_run(path)
+    # Labels as in the report of the run
     groups = group_members(run)
     first = [group.members[0] for group in groups if group.members]
     labels = label_groups(run, groups, differing_keys(first, run.hyperparameters))
+    # Rows of weights that were trained again since are not shown.
     sums = {(m["config_hash"], m["seed"]): m["weights_sha256"] for m in run.members if m["status"] == "completed"}
     present = [row for row in rows if _is_present(row, sums)]
     return run.name, labels, present, len(rows) - len(present)
@@ -147,6 +152,7 @@ def _lines(
         for each in contenders:
             lines += _lines_of(each, at, f"{each.label}: " if len(contenders) > 1 else "")
         lines += published.get(at, [])
+        # Baselines act at every step, so that replan does not matter: they come once, after the last one.
         if at == max(other for other in settings if other.noise == at.noise):
             lines += [_line([row], row["config_hash"], "baseline") for row in rows if _is_baseline(row, at.noise)]
     return tuple(lines)

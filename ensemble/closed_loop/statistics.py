@@ -74,6 +74,7 @@ def measure(rows: Sequence[EvaluationRow], metric: str) -> Measured:
     found = describe(np.array([row[metric] for row in counted], np.float64))
     if not counted:
         return Measured(found, math.nan)
+    # Members meet the same episodes: their contributions are averaged before the error is taken.
     shares = np.mean([contributions(row, metric) for row in counted], axis=0)
     return Measured(found, _error(shares))
 
@@ -108,6 +109,7 @@ def _converge_step(row: EvaluationRow) -> Float64:
     steps = _array(row, "converged")
     counted = np.isfinite(steps)
     total, count = np.nansum(steps), counted.sum()
+    # With one converged episode there is none to leave out.
     if count < 2:
         return np.full(steps.shape, total / count if count else np.nan)
     without = np.where(counted, (total - np.nan_to_num(steps)) / (count - 1), total / count)
@@ -155,6 +157,7 @@ def compare_members(a: RowsBySetting, b: RowsBySetting, metric: str) -> Differen
         return None
     of_a, of_b = _by_seed(a, settings, metric), _by_seed(b, settings, metric)
     pairs = of_a.keys() == of_b.keys() and len(of_a) > 1
+    # Variance over seeds
     parts = []
     if pairs:
         differences = np.array([of_a[seed] - of_b[seed] for seed in of_a])
@@ -162,6 +165,7 @@ def compare_members(a: RowsBySetting, b: RowsBySetting, metric: str) -> Differen
     else:
         several = [list(side.values()) for side in (of_a, of_b) if len(side) > 1]
         parts = [(float(np.var(values, ddof=1)) / len(values), len(values) - 1) for values in several]
+    # Means, and what each episode contributes to their difference
     means = float(np.mean(list(of_a.values()))), float(np.mean(list(of_b.values())))
     return _difference(means, parts, _shares(a, settings, metric) - _shares(b, settings, metric), settings, pairs)
 
@@ -186,6 +190,7 @@ def _difference(
     seeds = parts[0][1] + 1 if pairs else 0
     if shares.size > 1:
         parts = [*parts, (_error(shares) ** 2, shares.size - 1)]
+    # Satterthwaite: each part of the variance with its own degrees of freedom
     variance = sum(part for part, _ in parts)
     half = math.nan if not parts else 0.0
     if variance > 0:

@@ -174,6 +174,7 @@ def _meaning(run: Run, metric: str) -> str:
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """List where the numbers come from; several values where members differ."""
+    # Members of a resumed run may come from different machines and versions: all are listed.
     facts = [
         ("data fingerprint", _values(run, "data_fingerprint")),
         ("split", _split(run)),

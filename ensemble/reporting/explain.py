@@ -56,6 +56,7 @@ def find_configuration(run: Run, text: str) -> str:
     if matching:
         shown = ", ".join(matching[:5]) + (", .." if len(matching) > 5 else "")
         raise UsageError(f"{text} is the beginning of {len(matching)} configurations: {shown}")
+    # A beginning is compared with beginnings: whole hashes are too long to be near it.
     near = nearest(text, [*hashes, *(each[: len(text)] for each in hashes)], most=3, cutoff=0.4)
     full = dict.fromkeys(each for n in near for each in hashes if each.startswith(n))
     raise UsageError(f"{run.path} has no configuration '{text}'; {_suggestion([*full][:3], hashes)}")

@@ -76,6 +76,7 @@ def group_members(run: Run) -> list[Group]:
     absent: dict[tuple[str, str], list[int]] = {}
     for member in run.members:
         present.setdefault((member["role"], member["config_hash"]), []).append(member)
+    # A planned member without a row is still running, or was lost with its process.
     ended = {(member["config_hash"], member["role"], member["seed"]) for member in run.members}
     for config_hash, role, seed in run.planned:
         if (config_hash, role, seed) not in ended:
@@ -177,6 +178,7 @@ def rank_search(groups: list[Group], search: Search) -> list[Group]:
     how far they came, last what has no value.
     """
     known = {group.config_hash for group in groups}
+    # A trial whose members all ended without a row has no group yet.
     silent = dict.fromkeys(t.config_hash for t in search.trials if t.config_hash not in known)
     sign = 1.0 if search.mode == "min" else -1.0
 
@@ -198,6 +200,7 @@ def rank_search(groups: list[Group], search: Search) -> list[Group]:
 def state_of(group: Group, search: Search) -> str:
     """Say how a configuration of a search ended: as the search says, and never better than its members did."""
     reported = {trial.state for trial in search.trials_of(group.config_hash)}
+    # The survivors of a divergence are no sample of the configuration.
     if group.diverged or "diverged" in reported:
         return "diverged"
     if "completed" in reported:

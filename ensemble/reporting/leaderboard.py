@@ -154,6 +154,7 @@ def pareto(search: Search, groups: Sequence[Group], labels: dict[str, str]) -> T
 
 
 def _front_row(trial: SearchTrial, group: Group, search: Search, labels: dict[str, str]) -> TableRow:
+    # Counted over members, not over trials: a configuration that was suggested again counts once.
     statuses = [member["status"] for member in group.members]
     return {
         "label": labels.get(trial.config_hash, search.label(trial.config_hash)),

@@ -27,6 +27,7 @@ def ledger_table(run: Run) -> Table:
     roles = [role for role in _PHASES if any(member["role"] == role for member in run.members)]
     rows = [_ledger_row(_PHASES[role], [m for m in run.members if m["role"] == role]) for role in roles]
     rows.append({**_ledger_row("all", run.members), "kind": "sum"})
+    # Diverged and failed members are one kind: their compute is lost alike.
     kinds = tuple(dict.fromkeys(_KINDS.values()))
     columns = (
         Column("phase", "phase", align="left"),
@@ -108,6 +109,7 @@ def optimisms(search: Search, finalists: Sequence[Group], searched: Mapping[str,
         if before is None:
             continue
         a, b = (np.array([*by_seed(group, search.metric).values()], np.float64) for group in (before, fresh))
+        # Fresh seeds are other seeds, so the two samples are independent: Welch, not paired.
         if a.size and b.size:
             found.append(Optimism(before, fresh, *unpaired(a, b)))
     return found

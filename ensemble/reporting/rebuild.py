@@ -34,9 +34,11 @@ def rebuild(run: Run, member: MemberRow) -> Rebuild:
     """Return the command that trains `member` again; UsageError where the experiment file cannot be read any more."""
     file = run.directory.experiment_file
     wanted = configuration(run, member)
+    # Overrides: every choice of the search, what has changed in the file since, and the one member
     overrides = [f"{name}={_text(_at(wanted, name))}" for name in searched(file) if _has(wanted, name)]
     overrides += list(_further(load(file, overrides).first, wanted, member))
     overrides += list(_identity(load(file, overrides).first, member))
+    # What the command would train, and whether it is the same
     found = load(file, overrides)
     warnings = list(_data_warnings(run, found.first))
     if config_hash(found.first) != member["config_hash"]:

@@ -125,6 +125,7 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
         console.print(render_table(joint, joint.title, console.width, "report.csv"))
         if len({m["data_fingerprint"] for report in reports for m in report.run.members}) > 1:
             console.print(Text("these runs were trained on different data: their errors do not compare", "yellow"))
+    # Last: what failed has been printed by now.
     require_finished(reports)
     return reports
 

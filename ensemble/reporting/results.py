@@ -116,6 +116,7 @@ def label_groups(run: Run, groups: Sequence[Group], searched: Sequence[str]) -> 
         return {hashes[0]: run.name}
     first = {group.config_hash: group.members[0] for group in reversed(groups) if group.members}
     labels = {h: _settings(first[h], names) if h in first else "" for h in hashes}
+    # Labels that do not tell configurations apart are completed by the hash.
     taken = list(labels.values())
     return {
         h: label if label and taken.count(label) == 1 else f"{label} {h[:6]}".strip() for h, label in labels.items()
@@ -151,6 +152,7 @@ def _baseline_rows(run: Run, rows: Sequence[TableRow], metric: str, labels: dict
 
     `x_better` holds against the best of those configurations.
     """
+    # Configurations on the same windows have equal baselines; other windows give others of the same name.
     shared: dict[tuple[str, float], list[Baseline]] = {}
     for baseline in run.baselines:
         if baseline.metric == metric.removeprefix("best_rollout/") and baseline.config_hash in labels:

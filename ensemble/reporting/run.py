@@ -126,8 +126,10 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise UsageError(f"no run directory {path}{_nearest_directory(path)}")
     directory = RunDirectory(path)
+    # Experiment
     text = _read_text(directory.experiment_file)
     experiment = _parse_experiment(directory.experiment_file, text)
+    # Members, what was planned, and what they have to beat
     table = _members_table(directory)
     planned = optional_table(directory.planned_file, PLANNED_COLUMNS)
     baselines = optional_table(directory.baselines_file, BASELINE_COLUMNS)
@@ -150,6 +152,7 @@ def read_run(path: Path) -> Run:
 def _members_table(directory: RunDirectory) -> pa.Table:
     """Read the members; rows of a run that still runs, or was interrupted before, are collected now."""
     file = directory.members_file
+    # A run that was interrupted has rows of members that its table lacks.
     ended = len(directory.row_files)
     if ended > (read_table(file, ["seed"]).num_rows if file.exists() else 0):
         directory.collect()

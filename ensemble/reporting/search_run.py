@@ -183,6 +183,7 @@ def read_search(run: RunDirectory, experiment: Mapping[str, Any]) -> Search | No
         if table is None:
             return None
         trials, rungs = rows_of(table), rows_of(optional_table(run.rungs_file, RUNG_COLUMNS))
+    # Importances: what could not be computed is left out
     shares = rows_of(optional_table(run.importances_file, IMPORTANCE_COLUMNS))
     return Search(
         trials=tuple(_trial(run.trials_file, row) for row in sorted(trials, key=lambda row: row["number"])),

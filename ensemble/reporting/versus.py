@@ -87,6 +87,7 @@ def against(
     reference: Group, groups: Sequence[Group], metric: str, mode: Mode, kind: str, level: float = 0.95
 ) -> Versus:
     """Compare every group that has a value with the reference; groups without one are left out."""
+    # A diverged run has no value, but it is no missing one either: it loses against every run.
     worst = math.inf if mode == "min" else -math.inf
     others = [group for group in groups if group is not reference and group.counted(metric)]
     comparisons = [

@@ -61,6 +61,7 @@ def draw_curves(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture |
 
 def read_curves(table: pa.Table, drawn: Sequence[Drawn]) -> Curves:
     """Pick the curves that are drawn, each sorted by step and averaged in at most 200 bins."""
+    # A search leaves millions of rows: filtered before anything is turned into Python values.
     hashes, metrics = [d.group.config_hash for d in drawn], [metric for metric, _ in PANELS]
     kept = pc.and_(pc.is_in(table["config_hash"], pa.array(hashes)), pc.is_in(table["metric"], pa.array(metrics)))
     columns = ("config_hash", "seed", "metric")
@@ -80,6 +81,7 @@ def thin(series: Series, last: float) -> Series:
     """Average a curve in bins of equal width, the same for every curve that ends by `last`."""
     if series.x.size <= _POINTS:
         return series
+    # Bins common to all curves, so that a band over members averages equal steps.
     width = max(last, 1.0) / _POINTS
     bins = np.minimum((series.x / width).astype(np.int64), _POINTS - 1)
     present, place, n = np.unique(bins, return_inverse=True, return_counts=True)

@@ -29,6 +29,7 @@ def draw_members(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture 
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    # Only now, with the limits of the axis known
     outside = _draw_baselines(axes, report)
     save(figure, file)
     more = f" The best {_ROWS} of {len(drawn)} configurations." if len(drawn) > _ROWS else ""
@@ -40,6 +41,7 @@ def draw_members(report: Report, drawn: Sequence[Drawn], file: Path) -> Picture 
 def _draw_dots(axes: Axes, y: int, row: Drawn, metric: str) -> None:
     found = row.group.describe(metric)
     values = _values(row, metric)
+    # Dots are spread vertically, so that members of almost equal value stay visible.
     offsets = np.linspace(-0.16, 0.16, values.size) if values.size > 1 else np.zeros(1)
     color = row.color if row.named else SOFT
     if found.n > 1:
@@ -72,6 +74,7 @@ def _draw_baselines(axes: Axes, report: Report) -> str:
     low, high = axes.get_xlim()
     rows = sorted((r for r in report.table.rows if r["kind"] == "baseline"), key=lambda r: float(r["statistics"].mean))
     level, before, beyond = 0, -np.inf, []
+    # A baseline far from the members would squeeze them to a point: it is named in the caption instead.
     for row in rows:
         value = float(row["statistics"].mean)
         if not low <= value <= high:

@@ -31,11 +31,13 @@ def draw_parallel(context: FigureContext, axes_of: Sequence[ParameterAxis]) -> P
     figure = new_figure(3.8)
     axes = figure.subplots()
     metric = _metric_axis([float(t.value) for t in done if t.value is not None])
+    # Lines, the leaders in their colours
     faint = faintness(search)
     colors = {trial.number: context.leaders[trial.config_hash] for trial in context.leading}
     for trial in search.trials:
         if trial.state != "running":
             _draw_line(axes, trial, shown, metric, colors.get(trial.number), faint)
+    # Axes and their names
     for x, axis in enumerate([*shown, metric]):
         _draw_axis(axes, x, axis)
     names = [search.names[axis.name] for axis in shown]
@@ -48,6 +50,7 @@ def draw_parallel(context: FigureContext, axes_of: Sequence[ParameterAxis]) -> P
     axes.tick_params(axis="x", length=0)
     _label_leaders(axes, context, metric, len(shown))
     save(figure, context.folder / "parallel.png")
+    # Caption
     left = f" The {_MOST_AXES} most important of {len(axes_of)} parameters." if len(axes_of) > _MOST_AXES else ""
     states = {trial.state for trial in search.trials}
     light = " Light: stopped early." if "pruned" in states else ""
@@ -91,6 +94,7 @@ def _draw_axis(axes: Axes, x: int, axis: ParameterAxis) -> None:
 def _label_leaders(axes: Axes, context: FigureContext, metric: ParameterAxis, x: int) -> None:
     ranked = sorted((metric.place({"value": t.value}), t.number, t.config_hash) for t in context.leading if t.value)
     before = -np.inf
+    # Leaders are near each other on this axis by nature; labels are pushed up until they do not overlap.
     for place, number, config_hash in ranked:
         y = max(place, before + 0.05)
         before = y

@@ -67,6 +67,7 @@ def stack_rollouts(tables: Sequence[pa.Table]) -> Rollouts | None:
     shape = (windows.size, steps.size, len(labels))
     if any(table.num_rows != windows.size * steps.size * len(labels) for table in sorted_tables):
         return None
+    # The rows were sorted by label to lay them out as an array.
     order = np.array([sorted(labels).index(label) for label in labels])  # back to the order of the file
     true = first["true"].to_numpy().astype(np.float64).reshape(shape)[..., order]
     predicted = np.stack([t["predicted"].to_numpy().astype(np.float64).reshape(shape) for t in sorted_tables])
@@ -98,10 +99,12 @@ def wraps(values: Float64) -> bool:
 def choose_windows(rollouts: Rollouts) -> list[tuple[int, str]]:
     """Choose windows by quantiles of their error (mean over members, entries scaled alike), not by their looks."""
     ahead = rollouts.steps > 0
+    # Entries have different units: each counts by its own spread.
     scale = rollouts.true.std(axis=(0, 1)) + 1e-12
     wrong = ((rollouts.predicted - rollouts.true)[:, :, ahead] / scale) ** 2
     order = np.argsort(wrong.mean(axis=(0, 2, 3)), kind="stable")
     last = order.size - 1
+    # Where quantiles fall on one window, as they do with few, the easier word is kept.
     places = {int(order[round(quantile * last)]): word for quantile, word in reversed(_WINDOWS)}
     return [(place, word) for place, word in reversed(places.items())]
 

@@ -72,11 +72,13 @@ def draw_history(context: FigureContext) -> Picture | None:
         return None
     figure = new_figure(3.2)
     axes = figure.subplots()
+    # Best so far, drawn on to the last trial even where that one was stopped
     values = np.array([trial.value for trial in done], np.float64)
     best = np.minimum.accumulate(values) if search.mode == "min" else np.maximum.accumulate(values)
     end = max(trial.number for trial in search.trials) + 0.5
     x = np.array([*(trial.number for trial in done), end])
     axes.step(x, np.append(best, best[-1]), where="post", color=PALETTE[0], linewidth=1.2, zorder=2.5)
+    # Trials
     scatter(axes, context, {trial.number: float(trial.number) for trial in search.trials})
     axes.set(xlabel="trial", ylabel=search.metric, xlim=(-0.7, end + 0.2))
     axes.locator_params(axis="x", integer=True)
@@ -168,14 +170,17 @@ def draw_courses(context: FigureContext) -> Picture | None:
     for trial in search.trials:
         if trial.number in courses:
             _draw_course(axes, trial, courses[trial.number], leading.get(trial.number), faintness(search))
+    # Axes: y fits what was reached, x has a tick at each rung
     fit_values(axes, [y for _, y in courses.values()])
     steps = np.unique(np.concatenate([x for x, _ in courses.values()]))
     if steps[-1] / steps[0] > 4:
+        # Rungs of successive halving are a constant factor apart.
         axes.set_xscale("log")
         axes.set_xticks(steps if steps.size <= 8 else steps[:: -(-steps.size // 8)])
         axes.xaxis.set_major_formatter(lambda value, _: tick(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.set(xlabel="optimizer step", ylabel=f"{search.metric}, mean over seeds", xlim=(steps[0] * 0.93, steps[-1]))
+    # Numbers of the leaders, and what was stopped
     ends = [(float(courses[n][1][-1]), f"#{n}", color) for n, color in leading.items() if n in courses]
     label_ends(axes, ends, 2.7)
     save(figure, context.folder / "courses.png")
@@ -245,6 +250,7 @@ def draw_pareto(context: FigureContext) -> Picture | None:
     for k, axes in enumerate(row, start=1):
         x, y = (np.array([trial.objectives[names[i]] for trial in done], np.float64) for i in (k, 0))
         axes.plot(x, y, marker="o", color=REST, markersize=4.5, markeredgewidth=0, linestyle="none")
+        # With more than two objectives the front is a surface: its projection is no staircase.
         if len(names) == 2:
             order = np.argsort(front[:, 1], kind="stable")
             axes.step(front[order, 1], front[order, 0], where="post", color=PALETTE[0], linewidth=1, zorder=2.5)

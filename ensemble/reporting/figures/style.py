@@ -92,6 +92,7 @@ def band_of(members: Sequence[Series]) -> Band:
     mean, least, most = np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1))
     below = mean - deviation
+    # On a logarithmic axis a band down to zero would fill the figure.
     if least.min(initial=1.0) > 0:
         below = np.where(below > 0, below, least)
     low = np.where(n < 3, least, below)
@@ -132,6 +133,7 @@ def plain_log_ticks(axes: Axes, which: str) -> None:
     low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
     decades = np.log10(high / low)
     steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 3.0, 5.0, 7.0)
+    # The fewer decades an axis spans, the more ticks between them are needed to read a value.
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     if decades < 0.35:
         axis.set_major_locator(MaxNLocator(5))
@@ -151,6 +153,7 @@ def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]], height: flo
     if not labels:
         return
     low, high = axes.get_ylim()
+    # Labels are pushed apart on the screen, so positions are measured in axes fractions.
     turn = np.log if axes.get_yscale() == "log" else np.asarray
     place = [float((turn(y) - turn(low)) / (turn(high) - turn(low))) for y, _, _ in labels]
     for position, i in zip(spread(place, 11.5 / 72 / height), np.argsort(place, kind="stable"), strict=True):

@@ -72,6 +72,7 @@ def fit_columns(table: Table, rows: Sequence[TableRow], width: int) -> dict[Colu
             break
         del kept[column]
     name = next((column for column in kept if column.priority == ALWAYS and column.lines > 1), table.columns[0])
+    # Room that is left, to the name first
     room = width - _whole(kept)
     widths = {column: extent.least for column, extent in kept.items()}
     for column in sorted(widths, key=lambda each: each != name):
