@@ -18,7 +18,7 @@ from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, 
 from ensemble.reporting.search_run import Search, read_search
 from ensemble.reporting.statistics import natural_mode
 from ensemble.run_directory import RunDirectory, member_id
-from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, Mode
+from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, VALIDATION_ACTION, Mode
 from ensemble.search_log import planned_trials, trial_rows
 from ensemble.store import read_json, read_table
 from ensemble.text import did_you_mean, nearest
@@ -75,8 +75,9 @@ class Run:
     @property
     def of_policies(self) -> bool:
         """Whether its members act, so that there is a closed loop to evaluate."""
+        # Imported policies have no metrics, and a report imports no family of which it finds the path in a run.
         families = {str(member.get("model.family")) for member in self.members}
-        return any(task_of_family(family) == "policy" for family in families)
+        return VALIDATION_ACTION in self.metrics or any(task_of_family(family) == "policy" for family in families)
 
     def mode(self, metric: str) -> Mode:
         """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""

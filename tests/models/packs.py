@@ -61,10 +61,10 @@ def make_points(members: int, batch: int, points: int, seed: int = 0) -> Tensor:
 
 def make_tokens(config: ModelConfig, batch: int, seed: int) -> Tensor:
     """Return sequences (1, B, L) of random length, [BOS] .. [EOS] [PAD] .., one of them without padding."""
-    random, longest = np.random.default_rng(seed), config.tokenizer.max_length
+    random, longest = np.random.default_rng(seed), config.chunk_tokenizer.max_length
     tokens = np.full((1, batch, longest), 2)
     for row, length in zip(tokens[0], [longest, *random.integers(3, longest + 1, batch - 1)], strict=True):
-        row[:length] = [0, *random.integers(4, config.tokenizer.vocabulary, length - 2), 1]
+        row[:length] = [0, *random.integers(4, config.chunk_tokenizer.vocabulary, length - 2), 1]
     return torch.from_numpy(tokens)
 
 
@@ -77,9 +77,9 @@ def make_batch(
     points = torch.cat([make_points(1, batch, time + 1, seed) for seed in seeds])
     position = torch.arange(batch, dtype=torch.int32)
     keys = dropout_keys(seeds, module.sites, step) if module.sites else None
-    noise = Noise(noise_keys(seeds, step), position[None]) if config.family == "pi0" else None
+    noise = Noise(noise_keys(seeds, step), position[None]) if config.noise_draw else None
     tokens = None
-    if config.family == "pi0_fast":
+    if config.chunk_tokenizer:
         tokens = torch.cat([make_tokens(config, batch, seed) for seed in seeds])
     return Batch(points, position, keys, noise, tokens)
 
