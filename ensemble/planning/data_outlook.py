@@ -73,9 +73,9 @@ def _simulated(config: DataConfig, experiment: Experiment) -> DataOutlook:
 
 
 def _headers(config: DataConfig, files: list[Path]) -> DataOutlook:
-    from ensemble.data.sources import plan  # HDF5, needed only here
+    from ensemble.data.sources import plan_source  # HDF5, needed only here
 
-    plans = [plan(file, config) for file in files]
+    plans = [plan_source(file, config) for file in files]
     points = sum(each.points for each in plans) // config.decimate
     names = ", ".join(shown(file) for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     words = f"{names}, converted by the run: {plural(points, 'point', ',')}"
