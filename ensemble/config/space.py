@@ -1,7 +1,7 @@
-"""Distributions of an experiment file: what a value of `model` or `train` may be instead of a value.
+"""Distributions of an experiment file, allowed in place of any value of `model` and `train`.
 
-Names are the file's: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int: [a, b], step: s}`,
-`{int_log: [a, b]}`. Both ends of a range belong to it. What they span is in forks.py.
+In a file: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int: [a, b], step: s}`,
+`{int_log: [a, b]}`. Ranges include both ends. Their combinations are in forks.py.
 """
 
 from typing import Any, ClassVar, Self
@@ -12,7 +12,7 @@ from ensemble.config.base import Section
 
 
 class Choice(Section):
-    """One of several values; a value may be a whole sub-tree with distributions of its own."""
+    """One of several values; a value may be a section with its own distributions."""
 
     options: tuple[Any, ...] = Field(alias="choice", strict=False)
 
@@ -103,7 +103,8 @@ class Int(_IntRange):
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Lowest value, and the highest that is a whole number of steps away."""
+        """Lowest value, and the highest one that is a whole number of steps away."""
+        # A reversed range stays as given, for the message.
         low, high = self.bounds
         return low, high if low > high else high - (high - low) % self.step
 
@@ -132,4 +133,5 @@ KINDS: dict[str, tuple[type[Distribution], str]] = {
 
 
 def _same(a: Any, b: Any) -> bool:
+    # Python's 1 == True == 1.0 are three values of a file.
     return type(a) is type(b) and bool(a == b)

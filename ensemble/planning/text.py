@@ -186,15 +186,9 @@ def _nodes(survey: Survey) -> Table:
 def _calibration(timings: Sequence[Timing]) -> Table:
     table = _grid("measured", "pack", "batch", "steps", "a member's step", "a validation", title="calibration")
     for each in timings:
-        batch, step = f"{each.experiment.train.batch_size}", f"{1000 * each.step:.3g} ms"
-        row = (
-            describe_model(each.experiment),
-            f"{each.pack}",
-            batch,
-            f"{each.steps}",
-            step,
-            f"{each.validation:.2g} s",
-        )
+        model, batch = describe_model(each.experiment), f"{each.experiment.train.batch_size}"
+        step, validation = f"{1000 * each.step:.3g} ms", f"{each.validation:.2g} s"
+        row = (model, f"{each.pack}", batch, f"{each.steps}", step, validation)
         table.add_row(*map(Text, row))
     return table
 
