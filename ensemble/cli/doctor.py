@@ -66,7 +66,7 @@ def _token() -> str:
 
     path = token_file()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anyone who reaches Ray runs code; set it to token"
+        return f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: Ray runs code of any caller; set it to token"
     if not path.is_file():
         return f"none yet; the first run makes {path}"
     # The token is enough to run code on the cluster.

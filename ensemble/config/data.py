@@ -44,7 +44,7 @@ class FeatureMap(Section):
 class SplitConfig(Section):
     """Which episodes train, validate and test: fractions, numbers of episodes, or lists of episode names.
 
-    Beside a list (given splits), a fraction is taken from the episodes of `train`.
+    With a list (given splits), a fraction is taken from the episodes of `train`.
     """
 
     train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
@@ -53,7 +53,7 @@ class SplitConfig(Section):
     by: Literal["episode", "window"] = Field(
         "episode",
         description="policies: what is divided. Windows of one episode in two splits test memory, not generalization: "
-        "`window` is for comparison with those who did so",
+        "`window` is for comparison with results of such splits",
     )
 
     @property

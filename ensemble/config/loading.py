@@ -87,7 +87,7 @@ class ExperimentFile:
         return list(possible.values()), left_out
 
     def resolve(self, ask: Callable[[str, Distribution], Any]) -> Experiment:
-        """Build one configuration, define-by-run: `ask(name, distribution)` returns a value for each reached distribution.
+        """Build one configuration, define-by-run: `ask(name, distribution)` returns a value for each that is reached.
 
         The value of a `Choice` is the index of its option, of a range a number. UsageError when the values do not fit
         together or break a constraint (for a sampler: an infeasible point).

@@ -46,6 +46,13 @@ class _Range(Section):
 
 
 class _FloatRange(_Range):
+    bounds: tuple[float, float]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.bounds
+
     @property
     def low(self) -> float:
         """Lowest value."""
@@ -63,11 +70,6 @@ class Uniform(_FloatRange):
     kind = "uniform"
     bounds: tuple[float, float] = Field(alias="uniform", strict=False)
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Lowest and highest value."""
-        return self.bounds
-
 
 class LogUniform(_FloatRange):
     """A number between two ends, its logarithm uniform."""
@@ -76,22 +78,24 @@ class LogUniform(_FloatRange):
     positive = True
     bounds: tuple[float, float] = Field(alias="log_uniform", strict=False)
 
+
+class _IntRange(_Range):
+    bounds: tuple[int, int]
+
     @property
-    def ends(self) -> tuple[float, float]:
+    def ends(self) -> tuple[int, int]:
         """Lowest and highest value."""
         return self.bounds
 
-
-class _IntRange(_Range):
     @property
     def low(self) -> int:
         """Lowest value."""
-        return int(self.ends[0])
+        return self.ends[0]
 
     @property
     def high(self) -> int:
         """Highest value."""
-        return int(self.ends[1])
+        return self.ends[1]
 
 
 class Int(_IntRange):
@@ -115,11 +119,6 @@ class IntLog(_IntRange):
     kind = "int_log"
     positive = True
     bounds: tuple[int, int] = Field(alias="int_log", strict=False)
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """Lowest and highest value."""
-        return self.bounds
 
 
 Distribution = Choice | Uniform | LogUniform | Int | IntLog

@@ -71,7 +71,7 @@ def _open_tokens(container: Container) -> Recording:
     file = container.path.with_name(_TOKENIZER)
     if not file.is_file():
         raise DataError(
-            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not there: put its {file} beside it"
+            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not there: put its {file} next to it"
         )
     chunks, whole = _decode(container, read_original(file, max_length=tokens.shape[1]))
     broken = np.flatnonzero(~whole)
