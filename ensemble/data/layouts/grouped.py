@@ -27,16 +27,16 @@ def declared_arrays(
 
     Raises DataError for an episode without a key, and for two episodes that differ in columns or dtype.
     """
-    found: dict[str, list[ArrayInfo]] = {key: [] for key in keys}
+    declared: dict[str, list[ArrayInfo]] = {key: [] for key in keys}
     for group in groups:
         for key in keys:
             path = path_in(group, key)
             if not container.is_array(path):
                 raise missing_key(container, path, layout, group or None)
-            found[key].append(container.array(path))
-        if any(_schema(infos[-1]) != _schema(infos[0]) for infos in found.values()):
-            raise DataError(_difference_text(container, groups[0], group, found))
-    return found
+            declared[key].append(container.array(path))
+        if any(_schema(infos[-1]) != _schema(infos[0]) for infos in declared.values()):
+            raise DataError(_difference_text(container, groups[0], group, declared))
+    return declared
 
 
 def demonstrations(container: Container, group: str) -> list[str]:
@@ -48,7 +48,7 @@ def demonstrations(container: Container, group: str) -> list[str]:
 def common_rows(container: Container, groups: Sequence[str], infos: dict[str, list[ArrayInfo]]) -> Int64:
     """Return the number of rows of each group, common to all of its arrays; DataError where they differ."""
     rows = [
-        same_rows(container, {key: declared[i].shape[0] for key, declared in infos.items()}, group)
+        same_rows(container, {key: each[i].shape[0] for key, each in infos.items()}, group)
         for i, group in enumerate(groups)
     ]
     return np.array(rows, dtype=np.int64)
@@ -95,10 +95,10 @@ def _schema(info: ArrayInfo) -> tuple[object, ...]:
     return info.shape[1:], info.dtype
 
 
-def _difference_text(container: Container, first: str, other: str, found: dict[str, list[ArrayInfo]]) -> str:
+def _difference_text(container: Container, first: str, other: str, declared: dict[str, list[ArrayInfo]]) -> str:
     def text(number: int) -> str:
-        declared = [infos[number] for infos in found.values()]
-        shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in declared]
-        return ", ".join(f"{k} ({shape}) {i.dtype}" for k, shape, i in zip(found, shapes, declared, strict=True))
+        infos = [each[number] for each in declared.values()]
+        shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in infos]
+        return ", ".join(f"{k} ({shape}) {i.dtype}" for k, shape, i in zip(declared, shapes, infos, strict=True))
 
     return f"{container.path}: episodes differ\n  {first}: {text(0)}\n  {other}: {text(-1)}"

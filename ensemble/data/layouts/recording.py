@@ -158,11 +158,11 @@ def median_step(differences: Values) -> float:
     return float(f"{np.median(differences):.9g}")
 
 
-def check_declared(container: Container, what: str, declared: object, found: int) -> None:
+def check_declared(container: Container, what: str, declared: object, actual: int) -> None:
     """Raise DataError when a declared count differs from the actual one: the writer was stopped."""
-    if isinstance(declared, int) and declared != found:
+    if isinstance(declared, int) and declared != actual:
         raise DataError(
-            f"{container.path}: declared total {declared} {what}, found {found}: "
+            f"{container.path}: declared total {declared} {what}, found {actual}: "
             "its writer was stopped, or the file was edited without correcting the count"
         )
 
