@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 __all__ = ["Ensemble", "PolicyEnsemble", "__version__", "load", "load_policy"]
 __version__ = "0.1.0"
 
-_HOMES = {
+# Lazy, so that `import ensemble` for the version or for `--help` does not import torch.
+_LAZY = {
     "Ensemble": "ensemble.training.load",
     "load": "ensemble.training.load",
     "PolicyEnsemble": "ensemble.closed_loop.load_policy",
@@ -19,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what loads members when it is asked for: torch is heavy."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    """Import the loaders of members on first access."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'ensemble' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Errors that a user can act on, each with the exit code of its kind.
 
-Their message is the whole story: what, where (file, line, episode, index) and the nearest valid name.
+A message says what is wrong, where (file, line, episode, index), and the nearest valid name.
 """
 
 INTERRUPTED, TERMINATED = 130, 143  # exit codes of a command that a signal ended: 128 + its number

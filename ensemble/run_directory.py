@@ -1,6 +1,6 @@
-"""Where the files of a run lie in results/<experiment>, and what names a configuration and a member.
+"""The files of a run in results/<experiment>, and the names of configurations and members.
 
-Every file name of a run stands here and nowhere else.
+Every file name of a run is defined here and nowhere else.
 """
 
 import hashlib
@@ -18,14 +18,16 @@ from ensemble.store import read_table, write_table
 def config_hash(experiment: Experiment) -> str:
     """Return the 12 hexadecimal digits that name a configuration without its seed.
 
-    Hashed are the parts that define a result: data (not where it lies nor how it is read), model, train, threads. Not
-    the experiment's name, seeds, packs, workers, checkpoints or logging.
+    The hash covers what defines a result: data (without its path, layout and links), model, train, threads. It leaves
+    out the experiment's name, seeds, packs, workers, checkpoints and logging.
     """
     parts = experiment.model_dump(mode="json", include={"data", "model", "train"})
     parts["train"].pop("checkpoint_every")
     for name in ("path", "layout", "follow_links"):
         parts["data"].pop(name)
+    # Names alone: they name metrics, while their paths may differ between machines.
     parts["data"]["validation"] = sorted(parts["data"]["validation"])
+    # Threads change the order of sums, so results of other thread counts differ in the last digits.
     parts["resources"] = {"threads": experiment.resources.threads}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -38,7 +40,7 @@ def member_id(config_hash: str, seed: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MemberDirectory:
-    """What one member leaves."""
+    """The files of one member."""
 
     path: Path
 
@@ -74,12 +76,12 @@ class MemberDirectory:
 
     @property
     def model_file(self) -> Path:
-        """What its weights mean: architecture, features, normalization, layout."""
+        """Description of its weights: architecture, features, normalization, layout."""
         return self.path / "model.json"
 
     @property
     def tokenizer_file(self) -> Path:
-        """The action tokenizer that it was trained with."""
+        """Action tokenizer of its training."""
         return self.path / "tokenizer.json"
 
     @property
@@ -95,7 +97,7 @@ class MemberDirectory:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """What an experiment leaves: results/<experiment>."""
+    """The files of one experiment: results/<experiment>."""
 
     path: Path
 
@@ -139,17 +141,17 @@ class RunDirectory:
 
     @property
     def space_file(self) -> Path:
-        """The experiment file as it was given."""
+        """The experiment file as given."""
         return self.path / "space.yaml"
 
     @property
     def notes_file(self) -> Path:
-        """What the run noted of its data, versions and beginning."""
+        """Notes on the run's data, versions and start."""
         return self.path / "data.json"
 
     @property
     def planned_file(self) -> Path:
-        """One row per member that there should be."""
+        """One row per planned member."""
         return self.path / "planned.parquet"
 
     @property
@@ -159,12 +161,12 @@ class RunDirectory:
 
     @property
     def search_log(self) -> Path:
-        """The memory of a search (`ensemble/search_log.py`)."""
+        """Log of a search (`ensemble/search_log.py`)."""
         return self.path / "search.log"
 
     @property
     def search_file(self) -> Path:
-        """What a search says of itself: sampler, pruner, finalists, whether it is finished."""
+        """Description of a search: sampler, pruner, finalists, whether it is finished."""
         return self.path / "search.json"
 
     @property
@@ -194,17 +196,17 @@ class RunDirectory:
 
     @property
     def ray(self) -> Path:
-        """Ray's own directory; nothing of ours reads it."""
+        """Ray's own directory, never read here."""
         return self.path / "ray"
 
     @property
     def trained(self) -> list[MemberDirectory]:
-        """The directories of every member that has weights."""
+        """Directories of all members with weights."""
         return [MemberDirectory(file.parent) for file in sorted(self.members.glob("*/model.json"))]
 
     @property
     def row_files(self) -> list[Path]:
-        """The row files of every member that has ended."""
+        """Row files of all members that have ended."""
         return sorted(self.members.glob("*/member.parquet"))
 
     @property
@@ -219,9 +221,10 @@ class RunDirectory:
     def collect(self) -> None:
         """Merge the members' own tables into `members.parquet` and `curves.parquet`, one row per (config_hash, seed).
 
-        A member without a row has not finished and is left out, its curves too. Columns that some lack are null there.
+        A member without a row has not finished and is left out, with its curves. A column that a member lacks is null.
         """
         directories = [self.member(path.name) for path in sorted(self.members.glob("*")) if path.is_dir()]
+        # The row is a member's last file: without it the curves belong to a training that a resume repeats.
         finished = [each for each in directories if each.row_file.is_file()]
         rows = _merge([read_table(each.row_file) for each in finished], MEMBER_COLUMNS)
         curves = [read_table(each.curves_file) for each in finished if each.curves_file.is_file()]
@@ -232,6 +235,7 @@ class RunDirectory:
 def _merge(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
     """Stack tables; the fixed columns come first, the others by name. A column of numbers and texts becomes text."""
     extra = sorted({name for table in tables for name in table.column_names} - set(columns.names))
+    # A searched parameter may be a number in one configuration and text in another; Arrow would refuse to stack them.
     for name in extra:
         kinds = {table.schema.field(name).type for table in tables if name in table.column_names} - {pa.null()}
         if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}:
@@ -248,5 +252,6 @@ def _as_text(table: pa.Table, name: str) -> pa.Table:
 
 def _unique(table: pa.Table, key: tuple[str, ...]) -> pa.Table:
     """Keep the last row of each key, sorted by key."""
+    # The last one wins: a repeated measurement at a step replaces the earlier one.
     last = dict(zip(zip(*(table[name].to_pylist() for name in key), strict=True), range(table.num_rows), strict=True))
     return table.take(pa.array([last[each] for each in sorted(last)], pa.int64())).combine_chunks()

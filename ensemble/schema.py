@@ -1,7 +1,7 @@
-"""Names that cross a floor or reach a file: roles, metrics, columns and Parquet schemas.
+"""Shared names: roles, metrics, columns and Parquet schemas.
 
 Everything here is public: notebooks read `members.parquet`, `curves.parquet` and `summary.parquet` by these names.
-Floor 0: it imports nothing of ours, and it holds next to no behaviour.
+Floor 0: it imports no other module of the package and holds almost no behaviour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ Say = Callable[[str], None]  # prints a line for the user
 OnProgress = Callable[[int, int], None]  # (done, in all)
 Progress = Mapping[str, float | int | str]  # what a trial reports while it trains, by name
 
-# What a feature is to a model. `control` acts between two points of an episode and is known ahead in a rollout;
-# `auxiliary` is carried along and used only where an input names it (known ahead as well).
+# The role of a feature for a model. `control` acts between two points of an episode and is known ahead in a rollout;
+# `auxiliary` is stored and used only where an input names it (known ahead as well).
 FeatureRole = Literal["state", "control", "output", "auxiliary"]
 FEATURE_ROLES: tuple[FeatureRole, ...] = ("state", "control", "output", "auxiliary")
 
-# Why a member was trained, and how it ended.
+# The purpose of a member's training, and its end.
 MemberRole = Literal["search", "finalist", "ensemble"]
 Status = Literal["completed", "pruned", "diverged", "failed"]
 
@@ -64,17 +64,17 @@ def rollout_step_metric(split: str, step: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One named group of columns: what every floor knows of it."""
+    """One named group of columns."""
 
     name: str
     width: int
     role: FeatureRole
-    labels: tuple[str, ...]  # one a column
+    labels: tuple[str, ...]  # one per column
     angles: tuple[bool, ...]  # which columns wrap at +-pi
 
 
 def role_columns(features: Sequence[Feature], role: FeatureRole) -> list[int]:
-    """Return the columns of every feature of a role, in order, features lying side by side."""
+    """Return the columns of all features of a role, in order, for features stored one after another."""
     ends = list(accumulate(feature.width for feature in features))
     return [
         column
@@ -86,13 +86,13 @@ def role_columns(features: Sequence[Feature], role: FeatureRole) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeBlock:
-    """Some whole episodes, laid end to end.
+    """Some whole episodes, concatenated.
 
     An episode of T points has T - 1 transitions. `features` maps a name to (sum of points, width) float32. A control
     acts between two points, so its row at an episode's last point has no successor and is zero.
     """
 
-    keys: tuple[str, ...]  # one name an episode, unique within its file
+    keys: tuple[str, ...]  # one name per episode, unique within its file
     points: Int64  # (episodes,) T of each
     features: dict[str, Float32]
 
@@ -163,10 +163,10 @@ EVALUATION_COLUMNS = pa.schema(
         ("seed", pa.int64()),  # of the member; null for the others
         ("environment", pa.string()),
         ("noise", pa.float64()),  # U(-noise, noise) is added to each action, in the environment's units
-        ("replan", pa.int64()),  # actions applied before it is asked again; 1 for baselines, which say one at a time
+        ("replan", pa.int64()),  # actions applied per call of `act`; 1 for baselines, whose chunks have one action
         ("episodes", pa.int64()),
-        ("episode_seed", pa.int64()),  # of starts and noise: rows with the same one met the same episodes
-        # Rates and means over the episodes; `_se` is the sampling error of drawing other episodes.
+        ("episode_seed", pa.int64()),  # of starts and noise: rows with equal seeds share the same episodes
+        # Rates and means over the episodes; `_se` is the standard error from the choice of episodes.
         ("success", pa.float64()),
         ("success_se", pa.float64()),
         ("converge_rate", pa.float64()),
@@ -176,15 +176,13 @@ EVALUATION_COLUMNS = pa.schema(
         ("episode_length", pa.float64()),  # steps
         ("episode_length_se", pa.float64()),
         ("cart_velocity_std", pa.float64()),  # m/s, over all steps of all episodes
-        (
-            "chunk_seconds",
-            pa.float64(),
-        ),  # time of `act` divided by the chunks that it gave: a share of a batch, no delay
-        ("weights_sha256", pa.string()),  # of the member; of the members' sums, one a line, where they act as one
-        # Each episode for itself, in order; what intervals over the same episodes are made of.
+        # Time of `act` divided by its number of chunks: the share of a batch, not the delay of one call.
+        ("chunk_seconds", pa.float64()),
+        ("weights_sha256", pa.string()),  # of the member; of all members, one per line, where they are combined
+        # Each episode by itself, in order: paired intervals over the same episodes need them.
         ("episode_success", pa.list_(pa.bool_())),
         ("episode_steps", pa.list_(pa.int16())),
-        ("episode_converged", pa.list_(pa.float32())),  # the step from which on it was calm; NaN where it never was
+        ("episode_converged", pa.list_(pa.float32())),  # first step of convergence; NaN without convergence
         ("episode_velocity", pa.list_(pa.float32())),  # sum over its steps, m/s
         ("episode_velocity_squares", pa.list_(pa.float32())),
     ]
@@ -192,7 +190,7 @@ EVALUATION_COLUMNS = pa.schema(
 """`evaluation.parquet`: one row per controller and setting of the closed loop."""
 
 EVALUATION_KEY = ("config_hash", "controller", "seed", "environment", "noise", "replan", "episodes", "episode_seed")
-"""What tells rows of `evaluation.parquet` apart: measured again, a row replaces the one before."""
+"""The key of a row of `evaluation.parquet`: a repeated measurement replaces the row."""
 
 TRIAL_COLUMNS = pa.schema(
     [
@@ -201,9 +199,9 @@ TRIAL_COLUMNS = pa.schema(
         ("state", pa.string()),  # completed | pruned | diverged | failed | running
         ("value", pa.float64()),  # mean over the seeds of the search metric; null where there is none
         ("steps", pa.int64()),  # member-steps spent on it
-        ("seeds", pa.int64()),  # seeds it was given
-        ("parameters", pa.string()),  # json: name of each searched value as suggested: its value
-        ("objectives", pa.string()),  # json: metric: mean over the seeds, of every objective
+        ("seeds", pa.int64()),  # number of its seeds
+        ("parameters", pa.string()),  # json: {name of a searched parameter: suggested value}
+        ("objectives", pa.string()),  # json: {objective: mean over the seeds}
     ]
 )
 """`trials.parquet` of a search: one row per suggested configuration."""
@@ -215,17 +213,17 @@ RUNG_COLUMNS = pa.schema(
         ("step", pa.int64()),
         ("seed", pa.int64()),
         ("value", pa.float64()),  # of the search metric
-        ("kept", pa.bool_()),  # whether the trial was allowed to go on
+        ("kept", pa.bool_()),  # whether the trial continued
     ]
 )
-"""`rungs.parquet` of a search: what the judge was told, and what it said."""
+"""`rungs.parquet` of a search: the reported values and the pruner's decisions."""
 
 IMPORTANCE_COLUMNS = pa.schema(
     [
         ("parameter", pa.string()),
         ("importance", pa.float64()),  # shares of 1
         ("method", pa.string()),
-        ("trials", pa.int64()),  # completed trials it was computed from
+        ("trials", pa.int64()),  # number of completed trials in the computation
     ]
 )
 """`importances.parquet` of a search."""

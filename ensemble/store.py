@@ -1,7 +1,7 @@
 """Files of Parquet, JSON and text, written whole or not at all.
 
-Everything is written under a temporary name in the same directory, synced and renamed, so that a reader, a full disk or
-a killed process meets the old file or the new one. `run_directory` says where the files of a run lie.
+Every file is written under a temporary name in the same directory, synced and renamed, so that after a kill or on a
+full disk a reader sees either the old file or the new one. `run_directory` has the paths of a run's files.
 """
 
 import errno
@@ -23,17 +23,18 @@ from ensemble.errors import StorageError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is gone.
+    """Yield a temporary path in the directory of `path`; on success it becomes `path`, on failure it is removed.
 
-    Missing directories are made. Raises StorageError, naming path, needed and free bytes, where the system refuses;
-    errors of the body that are not about writing (a source that cannot be read) pass unchanged.
+    Missing directories are made. Raises StorageError, with path, needed and free bytes, where the system cannot write;
+    other errors of the body (a source that cannot be read) pass unchanged.
     """
-    with _refusals(path):
-        temporary = _beside(path)
+    with _as_storage_errors(path):
+        temporary = _temporary(path)
     try:
-        with _refusals(path, temporary, _WRITE_ERRORS):
+        with _as_storage_errors(path, temporary, _WRITE_ERRORS):
             yield temporary
-        with _refusals(path, temporary):
+        with _as_storage_errors(path, temporary):
+            # The content before the name, then the name: after a power cut a synced name must not lead to empty data.
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -45,19 +46,22 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO
 
 
 @contextmanager
-def _refusals(path: Path, temporary: Path | None = None, only: tuple[int, ...] = ()) -> Iterator[None]:
-    """Turn the system's refusals, all or only some, into StorageError."""
+def _as_storage_errors(path: Path, temporary: Path | None = None, only: tuple[int, ...] = ()) -> Iterator[None]:
+    """Turn OSErrors, all or those with a number in `only`, into StorageError."""
     try:
         yield
     except OSError as error:
+        # HDF5 and Arrow raise OSError without a number when the disk is full.
         if only and error.errno not in only and "No space left" not in str(error):
             raise
         raise _storage_error(path, temporary, error) from error
 
 
-def _beside(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
+    """Make an empty file in the same directory, since a rename is atomic only within a file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # mkstemp gives 0600; results are shared between users as other files are.
     os.fchmod(handle, 0o666 & ~_UMASK)
     os.close(handle)
     return Path(name)
@@ -108,7 +112,10 @@ _PARQUET: dict[str, Any] = {
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read Parquet with its checksums, those of `columns` that it has; StorageError where it is missing or damaged."""
+    """Read Parquet and verify its checksums; StorageError where it is missing or damaged.
+
+    Of `columns`, those that the file lacks are left out.
+    """
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
@@ -122,7 +129,7 @@ def sha256_file(path: Path) -> str:
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
-    """Build a table of rows: the fixed columns by their types, further ones by their values."""
+    """Build a table of rows: fixed columns with their types, further ones with inferred types."""
     rows = list(rows)
     extra = sorted({name for row in rows for name in row} - set(columns.names))
     arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in columns]
@@ -136,7 +143,7 @@ class _OutOfSpaceError(OSError):
 
 @contextmanager
 def _needing(size: int) -> Iterator[None]:
-    """Remember how many bytes a write asked for, should it fail."""
+    """Attach the size of a write in bytes to its OSError."""
     try:
         yield
     except OSError as error:
@@ -149,6 +156,7 @@ def _storage_error(path: Path, temporary: Path | None, error: OSError) -> Storag
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         written = temporary.stat().st_size if temporary is not None and temporary.exists() else 0
         needed = max(getattr(error, "needed", 0), written)
+        # Removed first, so that the message reports the space that is free for the next try.
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
@@ -165,7 +173,8 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Read the mask, which can only be done by setting it: once, before there are threads."""
+    """Return the process's mask of file permissions."""
+    # It can only be read by setting it, which races with other threads: once, at import.
     mask = os.umask(0)
     os.umask(mask)
     return mask

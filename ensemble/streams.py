@@ -1,7 +1,8 @@
 """Random streams keyed by (member seed, purpose, step), and by nothing else.
 
 Every random number of a member comes from a key made here, so a member draws the same numbers alone, in any pack,
-after a restart and on any number of workers. Keys are counter-based (SplitMix64, Steele et al. 2014): no state to save.
+after a restart and on any number of workers. Keys are counter-based (SplitMix64, Steele et al. 2014): there is no
+generator state to save.
 """
 
 import hashlib
@@ -16,13 +17,14 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def key(seed: int, purpose: str, step: int = 0) -> int:
-    """Return the 64-bit key of a stream; `purpose` names it ("weights", "order", "dropout/3", ..)."""
+    """Return the 64-bit key of a stream; `purpose` is its name ("weights", "order", "dropout/3", ..)."""
+    # A hash and not `hash()`, which differs between processes.
     text = f"{seed}|{purpose}|{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def mix(values: UInt64) -> UInt64:
-    """Scramble 64-bit integers of any shape, one to one (the finalizer of SplitMix64)."""
+    """Return a pseudorandom permutation of 64-bit integers of any shape (the finalizer of SplitMix64)."""
     z = values + _GAMMA
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
@@ -30,6 +32,7 @@ def mix(values: UInt64) -> UInt64:
 
 
 def signed_uniform(keys: UInt64, count: int) -> Float64:
-    """Return `count` numbers in [-1, 1) for each of `keys` (B,): (B, count). The first do not depend on `count`."""
+    """Return `count` numbers in [-1, 1) for each of `keys` (B,): (B, count). Number i does not depend on `count`."""
     bits = mix(np.add.outer(keys, np.arange(count, dtype=np.uint64)))
+    # 53 bits are what a float64 holds exactly: no rounding, so 1.0 itself cannot occur.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1

@@ -1,4 +1,4 @@
-"""Texts that several floors share: a count with its noun, a command to copy, times, sizes, the nearest name."""
+"""Formatting that many modules share: a count with its noun, a shell command, times, sizes, the nearest name."""
 
 import math
 import shlex
@@ -7,21 +7,22 @@ from difflib import get_close_matches
 
 
 def plural(count: float, noun: str, form: str = "") -> str:
-    """Count things: `1 figure`, `2 figures`; `form` is the number's, as in `,` for `1,000 figures`."""
+    """Return a count with its noun: `1 figure`, `2 figures`; `form` formats the number: `,` gives `1,000 figures`."""
     return f"{count:{form}} {noun}{'' if count == 1 else 's'}"
 
 
-def command(*words: object) -> str:
-    """Return a command line that a shell takes as these words, whatever is in them: `ensemble report 'a b'`."""
-    return shlex.join(map(str, words))
+def command(*arguments: object) -> str:
+    """Return a command line that a shell splits into exactly these arguments: `ensemble report 'a b'`."""
+    return shlex.join(map(str, arguments))
 
 
 def duration(seconds: float | None) -> str:
-    """Write a measured time: `0.8 s`, `42 s`, `12 min 03 s`, `3 h 20 min`; `-` where there is none."""
+    """Format a measured time: `0.8 s`, `42 s`, `12 min 03 s`, `3 h 20 min`; `-` for None and NaN."""
     if seconds is None or math.isnan(seconds):
         return "-"
     if seconds < 10:
         return f"{seconds:.1f} s"
+    # Rounded before the unit is chosen: 59.7 s is `1 min 00 s`, never `60 s`.
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -31,7 +32,7 @@ def duration(seconds: float | None) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """Write an estimated time with two digits: `42 s`, `3.4 min`, `25 min`, `1.5 h`, `12 days`."""
+    """Format an estimated time with two digits: `42 s`, `3.4 min`, `25 min`, `1.5 h`, `12 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -41,7 +42,7 @@ def rough_duration(seconds: float) -> str:
 
 
 def byte_size(count: float) -> str:
-    """Write a number of bytes: `640 B`, `1.4 KiB`, `12 MiB`, `3.5 GiB`."""
+    """Format a number of bytes: `640 B`, `1.4 KiB`, `12 MiB`, `3.5 GiB`."""
     if count < 1024:
         return f"{count:.0f} B"
     for exponent, unit in ((1, "KiB"), (2, "MiB"), (3, "GiB")):
@@ -52,12 +53,12 @@ def byte_size(count: float) -> str:
 
 
 def nearest(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Return the names most like `name`, best first; with a `cutoff` of 0 there is one unless there are no names."""
+    """Return at most `most` names similar to `name`, best first; with `cutoff` 0 at least one, if there are names."""
     known = list(names)
     return get_close_matches(name, known, most, cutoff) or get_close_matches(name.lower(), known, most, cutoff)
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
-    """Return `; did you mean 'x'?`, or nothing where no name is near."""
+    """Return `; did you mean 'x'?`, or an empty text where no name is similar."""
     near = nearest(name, names, most, cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

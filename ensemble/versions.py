@@ -1,4 +1,4 @@
-"""What a result depends on beside its file and its data: versions of Python and libraries, and the code's commit."""
+"""Versions of Python and libraries, and the commit of the code: what a result depends on besides file and data."""
 
 import platform
 import subprocess
@@ -13,9 +13,10 @@ _PACKAGES = ("torch", "ray", "numpy", "optuna")
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on; nothing is imported for it."""
-    found = {name: version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "ensemble": __version__, **found}
+    """Return the versions that a result depends on, from package metadata alone."""
+    # Metadata, not `torch.__version__`: `explain` and `report` must not wait for the import of torch and Ray.
+    packages = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "ensemble": __version__, **packages}
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What is said alike everywhere: one of a thing, several of it, and commands that a shell takes."""
+"""Common formatting: counts with their nouns, and commands for a shell."""
 
 import shlex
 

@@ -1,6 +1,6 @@
-"""The command line: one small file a group of commands, each importing what it needs when it runs (floor 8).
+"""The command line: one file per group of commands, each with its imports inside the command (floor 9).
 
-Every error that a user can act on arrives as its message on standard error and its exit code; nothing here computes.
+Errors that a user can act on become a message on standard error and an exit code. Nothing is computed here.
 """
 
 import signal
@@ -43,7 +43,9 @@ for command in (simulate, inspect, convert, *_RUNS, export, import_, schema, doc
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    # As an exception, so that `finally` blocks run: locks are released and Ray is shut down.
     signal.signal(signal.SIGTERM, _terminate)
+    # Click's standalone mode would exit with 1 on an interrupt and show our errors as tracebacks.
     try:
         code = cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""`ensemble simulate`, `inspect` and `convert`: trajectories into files, files into words, files into shards."""
+"""`ensemble simulate`, `inspect` and `convert`: write, describe and convert files of trajectories."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -48,19 +48,22 @@ def simulate(
     from ensemble.config.data import SimulateConfig
     from ensemble.simulation import simulate as simulate_environment
 
+    # Simulate
     target = out or Path(f"{environment}.h5")
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
     config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
     with _progress("episodes") as progress:
         simulate_environment(environment, config, target, progress)
+
+    # Report
     driven = {"inverted_pendulum": "by the expert"}.get(environment, "passive" if passive else "with torques")
     say(f"{target}: {plural(episodes, 'episode')} of {plural(steps, 'transition')}, {driven}")
     say(f"next: {command('ensemble', 'inspect', target)}")
 
 
 def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Say how files are read: the options that `inspect` and `convert` share."""
+    """Add the options for reading files, common to `inspect` and `convert`."""
     options = [
         click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Their layout."),
         click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP),
@@ -73,6 +76,7 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point."),
         click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files."),
     ]
+    # Reversed, since click lists options in the order of decorators from the top.
     for option in reversed(options):
         function = option(function)
     return function
@@ -93,9 +97,12 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     """
     from ensemble.data.inspect import inspect_file, write_experiment
 
+    # Describe the file
     inspection = inspect_file(file, _data_config((file,), **options))
     for line in inspection.lines():
         say(line)
+
+    # Write an experiment
     if write is None:
         hint = ("--map", "state=NAME", "--map", "control=NAME") if inspection.recording is None else ()
         say(f"next: {command('ensemble', 'inspect', file, *hint, '--write', 'mine.yaml')}")
@@ -124,9 +131,12 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
     """
     from ensemble.data.convert import convert as convert_files
 
+    # Convert
     config = _data_config(files, **options)
     with _progress("points") as progress:
         manifest = convert_files(files, out, config, progress, skip_bad)
+
+    # Report
     for notice in manifest.notices:
         say(f"  {notice}")
     for skipped in manifest.skipped:
@@ -144,7 +154,7 @@ def _data_config(
     angles: str,
     **options: Any,
 ) -> DataConfig:
-    """Return the `data:` section that the options amount to; UsageError with every one that is wrong."""
+    """Return the `data:` section of the options; UsageError with all wrong ones."""
     derived = {name: {"derivative_of": feature} for name, feature in _pairs("--derive", derive).items()}
     values = {
         "path": [str(path) for path in files],
@@ -153,6 +163,7 @@ def _data_config(
         "angles": [name for name in angles.split(",") if name],
         **options,
     }
+    # The section checks the options, so a command line is refused for the same reasons as a file.
     try:
         return DataConfig.model_validate(values)
     except ValidationError as error:
@@ -174,7 +185,7 @@ def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:
 
 @contextmanager
 def _progress(unit: str) -> Iterator["OnProgress | None"]:
-    """Show a bar on a terminal, nothing elsewhere."""
+    """Show a progress bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""`ensemble doctor`: what this machine offers, and what of it is out of order."""
+"""`ensemble doctor`: software, hardware and storage of this machine, and their problems."""
 
 import os
 import platform
@@ -11,17 +11,17 @@ import click
 
 from ensemble import __version__
 from ensemble.cli.options import say
+from ensemble.text import byte_size
 
 PACKAGES = (
     *("torch", "ray", "optuna", "cmaes", "numpy", "scipy", "h5py", "pyarrow", "safetensors"),
     *("mujoco", "gymnasium", "tokenizers", "matplotlib", "pillow", "jinja2", "tensorboard"),
 )
-GIB = 2**30
 
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine offers, and put the token file of Ray in order.
+    """Say what this machine offers, and correct the mode of Ray's token file.
 
     \b
     ensemble doctor
@@ -42,33 +42,34 @@ def _software() -> Iterator[tuple[str, str]]:
 
 
 def _hardware() -> Iterator[tuple[str, str]]:
-    from ensemble.planning.capacity import bf16, gpu_names
+    from ensemble.planning.capacity import bf16_support, gpu_names
     from ensemble.study.cluster import cpu_count
 
     page = os.sysconf("SC_PAGE_SIZE")
     free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
     yield "cores", f"{cpu_count()} usable of {os.cpu_count()}"
-    yield "memory", f"{free / GIB:.1f} GiB unused of {total / GIB:.1f} GiB"
+    yield "memory", f"{byte_size(free)} unused of {byte_size(total)}"
     yield "GPUs", ", ".join(gpu_names()) or "none"
-    yield "bf16", bf16()
+    yield "bf16", bf16_support()
 
 
 def _storage() -> Iterator[tuple[str, str]]:
     for path in (Path.cwd(), Path("/dev/shm"), Path("/tmp")):
         if path.is_dir():
             usage = shutil.disk_usage(path)
-            yield f"disk {path.name or path}", f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} GiB, {path}"
+            yield f"disk {path.name or path}", f"{byte_size(usage.free)} free of {byte_size(usage.total)}, {path}"
 
 
 def _token() -> str:
-    """Check the token that Ray asks of its callers; close a file that others can read."""
+    """Check Ray's authentication token; set the mode of a file that others can read to 0600."""
     from ensemble.study.cluster import token_file
 
     path = token_file()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anyone who reaches Ray runs code; set it to token"
+        return f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: Ray runs code of any caller; set it to token"
     if not path.is_file():
         return f"none yet; the first run makes {path}"
+    # The token is enough to run code on the cluster.
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""`ensemble evaluate`: trained policies drive the real environment; a table, a verdict, a film."""
+"""`ensemble evaluate`: trained policies control the real environment; a table, a verdict, a film."""
 
 import sys
 import time
@@ -11,29 +11,29 @@ import click
 
 from ensemble.cli.options import FILE, FOLDER, say
 from ensemble.errors import UsageError
-from ensemble.text import command, plural
+from ensemble.text import command, plural, rough_duration
 
 if TYPE_CHECKING:
     from ensemble.closed_loop.evaluate import Candidate, EvaluationProtocol
 
-Progress = Callable[[str, int, int], None]
+OnSetting = Callable[[str, int, int], None]  # (description, done, in all)
 
 SECONDS_BETWEEN_LINES = 10.0
-SHARE_BETWEEN_LINES = 0.05  # of the time so far
-_LOUDEST = 3.0  # the motor's limit
+SHARE_BETWEEN_LINES = 0.05  # of the elapsed time
+_LARGEST_NOISE = 3.0  # the motor's limit
 
 
 @click.command()
 @click.argument("run", metavar="DIR", type=FOLDER)
 @click.option("--config", metavar="HASH", help="One configuration alone: the beginning of its config_hash.")
-@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="The same for everybody.")
+@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="The same for all.")
 @click.option(
-    "--noise", "noises", type=click.FloatRange(0, _LOUDEST), multiple=True, default=(0.01, 0.03, 0.05),
+    "--noise", "noises", type=click.FloatRange(0, _LARGEST_NOISE), multiple=True, default=(0.01, 0.03, 0.05),
     show_default=True, help="U(-noise, noise) is added to each action. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--replan", "replans", type=click.IntRange(1, 100), multiple=True, default=(10, 13, 15), show_default=True,
-    help="Actions applied before a policy is asked again. Repeatable.",
+    help="Actions applied per call of a policy. Repeatable.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of starts, noise and sampling.")
 @click.option(
@@ -47,15 +47,15 @@ _LOUDEST = 3.0  # the motor's limit
     "--beside", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="CSV|DIR",
     help="Published figures, or another evaluated run, in the same table. Repeatable.",
 )  # fmt: skip
-@click.option("--table-only", is_flag=True, help="Run nothing: lay out anew what was measured.")
+@click.option("--table-only", is_flag=True, help="Run nothing: show the table of earlier measurements.")
 @click.option("--overwrite", is_flag=True, help="Replace the film and the recording if they exist.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def evaluate(run: Path, table_only: bool, beside: tuple[Path, ...], **options: Any) -> None:
     """Let trained policies balance the inverted pendulum, all members and episodes at once, and compare them.
 
-    Expert and zero control, the mean of the members' chunks and the member nearest to their median drive the same
-    episodes. Rows go to evaluation.parquet in DIR: what is measured again is replaced, all else stays. DIR may be a
-    member's directory, too.
+    Expert and zero control, the mean of the members' chunks and the member nearest to their median control the same
+    episodes. Rows go to evaluation.parquet in DIR: repeated measurements replace their rows, all others stay. DIR may
+    be a member's directory, too.
 
     \b
     ensemble evaluate results/pi0_quick
@@ -93,13 +93,14 @@ def _measure(
     device: str,
     **_: Any,
 ) -> Path:
-    """Run the closed loops, keep their rows, film and record; return the run directory."""
+    """Run the closed loops, store their rows, film and record; return the run directory."""
     if not run.is_dir():
         raise UsageError(f"no run directory {run}")
     from ensemble.closed_loop import evaluate as closed
     from ensemble.closed_loop.film import Recorder
     from ensemble.run_directory import RunDirectory
 
+    # Candidates and settings, sorted and distinct: the order of options must not change the rows
     joint: Any = tuple(dict.fromkeys(name for name in combine if name != "none"))
     distinct = tuple(sorted(set(noises))), tuple(sorted(set(replans)))
     protocol = closed.EvaluationProtocol(*distinct, episodes, seed, joint)
@@ -109,6 +110,8 @@ def _measure(
         raise UsageError(f"--record takes one configuration: choose one of {len(candidates)} with --config")
     where = closed.run_of(run)
     _announce(candidates, protocol, device, where)
+
+    # Closed loops, one setting after another. Rows are stored after each: an interrupt loses one setting.
     recorder = Recorder(whole=record is not None)
     rows = []
     try:
@@ -119,6 +122,8 @@ def _measure(
     except KeyboardInterrupt:
         say(f"interrupted; the settings that were finished are in {RunDirectory(where).evaluation_file}")
         raise
+
+    # Film and recording
     if video is not None:
         say(f"{video}: {recorder.write_film(rows, video, video_members == 'all')}")
     if record is not None:
@@ -131,9 +136,10 @@ def _announce(candidates: Sequence["Candidate"], protocol: "EvaluationProtocol",
 
     members = sum(len(each.members) for each in candidates)
     noises, replans = (", ".join(f"{value:g}" for value in values) for values in (protocol.noises, protocol.replans))
-    words = {"mean": "their mean", "median": "the nearest to their median"}
-    combined = {name for each in candidates for name in each.combinations(protocol)}  # a member alone acts alone
-    joint = " and ".join(words[name] for name in protocol.combine if name in combined)
+    names = {"mean": "their mean", "median": "the nearest to their median"}
+    # A configuration of one member has no combinations.
+    combined = {name for each in candidates for name in each.combinations(protocol)}
+    joint = " and ".join(names[name] for name in protocol.combine if name in combined)
     say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
     episodes = plural(protocol.episodes, "episode")
     say(f"noise {noises} x replan {replans}, {episodes} of seed {protocol.seed}, the same for all")
@@ -152,8 +158,8 @@ def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: 
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a bar with the time left on a terminal, now and then a line elsewhere."""
+def _progress() -> Iterator[OnSetting]:
+    """Show a bar with the time left on a terminal, occasional lines elsewhere."""
     if not sys.stdout.isatty():
         yield _Lines()
         return
@@ -172,7 +178,7 @@ def _progress() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Says how far it is, seldom."""
+    """Prints the progress at growing intervals, for logs."""
 
     def __init__(self) -> None:
         self._begin = self._last = time.monotonic()
@@ -182,8 +188,4 @@ class _Lines:
         if now - self._last > max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._begin)) and done < total:
             self._last = now
             left = (now - self._begin) * (total - done) / done
-            say(f"{what} | {done / total:.0%} | about {_minutes(left)} left")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+            say(f"{what} | {done / total:.0%} | about {rough_duration(left)} left")

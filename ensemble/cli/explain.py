@@ -1,4 +1,4 @@
-"""`ensemble explain`: where a row of a run came from, and the command that trains it again; without torch or Ray."""
+"""`ensemble explain`: the origin of a row of a run, and the command that trains it again; without torch or Ray."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def explain(run: Path, config: str, seed: int | None) -> None:
     ensemble explain results/search '#12'
     ensemble explain results/search 4f0a 3
     """
-    from ensemble.reporting.explain import explain as lineage
+    from ensemble.reporting.explain import explain as explain_row
     from ensemble.reporting.run import read_run
 
-    click.echo(lineage(read_run(run), config, seed), nl=False)
+    click.echo(explain_row(read_run(run), config, seed), nl=False)

@@ -20,7 +20,7 @@ from ensemble.text import command, plural
     "--scale", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Of the tokenizer."
 )
 @results_option()
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier run of this name left.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier run of this name.")
 def import_(
     files: tuple[Path, ...],
     family: Literal["pi0", "pi0_fast"],
@@ -34,8 +34,8 @@ def import_(
 ) -> None:
     """Make a run directory of policies that were trained with tiny pi0's own code (FAST_Flow_Matching).
 
-    Each file is a member, its seed the place in the list. State dicts are read, nothing else; sizes come from their
-    shapes, and heads, chunk and scale, which no shape says, from the options.
+    Each file is a member, its seed the index in the list. State dicts are read, nothing else; sizes come from their
+    shapes, and heads, chunk and scale, which no shape has, from the options.
 
     \b
     ensemble import trained_models/tinypi0_*.pth --family pi0 --name tinypi0
@@ -54,7 +54,7 @@ def import_(
 @click.option("--layout", required=True, type=click.Choice(["tinypi0"]), help="Whose files.")
 @click.option("--out", required=True, type=FOLDER, help="Folder that gets logs/, trained_models/ and loss_pics/.")
 @click.option("--config", metavar="HASH", help="Which configuration of the run; by default the best.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def export(path: Path, layout: str, out: Path, config: str | None, overwrite: bool) -> None:
     """Write a run's policies (DIR, or one member's DIR/members/<id>) as the files of tiny pi0's authors.
 
@@ -67,7 +67,8 @@ def export(path: Path, layout: str, out: Path, config: str | None, overwrite: bo
     files = export_tiny(path, out, config, overwrite)
     weights = [file for file in files if file.suffix == ".pth"]
     logs = sum(file.suffix == ".txt" for file in files)
-    said = f"{plural(logs, 'log')} with a picture each" if logs else "no logs and pictures, since there are no curves"
-    say(f"{out}: {plural(len(weights), 'state dict')}, {said}")
+    # Imported weights have no curves.
+    extra = f"{plural(logs, 'log')} with a picture each" if logs else "no logs and pictures, since there are no curves"
+    say(f"{out}: {plural(len(weights), 'state dict')}, {extra}")
     theirs = "train/ of FAST_Flow_Matching, whose evaluation takes every file of trained_models/"
     say(f"next: copy {command(out)} to {theirs}")

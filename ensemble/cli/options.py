@@ -1,4 +1,4 @@
-"""Options that several commands share, and lines that they print."""
+"""Options and output of several commands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +13,19 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def results_option() -> Decorator:
-    """--results DIR."""
-    text = "Where runs go: DIR/<experiment>. Converted data lie beside it, in shards/."
+    """Return the option --results DIR."""
+    text = "Where runs go: DIR/<experiment>. Converted data go to shards/ next to it."
     return click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help=text)
 
 
 def set_option() -> Decorator:
-    """--set a.b=value, as often as wanted."""
+    """Return the repeatable option --set KEY=VALUE."""
     text = "Override a key of the file, as in --set train.steps=500. Repeatable."
     return click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help=text)
 
 
 def run_options() -> Decorator:
-    """--device and --address."""
+    """Return the options --device and --address."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         where = "A Ray of its own (local; inside a Ray job that job's cluster), or the address of a running one."
@@ -39,10 +39,10 @@ def run_options() -> Decorator:
 
 
 def say(line: str) -> None:
-    """Print a line for the user, at once."""
+    """Print a line for the user, flushed."""
     click.echo(line)
 
 
 def say_next(*commands: str) -> None:
-    """Print what to do next, the likeliest first."""
+    """Print the next commands, the most likely first."""
     say(f"next: {'   or   '.join(commands)}")

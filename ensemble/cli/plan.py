@@ -1,4 +1,4 @@
-"""`ensemble plan`: what an experiment file amounts to, before anything runs."""
+"""`ensemble plan`: size, memory and time of an experiment file, before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,13 +32,17 @@ def plan(
     ensemble plan gpt_large --calibrate
     ensemble plan mine.yaml --set train.steps=500 --address auto
     """
-    found = load(find_space(file), overrides)
+    # Read the file. Torch is imported after it, so that a mistyped key is reported at once.
+    experiment_file = load(find_space(file), overrides)
     from ensemble.study.checks import check_plan
     from ensemble.study.plan import make_plan
 
-    checked = make_plan(found, results)
-    survey, speed, timings = _counted(found, results, calibrate, address, device)
+    # Count and check
+    checked = make_plan(experiment_file, results)
+    survey, speed, timings = _counted(experiment_file, results, calibrate, address, device)
     check_plan(checked, None if survey.data.assumed else survey.data.features)
+
+    # Print
     from rich.console import Console
 
     from ensemble.planning.text import plan_view
@@ -53,41 +57,43 @@ def _counted(
     from ensemble.planning.estimate import rough_speed, survey
 
     if address == "local":
-        found = survey(file, results, device)
+        counted = survey(file, results, device)
     else:
         from ensemble.study.cluster import connected
 
         with connected(address, workers=False) as nodes:
-            found = survey(file, results, device, nodes)
-    return _calibrated(found, results) if calibrate else (found, rough_speed(found), [])
+            counted = survey(file, results, device, nodes)
+    return _calibrated(counted, results) if calibrate else (counted, rough_speed(counted), [])
 
 
-def _calibrated(found: "Survey", results: Path) -> "tuple[Survey, Speed, list[Timing]]":
-    """Make the data where they are missing, which only a calibration does, and train a little."""
+def _calibrated(counted: "Survey", results: Path) -> "tuple[Survey, Speed, list[Timing]]":
+    """Make missing data, which only a calibration does, and train three configurations for a while."""
     from ensemble.planning.estimate import survey
     from ensemble.planning.speed import calibrate
     from ensemble.study.prepare import prepare
 
-    file = found.file
-    if not found.data.ready:
+    # Data. The survey is repeated with them, since it assumed their features.
+    file, capacity = counted.file, counted.capacity
+    if not counted.data.ready:
         say("--calibrate needs the data; they are made now and kept")
     data = prepare(file.first.data, file.path.absolute().parent, results, say)
-    if not found.data.ready:
-        found = survey(
-            file, results, found.capacity.device, None if found.capacity.here else found.capacity.nodes, found.sample
-        )
-    by_step = sorted(found.cases, key=lambda case: case.cost.flops)
+    if not counted.data.ready:
+        nodes = None if capacity.local else capacity.nodes
+        counted = survey(file, results, capacity.device, nodes, counted.sample)
+
+    # The fastest, the median and the slowest step; fewer where they are the same case
+    by_step = sorted(counted.cases, key=lambda case: case.cost.flops)
     chosen = {id(case): case.experiment for case in (by_step[0], by_step[len(by_step) // 2], by_step[-1])}
-    speed, timings = calibrate(list(chosen.values()), data, file.searched, CALIBRATION, found.capacity.device)
-    return found, speed, timings
+    speed, timings = calibrate(list(chosen.values()), data, file.searched, CALIBRATION, capacity.device)
+    return counted, speed, timings
 
 
-def _next(file: str, overrides: tuple[str, ...], found: "Survey", calibrated: bool) -> str:
-    given = [file, *(word for text in overrides for word in ("--set", text))]
-    if found.too_large:
-        again = command("ensemble", "plan", *given)
+def _next(file: str, overrides: tuple[str, ...], survey: "Survey", calibrated: bool) -> str:
+    arguments = [file, *(argument for text in overrides for argument in ("--set", text))]
+    if survey.too_large:
+        again = command("ensemble", "plan", *arguments)
         return f"next: leave out what does not fit (search.constraints), then {again}"
-    start = command("ensemble", *(("tune", "--space") if found.file.searched else ("train", "--config")), *given)
-    if not calibrated and found.data.ready:
-        return f"next: {command('ensemble', 'plan', *given, '--calibrate')}   or   {start}"
+    start = command("ensemble", *(("tune", "--space") if survey.file.searched else ("train", "--config")), *arguments)
+    if not calibrated and survey.data.ready:
+        return f"next: {command('ensemble', 'plan', *arguments, '--calibrate')}   or   {start}"
     return f"next: {start}"

@@ -24,9 +24,12 @@ def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None
     from ensemble.reporting.report import show
     from ensemble.run_directory import RunDirectory
 
+    # Tables and figures
     reports = show(runs, Console(), metric, figures=not no_figures)
+
+    # Next commands
     policies = [each.run.path for each in reports if each.run.of_policies]
     marks = [(each.run.path, each.findings.mark) for each in reports if each.findings and each.findings.mark]
-    ways = [command("ensemble", "evaluate", path) for path in policies[:1]]
-    ways += [command("ensemble", "explain", *mark) for mark in marks[:1]]
-    say_next(*(ways or [command("tensorboard", "--logdir", RunDirectory(runs[0]).members)]))
+    commands = [command("ensemble", "evaluate", path) for path in policies[:1]]
+    commands += [command("ensemble", "explain", *mark) for mark in marks[:1]]
+    say_next(*(commands or [command("tensorboard", "--logdir", RunDirectory(runs[0]).members)]))

@@ -1,4 +1,4 @@
-"""`ensemble tune`, `train` and `resume`: an experiment file in, a table out."""
+"""`ensemble tune`, `train` and `resume`: from an experiment file to a table."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ensemble.study.study import Options
 
 _YES = click.option("--yes", is_flag=True, help="Begin although this machine would need more than half a day.")
-_OVERWRITE = click.option("--overwrite", is_flag=True, help="Give up what an earlier run of this name left.")
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an earlier run of this name.")
 
 
 @click.command()
@@ -71,12 +71,10 @@ def train(
 @click.option(
     "--seeds", type=click.IntRange(min=1), metavar="N", help="Extend to N seeds: of the ensemble, or of each finalist."
 )
-@click.option(
-    "--force", is_flag=True, help="Go on though a library or the code is not what it was; the report says so."
-)
+@click.option("--force", is_flag=True, help="Continue with other versions of libraries or code; the report says so.")
 @run_options()
 def resume(run: Path, trials: str | None, seeds: int | None, force: bool, address: str, device: str | None) -> None:
-    """Finish a run: members that ended are kept, failed ones are tried again, others continue.
+    """Finish a run: members that ended are kept, failed ones are repeated, others continue.
 
     \b
     ensemble resume results/quickstart
@@ -88,6 +86,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     from ensemble.study.resume import data_of_run, other_versions, plan_of_run
     from ensemble.study.study import Options
 
+    # Before the lock: errors of the options leave the directory untouched.
     plan = plan_of_run(run, _extension(run, trials, seeds))
     with sole_driver(plan.run):
         changed = other_versions(plan)
@@ -106,7 +105,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
 
 
 def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
-    """Return what `--trials` and `--seeds` change in the experiment of a run."""
+    """Return the overrides of an experiment for `--trials` and `--seeds`."""
     from ensemble.study.resume import plan_of_run
 
     first = plan_of_run(run).file.first
@@ -136,9 +135,12 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
     from ensemble.study.plan import is_finished, make_plan, refuse_foreign
     from ensemble.study.study import Options
 
+    # Refuse what cannot work before anything is locked or removed
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
     refuse_foreign(plan)
+
+    # Run
     with sole_driver(plan.run):
         if not overwrite and is_finished(plan):
             say(f"{plan.run} is finished; --overwrite trains it again")
@@ -150,30 +152,31 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
 
 
 def _refuse_long(file: ExperimentFile, results: Path, device: str | None) -> None:
-    """Refuse what would take this machine more than half a day, or does not fit on it, and show why."""
-    from ensemble.planning.estimate import LONG_HOURS, hours, refuse_too_large, rough_speed, survey
+    """Raise UsageError for more than half a day on this machine, with the plan, and for what does not fit on it."""
+    from ensemble.planning.estimate import LONG_SECONDS, estimate_time, refuse_too_large, rough_speed, survey
     from ensemble.planning.text import plan_text
 
-    found = survey(file, results, device)
-    speed = rough_speed(found)
-    total = hours(found, speed).total
-    if total > LONG_HOURS:
-        say(plan_text(found, speed))
+    counted = survey(file, results, device)
+    speed = rough_speed(counted)
+    total = estimate_time(counted, speed).total
+    if total > LONG_SECONDS:
+        say(plan_text(counted, speed))
+        hours = total / 3600
         raise UsageError(
-            f"this machine would need about {total:,.0f} hours ({total / 24:,.1f} days). On a cluster: "
+            f"this machine would need about {hours:,.0f} hours ({hours / 24:,.1f} days). On a cluster: "
             "`ray job submit` or --address. Here: `ensemble tune --space gpt_quick.yaml` in minutes; or --yes"
         )
-    refuse_too_large(found)
+    refuse_too_large(counted)
 
 
 def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
-    """Inside a Ray job the working directory is a temporary copy: what is written there is lost."""
+    """Raise UsageError for a relative path inside a Ray job, whose working directory is a temporary copy."""
     from ensemble.study.cluster import in_job
 
-    place = Path(file.first.storage) if file.first.storage else results
-    if in_job() and not place.expanduser().is_absolute():
+    storage = Path(file.first.storage) if file.first.storage else results
+    if in_job() and not storage.expanduser().is_absolute():
         raise UsageError(
-            f"inside a Ray job the working directory is a temporary copy, and {place} would be lost with it; "
+            f"inside a Ray job the working directory is a temporary copy, and {storage} would be lost with it; "
             "give an absolute --results (or `storage:`) that every node sees"
         )
 
@@ -186,7 +189,8 @@ def _run(plan: "Plan", options: "Options", shards: Mapping[str, Path] | None = N
     except KeyboardInterrupt:
         say(f"interrupted; continue with: {command('ensemble', 'resume', plan.run)}")
         raise
-    except SystemExit as error:  # Ray may have put another code in the place of ours
+    # Ray may replace the exit code of the signal by its own.
+    except SystemExit as error:
         say(f"terminated; continue with: {command('ensemble', 'resume', plan.run)}")
         raise SystemExit(TERMINATED) from error
     _show(plan)
@@ -198,14 +202,17 @@ def _show(plan: "Plan") -> None:
     from ensemble.reporting.report import show
     from ensemble.run_directory import RunDirectory
 
+    # Table and figures
     run = RunDirectory(plan.run)
     report = show([plan.run], Console())[0]
-    ways: list[tuple[object, ...]] = [("ensemble", "evaluate", plan.run)] if report.run.of_policies else []
+
+    # Next commands: policies are evaluated first, since losses do not rank them
+    commands: list[tuple[object, ...]] = [("ensemble", "evaluate", plan.run)] if report.run.of_policies else []
     if report.findings and report.findings.mark:
         if run.journal_file.is_file():
             study = command("optuna-dashboard", run.journal_file)
             say(f"the study: {study}   (pip install optuna-dashboard)")
-        ways += [("ensemble", "explain", plan.run, report.findings.mark)]
-    ways += [("tensorboard", "--logdir", run.members)]
-    ways += [("ensemble", "report", plan.run, "--metric", "test/loss")]
-    say_next(*(command(*words) for words in ways[:2]))
+        commands += [("ensemble", "explain", plan.run, report.findings.mark)]
+    commands += [("tensorboard", "--logdir", run.members)]
+    commands += [("ensemble", "report", plan.run, "--metric", "test/loss")]
+    say_next(*(command(*arguments) for arguments in commands[:2]))

@@ -1,4 +1,4 @@
-"""Experiment files: their sections, their distributions, and how they are read, checked and expanded."""
+"""Experiment files: sections, distributions, reading, checks and expansion."""
 
 from ensemble.config.base import Section
 from ensemble.config.data import DataConfig

@@ -1,4 +1,4 @@
-"""The base of every section of an experiment file: frozen, no unknown keys, no silent conversion of kinds."""
+"""The base of every section of an experiment file: frozen, without unknown keys or silent conversions of types."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Section(BaseModel):
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a type wants, in words, for messages and the schema's text; goes into `Annotated` beside the constraints."""
+class Description:
+    """Text for the values of a type, in messages and the schema; an argument of `Annotated`."""
 
     text: str
 
@@ -30,6 +30,6 @@ class OtherMembers:
 Name = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
-    Words("a name of letters, digits and . _ - that starts with a letter or digit"),
+    Description("a name of letters, digits and . _ - that starts with a letter or digit"),
 ]
 """A name that becomes part of a path: no separators, no `..`, not absolute."""

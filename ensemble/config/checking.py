@@ -1,4 +1,4 @@
-"""From a tree of nodes to an `Experiment`, or to problems in the file's own words, each with its place."""
+"""From a tree of nodes to an `Experiment`, or to problems in terms of the file, each with its position."""
 
 import json
 import re
@@ -7,20 +7,22 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from ensemble.config.document import Keys, Node, Position, Problem, dotted
+from ensemble.config.document import Keys, Position, Problem, TreeNode, dotted
 from ensemble.config.experiment import Experiment
-from ensemble.config.fields import Kind, Place, describe, found, keys_of, locate
+from ensemble.config.fields import FieldLocation, Kind, describe, describe_value, keys_of, locate
 from ensemble.config.forks import SEARCHED, variants
 from ensemble.text import did_you_mean
 
 
-def build(tree: Node) -> Experiment:
+def build(tree: TreeNode) -> Experiment:
     """Validate one configuration; raises pydantic's ValidationError."""
-    return Experiment.model_validate_json(json.dumps(tree.plain()))  # JSON: its lists may be tuples
+    # As JSON: strict validation of Python values would refuse a list where a tuple is declared.
+    return Experiment.model_validate_json(json.dumps(tree.plain()))
 
 
-def check(root: Node, searched: bool) -> list[Problem]:
-    """Check every value that the file can take, alone; combinations that do not fit together pass when searched."""
+def check(root: TreeNode, searched: bool) -> list[Problem]:
+    """Return the problems of every value that the file can take; with `searched`, not those of combinations."""
+    # Every candidate once, not every combination: of these a search may have any number of impossible ones.
     problems: list[Problem] = []
     for tree in variants(root):
         try:
@@ -30,122 +32,132 @@ def check(root: Node, searched: bool) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def reason(error: ValidationError, tree: Node) -> str:
-    """Say why a combination of acceptable values is impossible."""
+def reason(error: ValidationError, tree: TreeNode) -> str:
+    """Return why a combination of valid values is impossible."""
     return "; ".join(f"{dotted(p.path)}: {p.message}" if p.path else p.message for p in translate(error, tree))
 
 
-def translate(error: ValidationError, tree: Node, combinations: bool = True) -> list[Problem]:
-    """Turn pydantic's errors into problems, one for each place; unions speak with one voice."""
-    groups: dict[Keys, list[tuple[Place, Any]]] = {}
+def translate(error: ValidationError, tree: TreeNode, combinations: bool = True) -> list[Problem]:
+    """Return pydantic's errors as problems, one per location and one per union."""
+    groups: dict[Keys, list[tuple[FieldLocation, Any]]] = {}
     for each in error.errors(include_url=False):
         if each["type"] == "value_error" and not combinations and each["loc"][:1] in ((), *((s,) for s in SEARCHED)):
             continue
-        place = locate(Experiment, each["loc"])
-        groups.setdefault(place.union[0] if place.union else place.path, []).append((place, each))
-    return [problem for path, group in groups.items() for problem in _speak(path, group, tree)]
+        # Pydantic reports every member of a union: they are grouped by the union's path.
+        location = locate(Experiment, each["loc"])
+        groups.setdefault(location.union[0] if location.union else location.path, []).append((location, each))
+    return [problem for path, group in groups.items() for problem in _union_problems(path, group, tree)]
 
 
-def _speak(path: Keys, group: list[tuple[Place, Any]], tree: Node) -> Iterator[Problem]:
+def _union_problems(path: Keys, group: list[tuple[FieldLocation, Any]], tree: TreeNode) -> Iterator[Problem]:
     union = group[0][0].union
     if union is None:
-        yield from (_problem(place, each, tree) for place, each in group)
+        yield from (_problem(location, each, tree) for location, each in group)
         return
-    telling = [(p, e) for p, e in group if len(p.path) > len(path) or e["type"] == "value_error"]
-    if telling:
-        yield from (_problem(place, each, tree) for place, each in telling)
+    # Errors inside a member say more than that the value is none of the members.
+    specific = [(p, e) for p, e in group if len(p.path) > len(path) or e["type"] == "value_error"]
+    if specific:
+        yield from (_problem(location, each, tree) for location, each in specific)
     else:
-        yield _wanted(Place(path, union[1], None), tree)
+        yield _wanted(FieldLocation(path, union[1], None), tree)
 
 
-def _problem(place: Place, error: Any, tree: Node) -> Problem:
-    path, kind = place.path, error["type"]
+def _problem(location: FieldLocation, error: Any, tree: TreeNode) -> Problem:
+    path, kind = location.path, error["type"]
     if kind == "extra_forbidden":
-        return _unknown(place, tree)
+        return _unknown(location, tree)
     if kind == "missing":
         name = str(path[-1])
-        if place.owner is None:  # an entry of a tuple that is too short
+        # Without an owner it is an entry of a tuple that is too short.
+        if location.owner is None:
             return Problem(_find(tree, path[:-1])[1], path[:-1], "needs one more entry")
-        meaning = place.owner.model_fields[name].description or ""
+        meaning = location.owner.model_fields[name].description or ""
         return Problem(_find(tree, path[:-1])[1], path, f"missing key {name!r} ({meaning})")
     if kind == "value_error":
         message = str(error["ctx"]["error"])
         return Problem(_overridden(tree, path, message) or position_of(tree, path), path, message)
     if kind == "no_family":
         return Problem(position_of(tree, (*path, "family")), (*path, "family"), str(error["ctx"]["reason"]))
-    if kind in ("union_tag_invalid", "union_tag_not_found") and place.kind.tag:
-        return _unknown_tag(place, tree)
+    if kind in ("union_tag_invalid", "union_tag_not_found") and location.kind.tag:
+        return _unknown_tag(location, tree)
     if error["loc"][-1:] == ("[key]",):
-        wanted = f"the name {path[-1]!r} does not do; it needs {describe(place.kind)}"
+        wanted = f"the name {path[-1]!r} does not do; it needs {describe(location.kind)}"
         return Problem(_key_position(tree, path), path, wanted)
-    return _wanted(place, tree)
+    return _wanted(location, tree)
 
 
-def _wanted(place: Place, tree: Node) -> Problem:
-    value, position = _find(tree, place.path)
-    kinds = [kind for kind in place.kind.members if get_origin(kind.bare) is Literal]
+def _wanted(location: FieldLocation, tree: TreeNode) -> Problem:
+    value, position = _find(tree, location.path)
+    kinds = [kind for kind in location.kind.members if get_origin(kind.bare) is Literal]
     names = [str(name) for kind in kinds for name in get_args(kind.bare)]
     hint = did_you_mean(value, names) if isinstance(value, str) else ""
+    # A mapping of one key is usually meant as a distribution.
     if isinstance(value, Mapping) and len(value) == 1:
         hint = did_you_mean(next(iter(value)), ["choice", "uniform", "log_uniform", "int", "int_log"])
-    return Problem(position, place.path, f"needs {_in_words(place.kind)}, found {found(value)}{hint}")
+    return Problem(
+        position, location.path, f"needs {_describe_wanted(location.kind)}, found {describe_value(value)}{hint}"
+    )
 
 
-def _in_words(kind: Kind) -> str:
+def _describe_wanted(kind: Kind) -> str:
     if kind.tag is not None:
         return f"a section with the key {kind.tag!r}"
     return describe(kind)
 
 
-def _unknown(place: Place, tree: Node) -> Problem:
-    name = str(place.path[-1])
-    assert place.owner is not None
-    hint = did_you_mean(name, list(place.owner.model_fields))
+def _unknown(location: FieldLocation, tree: TreeNode) -> Problem:
+    name = str(location.path[-1])
+    assert location.owner is not None
+    hint = did_you_mean(name, list(location.owner.model_fields))
+    # A correct name in the wrong section: say where it belongs.
     if not hint:
         homes = [key.path for key in keys_of(Experiment) if key.path.rpartition(".")[2] == name]
-        hint = f"; there is {homes[0]}" if homes else f"; known: {', '.join(place.owner.model_fields)}"
-    return Problem(_key_position(tree, place.path), place.path, f"unknown key {name!r}{hint}")
+        hint = f"; there is {homes[0]}" if homes else f"; known: {', '.join(location.owner.model_fields)}"
+    return Problem(_key_position(tree, location.path), location.path, f"unknown key {name!r}{hint}")
 
 
-def _unknown_tag(place: Place, tree: Node) -> Problem:
-    tag = place.kind.tag
+def _unknown_tag(location: FieldLocation, tree: TreeNode) -> Problem:
+    tag = location.kind.tag
     assert tag is not None
-    names = list(place.kind.tagged())
-    value, position = _find(tree, (*place.path, tag))
-    section, _ = _find(tree, place.path)
+    names = list(location.kind.tagged())
+    value, position = _find(tree, (*location.path, tag))
+    section, _ = _find(tree, location.path)
     if not isinstance(section, Mapping) or tag not in section:
-        return Problem(position, place.path, f"missing key {tag!r}, one of {', '.join(names)}")
+        return Problem(position, location.path, f"missing key {tag!r}, one of {', '.join(names)}")
     hint = did_you_mean(value, names) if isinstance(value, str) else ""
-    return Problem(position, (*place.path, tag), f"needs one of {', '.join(names)}, found {found(value)}{hint}")
+    return Problem(
+        position, (*location.path, tag), f"needs one of {', '.join(names)}, found {describe_value(value)}{hint}"
+    )
 
 
-def position_of(tree: Node, path: Keys) -> Position:
-    """Return the position of the value at a path, or of the nearest one above where the file is silent."""
+def position_of(tree: TreeNode, path: Keys) -> Position:
+    """Return the position of the value at a path, or of its nearest existing parent."""
     return _find(tree, path)[1]
 
 
-def _overridden(tree: Node, path: Keys, message: str) -> Position | None:
-    """Return the command-line option that set one of the values below a section that a message speaks of."""
+def _overridden(tree: TreeNode, path: Keys, message: str) -> Position | None:
+    """Return the command-line option that set one of the values in a message about their section, if any."""
     node = tree
     for part in path:
-        node = dict(node.children()).get(part, Node(None, node.position))
-    words = set(re.findall(r"[\w.]+", message))
+        node = dict(node.children()).get(part, TreeNode(None, node.position))
+    mentioned = set(re.findall(r"[\w.]+", message))
     for names, value in _values(node):
         spellings = {dotted(names[start:]) for start in range(len(names))}
-        if not value.position.line and spellings & words:
+        # Line 0 is an option.
+        if not value.position.line and spellings & mentioned:
             return value.position
     return None
 
 
-def _values(node: Node, path: Keys = ()) -> Iterator[tuple[Keys, Node]]:
+def _values(node: TreeNode, path: Keys = ()) -> Iterator[tuple[Keys, TreeNode]]:
     for key, child in node.children():
         yield from _values(child, (*path, key))
     if not any(True for _ in node.children()):
         yield path, node
 
 
-def _find(tree: Node, path: Keys) -> tuple[Any, Position]:
-    """Return the plain value at a path, and its position (the nearest one above, where the file is silent)."""
+def _find(tree: TreeNode, path: Keys) -> tuple[Any, Position]:
+    """Return the plain value at a path with its position; None with that of the nearest parent where it is missing."""
     node = tree
     for part in path:
         child = dict(node.children()).get(part)
@@ -155,7 +167,7 @@ def _find(tree: Node, path: Keys) -> tuple[Any, Position]:
     return node.plain(), node.position
 
 
-def _key_position(tree: Node, path: Keys) -> Position:
+def _key_position(tree: TreeNode, path: Keys) -> Position:
     node = tree
     for part in path[:-1]:
         node = dict(node.children())[part]

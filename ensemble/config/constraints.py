@@ -1,8 +1,8 @@
 """Constraints of a search: expressions over the values of an experiment, as `model.n_embd >= 16 * model.n_head`.
 
-Python's grammar is read and a small part of it is understood: comparisons (chained too), and, or, not, arithmetic on
-numbers, text, lists, min, max and abs. A name is the dotted path of a value. Nothing is ever evaluated by Python, and
-numbers stay small enough to be written down.
+A small part of Python's grammar: comparisons (chained too), and, or, not, arithmetic on numbers, text, lists, min, max
+and abs. A name is the dotted path of a value. Expressions are interpreted here, never evaluated by Python, and numbers
+are bounded.
 """
 
 import ast
@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ensemble.config.document import Node, Problem
+from ensemble.config.document import Problem, TreeNode
 from ensemble.config.experiment import Experiment
 from ensemble.config.fields import keys_of
 from ensemble.errors import UsageError
 from ensemble.text import nearest
 
 LONGEST, DEEPEST = 500, 40  # characters and levels of an expression
-LARGEST_EXPONENT, LARGEST_BITS = 64, 1024  # of powers, and of whole numbers
+# Of powers, and of whole numbers: 9 ** 9 ** 9 would otherwise fill memory.
+LARGEST_EXPONENT, LARGEST_BITS = 64, 1024
 
 _EXAMPLE = "model.n_embd >= 16 * model.n_head"
 _KNOWN = "comparisons, and, or, not, + - * / // % **, numbers, text, lists, min, max and abs"
-_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}  # as YAML writes them
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}  # in YAML's spelling
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -50,7 +51,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 
 
 class ConstraintError(UsageError):
-    """A constraint that cannot be decided for some configuration, as `train.patience > 3` without a patience."""
+    """A constraint without a value for some configuration, as `train.patience > 3` without a patience."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(f"search.constraints.{index}: {message}")
@@ -59,7 +60,7 @@ class ConstraintError(UsageError):
 
 @dataclass(frozen=True)
 class Constraint:
-    """One expression, read and found to name only what an experiment has."""
+    """One parsed expression, all of whose names exist in experiments."""
 
     text: str
     tree: ast.expr
@@ -67,10 +68,10 @@ class Constraint:
 
 
 def violated(experiment: Experiment, constraints: Sequence[str]) -> str | None:
-    """Return the first constraint that does not hold, in words with its values, or None.
+    """Return the first constraint that does not hold, as text with its values, or None.
 
-    One that names a path which this configuration does not have (an option not taken) does not apply. Raises
-    ConstraintError where values are of the wrong kind, ValueError for an expression that `parse_constraint` refuses.
+    A constraint with a path that this configuration lacks (an option not taken) does not apply. Raises ConstraintError
+    for values of the wrong type, ValueError for an expression that `parse_constraint` refuses.
     """
     values = experiment.model_dump(mode="json") if constraints else {}
     for index, text in enumerate(constraints):
@@ -88,12 +89,12 @@ def violated(experiment: Experiment, constraints: Sequence[str]) -> str | None:
     return None
 
 
-def check_constraints(root: Node) -> list[Problem]:
-    """Return what is wrong with the expressions of a file, each with its place; lists of other things are not ours."""
+def check_constraints(root: TreeNode) -> list[Problem]:
+    """Return the problems of a file's expressions; entries of other types are left to the section's own check."""
     problems = []
     node = root
     for key in ("search", "constraints"):
-        node = node.value[key] if isinstance(node.value, Mapping) and key in node.value else Node((), root.position)
+        node = node.value[key] if isinstance(node.value, Mapping) and key in node.value else TreeNode((), root.position)
     for index, child in node.children():
         if isinstance(child.value, str) and isinstance(index, int):
             try:
@@ -105,11 +106,13 @@ def check_constraints(root: Node) -> list[Problem]:
 
 @lru_cache(maxsize=256)
 def parse_constraint(text: str) -> Constraint:
-    """Read an expression; ValueError, in the file's words, for syntax, unknown names and all that is not understood."""
+    """Parse an expression; ValueError, in terms of the file, for syntax, unknown names and unsupported operations."""
+    # Syntax. The length first, since Python's parser can exhaust the stack on long input.
     if len(text) > LONGEST:
         raise ValueError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
     try:
-        with warnings.catch_warnings():  # of odd escapes: Python's taste is nothing to the reader of a YAML file
+        # Python warns of invalid escapes, which mean nothing in a YAML file.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
@@ -119,6 +122,8 @@ def parse_constraint(text: str) -> Constraint:
         raise ValueError(f"no expression such as {_EXAMPLE}") from None
     if _depth(tree) > DEEPEST:
         raise ValueError(f"nested deeper than {DEEPEST} levels")
+
+    # Names and type
     paths = tuple(dict.fromkeys(_paths(tree)))
     if not paths:
         raise ValueError(f"names no value of the experiment, as {_EXAMPLE} does")
@@ -130,6 +135,8 @@ def parse_constraint(text: str) -> Constraint:
 
 
 def _depth(tree: ast.AST) -> int:
+    """Return the depth of a tree, or any number above DEEPEST."""
+    # A loop and not a recursion: a deep tree must not overflow the stack before it is refused.
     deepest, todo = 0, [(tree, 1)]
     while todo and deepest <= DEEPEST:
         node, depth = todo.pop()
@@ -139,9 +146,9 @@ def _depth(tree: ast.AST) -> int:
 
 
 def _paths(node: ast.expr) -> Iterator[str]:
-    """Yield the dotted paths below a node, and refuse every kind of node that is not understood."""
+    """Yield the dotted paths below a node; ValueError for an unsupported node."""
     if isinstance(node, ast.Name | ast.Attribute):
-        if (path := _dotted(node)) not in _WORDS:
+        if (path := _dotted(node)) not in _CONSTANTS:
             yield path
         return
     for child in _operands(node):
@@ -176,7 +183,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _decides(node: ast.expr) -> bool:
-    """Say whether a node can be true or false: `model.n_embd % model.n_head` alone would mean its opposite."""
+    """Return whether a node is a condition: `model.n_embd % model.n_head` alone would mean its opposite."""
     if isinstance(node, ast.BoolOp):
         return all(_decides(value) for value in node.values)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
@@ -187,10 +194,11 @@ def _decides(node: ast.expr) -> bool:
 
 @lru_cache(maxsize=1)
 def _known_paths() -> tuple[tuple[str, ...], frozenset[str]]:
-    """Return every path that has a value, `<name>` for the file's own names, and every path of a section."""
+    """Return all paths of values, with `<name>` for names chosen in the file, and all paths of sections."""
     values: dict[str, None] = {}
     sections = set()
     for key in keys_of(Experiment):
+        # Without the options of unions: a constraint does not say which member it means.
         path = re.sub(r"\[\w+\]", "", key.path)
         if key.kind.section is not None or key.kind.tag is not None:
             sections.add(path)
@@ -229,13 +237,13 @@ def _lookup(values: Any, path: str) -> Any:
 
 
 def _value(node: ast.expr, named: Mapping[str, Any]) -> Any:
-    """Return what a node says of these values; TypeError, ArithmeticError or ValueError where it says nothing."""
+    """Return the value of a node; TypeError, ArithmeticError or ValueError where it has none."""
     match node:
         case ast.Constant(value=value):
             return value
         case ast.Name() | ast.Attribute():
             path = _dotted(node)
-            return _WORDS[path] if path in _WORDS else named[path]
+            return _CONSTANTS[path] if path in _CONSTANTS else named[path]
         case ast.BoolOp(op=op, values=values):
             decide = all if isinstance(op, ast.And) else any
             return decide(_truth(_value(value, named)) for value in values)
@@ -250,9 +258,9 @@ def _value(node: ast.expr, named: Mapping[str, Any]) -> Any:
         case ast.List(elts=elements) | ast.Tuple(elts=elements):
             return [_value(element, named) for element in elements]
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            found = [_value(argument, named) for argument in arguments]
-            return _FUNCTIONS[name](*map(_number_or_numbers, found))
-    raise AssertionError(ast.dump(node))  # _operands lets nothing else through
+            values = [_value(argument, named) for argument in arguments]
+            return _FUNCTIONS[name](*map(_number_or_numbers, values))
+    raise AssertionError(ast.dump(node))  # refused by _operands
 
 
 def _compare(node: ast.Compare, named: Mapping[str, Any]) -> bool:
@@ -270,6 +278,7 @@ def _compare(node: ast.Compare, named: Mapping[str, Any]) -> bool:
 
 
 def _combine(op: ast.operator, left: float, right: float) -> Any:
+    # A power is bounded before it is computed; of other operations the result.
     if isinstance(op, ast.Pow):
         whole = isinstance(left, int) and isinstance(right, int)
         if abs(right) > LARGEST_EXPONENT or (whole and int(left).bit_length() * right > LARGEST_BITS):
@@ -281,6 +290,7 @@ def _combine(op: ast.operator, left: float, right: float) -> Any:
 
 
 def _number(value: Any) -> Any:
+    # A bool is an int for Python, but `true + 1` in a constraint is a mistake.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"needs a number, found {_shown(value)}")
     return value

@@ -1,15 +1,15 @@
-"""The `data:` section: where trajectories come from, what their features mean, and how they are split."""
+"""The `data:` section: origin of trajectories, roles of features, and splits."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Name, Section, Words
+from ensemble.config.base import Description, Name, Section
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
-    Words("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
+    Description("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
 ]
 
 
@@ -44,7 +44,7 @@ class FeatureMap(Section):
 class SplitConfig(Section):
     """Which episodes train, validate and test: fractions, numbers of episodes, or lists of episode names.
 
-    Beside a list (given splits), a fraction is taken from the episodes of `train`.
+    With a list (given splits), a fraction is taken from the episodes of `train`.
     """
 
     train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
@@ -53,12 +53,12 @@ class SplitConfig(Section):
     by: Literal["episode", "window"] = Field(
         "episode",
         description="policies: what is divided. Windows of one episode in two splits test memory, not generalization: "
-        "`window` is for comparison with those who did so",
+        "`window` is for comparison with results of such splits",
     )
 
     @property
     def shares(self) -> dict[str, float | int | list[str]]:
-        """What each split gets, by its name."""
+        """The share of each split, by its name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @model_validator(mode="after")
@@ -66,6 +66,7 @@ class SplitConfig(Section):
         if self.by == "window" and any(isinstance(share, list) for share in (self.train, self.validation, self.test)):
             raise ValueError("by: window divides by fractions or numbers of windows, not by names of episodes")
         fractions = [share for share in (self.train, self.validation, self.test) if isinstance(share, float)]
+        # With a list or a number, `train` gets the rest and its own fraction does not count.
         used = fractions if len(fractions) == 3 else fractions[isinstance(self.train, float) :]
         if sum(used) > 1 + 1e-9:
             raise ValueError(f"the fractions {' + '.join(map(str, used))} are more than 1")

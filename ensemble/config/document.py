@@ -1,6 +1,6 @@
-"""YAML files as plain values that know where they stand: file, line and column of every key and value.
+"""YAML files as plain values with the position of every key and value: file, line and column.
 
-PyYAML reads the text; scalars follow the core schema of YAML 1.2 (`1e-4` is a number, `no` is text, `010` is ten).
+PyYAML parses the text; scalars follow the core schema of YAML 1.2 (`1e-4` is a number, `no` is text, `010` is ten).
 Deliberately no loader of Python objects: tags beyond the core ones, duplicate keys and merge keys are refused.
 """
 
@@ -26,7 +26,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a file (line and column from 1), or a command-line option (line 0)."""
+    """A position in a file (line and column from 1), or a command-line option (line 0)."""
 
     source: str
     line: int = 0
@@ -37,10 +37,10 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Node:
+class TreeNode:
     """One value of a file: a scalar, a tuple of nodes, or a mapping of nodes with the positions of its keys."""
 
-    value: "Scalar | tuple[Node, ...] | Mapping[str, Node]"
+    value: "Scalar | tuple[TreeNode, ...] | Mapping[str, TreeNode]"
     position: Position
     keys: Mapping[str, Position] = field(default_factory=dict)
 
@@ -52,7 +52,7 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
-    def children(self) -> "Iterator[tuple[str | int, Node]]":
+    def children(self) -> "Iterator[tuple[str | int, TreeNode]]":
         """Yield (key or index, child)."""
         if isinstance(self.value, Mapping):
             yield from self.value.items()
@@ -62,7 +62,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to change in a file, with its place."""
+    """One error of a file, with its position and path."""
 
     position: Position
     path: Keys
@@ -78,7 +78,7 @@ def dotted(path: Keys) -> str:
 
 
 def refuse(problems: list[Problem], most: int = 10) -> UsageError:
-    """Return the error that lists the problems, one a line, at most so many."""
+    """Return the error that lists at most `most` problems, one per line, in the order of the file."""
     placed = sorted(problems, key=lambda p: (p.position.line == 0, p.position.line, p.position.column))
     lines = list(dict.fromkeys(str(problem) for problem in placed))
     rest = [f"... and {len(lines) - most} more"] if len(lines) > most else []
@@ -86,8 +86,9 @@ def refuse(problems: list[Problem], most: int = 10) -> UsageError:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file (byte order mark and CRLF are fine); UsageError where that cannot be."""
+    """Read a UTF-8 file, with or without byte order mark; UsageError where it is unreadable, too large or not UTF-8."""
     try:
+        # Bounded: the path of a data file instead of an experiment file must not fill memory.
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
@@ -132,21 +133,24 @@ def _continues(above: str, line: str) -> bool:
     return line[0].isspace() or bool(_LABEL.match(above)) or not above.endswith((".", "?", "!"))
 
 
-def parse(text: str, source: str, path: Keys = (), option: bool = False) -> tuple[Node, list[Problem]]:
-    """Parse one YAML document; syntax raises UsageError, all else that is wrong comes back as problems.
+def parse(text: str, source: str, path: Keys = (), option: bool = False) -> tuple[TreeNode, list[Problem]]:
+    """Parse one YAML document; errors of syntax raise UsageError, all others are returned as problems.
 
-    `option` says that `source` is a command-line option, where lines and columns say nothing.
+    `option`: `source` is a command-line option, whose lines and columns mean nothing.
     """
+    # Syntax. The depth first: composing is recursive.
     try:
         _check_depth(text, source)
         root = yaml.compose(text, _CoreLoader)
     except yaml.MarkedYAMLError as error:
         raise UsageError(_syntax(error, text, source, option)) from error
     except yaml.reader.ReaderError as error:
-        place = "" if option else ":" + _line_column(text, error.position)
-        raise UsageError(f"{source}{place}: a character that YAML does not allow") from error
+        position = "" if option else ":" + _line_column(text, error.position)
+        raise UsageError(f"{source}{position}: a character that YAML does not allow") from error
+
+    # Values
     if root is None:
-        return Node(None, Position(source, 0 if option else 1, 1)), []
+        return TreeNode(None, Position(source, 0 if option else 1, 1)), []
     reader = _Reader(source, option)
     reader.measure(root)
     return reader.node(root, path), reader.problems
@@ -159,15 +163,16 @@ def _line_column(text: str, at: int) -> str:
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, source: str, option: bool) -> str:
     mark = error.problem_mark or error.context_mark
-    words = ", ".join(part for part in (error.context, error.problem) if part)
+    text_of_error = ", ".join(part for part in (error.context, error.problem) if part)
     if mark is None or option:
-        return f"{source}: {words}"
+        return f"{source}: {text_of_error}"
     lines = text.split("\n")
     line = lines[mark.line] if mark.line < len(lines) else ""
+    # PyYAML's own message for a tab is about a token that cannot start, not about the tab.
     tab = line.find("\t", 0, len(line) - len(line.lstrip()))
     if tab >= 0:
         return f"{source}:{mark.line + 1}:{tab + 1}: a tab; YAML is indented with spaces"
-    return f"{source}:{mark.line + 1}:{mark.column + 1}: {words}"
+    return f"{source}:{mark.line + 1}:{mark.column + 1}: {text_of_error}"
 
 
 def _check_depth(text: str, source: str) -> None:
@@ -180,13 +185,13 @@ def _check_depth(text: str, source: str) -> None:
 
 
 class _Reader:
-    """Turns PyYAML's nodes into ours and collects what is wrong with them."""
+    """Converts PyYAML's nodes and collects their problems."""
 
     def __init__(self, source: str, option: bool) -> None:
         self.source, self.option = source, option
         self.problems: list[Problem] = []
         self._size: dict[int, tuple[int, int] | None] = {}  # id: nodes after expansion and depth; None while open
-        self._done: dict[int, Node] = {}
+        self._done: dict[int, TreeNode] = {}
 
     def position(self, node: yaml.Node) -> Position:
         if self.option:
@@ -194,12 +199,13 @@ class _Reader:
         return Position(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
 
     def measure(self, node: yaml.Node) -> tuple[int, int]:
-        """Count nodes as if aliases were written out, each anchor once: linear in the text."""
+        """Return number of nodes and depth with aliases expanded, in time linear in the text."""
         if id(node) in self._size:
             known = self._size[id(node)]
             if known is None:
                 raise UsageError(f"{self.position(node)}: an alias inside its own anchor")
             return known
+        # Few lines of nested aliases can expand to billions of values; UsageError long before that.
         self._size[id(node)] = None
         parts = [self.measure(child) for child in _parts(node)]
         size, depth = 1 + sum(s for s, _ in parts), 1 + max((d for _, d in parts), default=0)
@@ -210,30 +216,31 @@ class _Reader:
         self._size[id(node)] = size, depth
         return size, depth
 
-    def node(self, node: yaml.Node, path: Keys) -> Node:
+    def node(self, node: yaml.Node, path: Keys) -> TreeNode:
+        # Once per anchor, so that aliases share their value and problems are reported once.
         if id(node) not in self._done:
             self._done[id(node)] = self._build(node, path)
         return self._done[id(node)]
 
-    def _build(self, node: yaml.Node, path: Keys) -> Node:
+    def _build(self, node: yaml.Node, path: Keys) -> TreeNode:
         position = self.position(node)
         kind = node.tag.removeprefix(_CORE)
         if isinstance(node, yaml.MappingNode) and kind == "map":
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
-            return Node(tuple(self.node(child, (*path, i)) for i, child in enumerate(node.value)), position)
+            return TreeNode(tuple(self.node(child, (*path, i)) for i, child in enumerate(node.value)), position)
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
             try:
-                return Node(_scalar(kind, node.value), position)
+                return TreeNode(_scalar(kind, node.value), position)
             except ValueError:
                 self.problems.append(Problem(position, path, f"{_short(node.value)} cannot be read as !!{kind}"))
-                return Node(None, position)
+                return TreeNode(None, position)
         tag = node.tag.replace(_CORE, "!!")
         self.problems.append(Problem(position, path, f"the tag {tag} is refused; files hold plain values only"))
-        return Node(None, position)
+        return TreeNode(None, position)
 
-    def _mapping(self, node: yaml.MappingNode, path: Keys) -> Node:
-        values: dict[str, Node] = {}
+    def _mapping(self, node: yaml.MappingNode, path: Keys) -> TreeNode:
+        values: dict[str, TreeNode] = {}
         keys: dict[str, Position] = {}
         for key_node, value_node in node.value:
             key, position = key_node.value, self.position(key_node)
@@ -247,7 +254,7 @@ class _Reader:
                 self.problems.append(Problem(position, (*path, key), message))
             else:
                 keys[key], values[key] = position, self.node(value_node, (*path, key))
-        return Node(values, self.position(node), keys)
+        return TreeNode(values, self.position(node), keys)
 
 
 def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
@@ -287,6 +294,8 @@ def _scalar(kind: str, text: str) -> Scalar:
 
 
 def _core_loader() -> Any:
+    """Return a PyYAML loader with the scalars of YAML 1.2."""
+    # PyYAML's own resolvers follow YAML 1.1, where `1e-4` is text and `no` is false.
     loader: Any = type("CoreLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {"yaml_implicit_resolvers": {}})
     for kind, pattern in _SCALARS.items():
         if kind != "str":

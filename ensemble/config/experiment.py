@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Name, Section, Words
+from ensemble.config.base import Description, Name, Section
 from ensemble.config.data import DataConfig
 from ensemble.config.family import FamilyConfig
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
@@ -15,7 +15,7 @@ DEFAULT_TRIALS = 32  # of a search that says nothing
 
 Seeds = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
-    Words("a number of seeds of at least 1, or a list of seeds such as [0, 1, 7]"),
+    Description("a number of seeds of at least 1, or a list of seeds such as [0, 1, 7]"),
 ]
 
 

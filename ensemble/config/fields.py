@@ -1,7 +1,7 @@
-"""The tree of sections as types: what a place wants in words, which place an error is about, which keys exist.
+"""The tree of sections as types: descriptions of values, locations of errors, and all keys.
 
-It reads pydantic's field definitions and nothing else, so messages, the JSON schema and the text of `ensemble schema`
-say the same.
+Everything is derived from pydantic's field definitions, so messages, the JSON schema and the text of `ensemble schema`
+agree.
 """
 
 import re
@@ -13,37 +13,37 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ensemble.config.base import OtherMembers, Section, Words
+from ensemble.config.base import Description, OtherMembers, Section
 from ensemble.config.document import Keys
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type without its `Annotated` wrapping: the bare type and what was said about it."""
+    """A type without its `Annotated` wrapping: the bare type and its annotations."""
 
     bare: Any
     notes: tuple[Any, ...] = ()
 
     @property
     def section(self) -> type[Section] | None:
-        """The section class, if it is one."""
+        """The section class, or None."""
         return self.bare if isinstance(self.bare, type) and issubclass(self.bare, Section) else None
 
     @property
     def members(self) -> "tuple[Kind, ...]":
-        """The members of a union (itself, if it is none)."""
+        """The members of a union, or the kind itself."""
         if get_origin(self.bare) in (Union, UnionType):
             return tuple(kind for part in get_args(self.bare) for kind in kind_of(part).members)
         return (self,)
 
     @property
     def tag(self) -> str | None:
-        """The key that tells the members of a union of sections apart."""
-        found = [note.discriminator for note in self.notes if isinstance(note, FieldInfo) and note.discriminator]
-        return str(found[0]) if found else None
+        """The key that distinguishes the members of a union of sections, or None."""
+        tags = [note.discriminator for note in self.notes if isinstance(note, FieldInfo) and note.discriminator]
+        return str(tags[0]) if tags else None
 
     def tagged(self) -> dict[str, type[Section]]:
-        """Return tag: section of a union with a tag."""
+        """Return {tag: section} of a union with a tag."""
         assert self.tag is not None
         sections = [kind.section for kind in self.members if kind.section is not None]
         return {
@@ -80,9 +80,9 @@ def field_kind(field: FieldInfo) -> Kind:
 
 
 def describe(kind: Kind) -> str:
-    """Say in words what a place wants."""
-    if words := next((note.text for note in _notes(kind) if isinstance(note, Words)), None):
-        return str(words)
+    """Return a description of the allowed values."""
+    if text := next((note.text for note in _notes(kind) if isinstance(note, Description)), None):
+        return str(text)
     if len(kind.members) > 1:
         parts = [describe(member if member.bare is NoneType else _with(member, kind)) for member in kind.members]
         return parts[0] + "".join(f", {part}" for part in parts[1:-1]) + f" or {parts[-1]}"
@@ -108,12 +108,13 @@ def _notes(kind: Kind) -> Iterator[Any]:
 
 
 def _with(member: Kind, union: Kind) -> Kind:
+    # Bounds of `int | None` belong to the union in pydantic's annotations.
     return Kind(member.bare, (*member.notes, *union.notes))
 
 
 def _bounds(kind: Kind) -> str:
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    bounds = [f"{text} {kind.note(name)}" for name, text in words.items() if kind.note(name) is not None]
+    texts = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    bounds = [f"{text} {kind.note(name)}" for name, text in texts.items() if kind.note(name) is not None]
     return "".join(" " + part if i == 0 else f" and {part}" for i, part in enumerate(bounds))
 
 
@@ -130,8 +131,8 @@ def _describe_list(kind: Kind) -> str:
     )
 
 
-def found(value: Any) -> str:
-    """Say in words what stands at a place."""
+def describe_value(value: Any) -> str:
+    """Return a description of a value, for `needs .., found ..`."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -146,47 +147,48 @@ def found(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a validation error belongs: the path in the file, the type there, and the plain union around it, if any."""
+class FieldLocation:
+    """The location of a validation error: path in the file, type, and the enclosing union without a tag, if any."""
 
     path: Keys
     kind: Kind
-    owner: type[Section] | None  # the section whose key it is
+    owner: type[Section] | None  # the section with this key
     union: tuple[Keys, Kind] | None = None
 
 
-def locate(root: type[Section], loc: Sequence[str | int]) -> Place:
-    """Follow pydantic's location, which also names members of unions, to the path in the file."""
+def locate(root: type[Section], loc: Sequence[str | int]) -> FieldLocation:
+    """Return the location in the file for pydantic's, which also names members of unions."""
     if loc[-1:] == ("[key]",):
         mapping = locate(root, loc[:-2])
-        return Place((*mapping.path, loc[-2]), kind_of(get_args(mapping.kind.bare)[0]), None, mapping.union)
-    place = Place((), Kind(root), None)
+        return FieldLocation((*mapping.path, loc[-2]), kind_of(get_args(mapping.kind.bare)[0]), None, mapping.union)
+    location = FieldLocation((), Kind(root), None)
     for part in loc:
-        place = _step(place, part)
-    return place
+        location = _step(location, part)
+    return location
 
 
-def _step(place: Place, part: str | int) -> Place:
-    path, kind, union = place.path, place.kind, place.union
+def _step(location: FieldLocation, part: str | int) -> FieldLocation:
+    path, kind, union = location.path, location.kind, location.union
     if kind.tag is not None:
-        return Place(path, Kind(kind.tagged_member(str(part))), place.owner, union)
-    solid = [member for member in kind.members if member.bare is not NoneType]
-    if len(solid) > 1:
-        member = next((m for m in solid if _is_labelled(m, str(part))), Kind(str))
-        return Place(path, member, place.owner, union or (path, kind))
-    kind = solid[0]
+        return FieldLocation(path, Kind(kind.tagged_member(str(part))), location.owner, union)
+    # Pydantic writes no member for `X | None`, but one for every other union.
+    members = [member for member in kind.members if member.bare is not NoneType]
+    if len(members) > 1:
+        member = next((m for m in members if _is_labelled(m, str(part))), Kind(str))
+        return FieldLocation(path, member, location.owner, union or (path, kind))
+    kind = members[0]
     if kind.section is not None:
         field = kind.section.model_fields.get(str(part))
-        return Place((*path, part), field_kind(field) if field else Kind(Any), kind.section, union)
+        return FieldLocation((*path, part), field_kind(field) if field else Kind(Any), kind.section, union)
     items = get_args(kind.bare)
     if not items:
-        return Place((*path, part), Kind(Any), None, union)
+        return FieldLocation((*path, part), Kind(Any), None, union)
     item = items[1] if get_origin(kind.bare) is dict else items[min(int(part), len(items) - 1)]
-    return Place((*path, part), kind_of(item), None, union)
+    return FieldLocation((*path, part), kind_of(item), None, union)
 
 
 def _is_labelled(kind: Kind, label: str) -> bool:
-    """Whether pydantic means this member: it writes `function-after[check(), FeatureMap]` or `list[int]`."""
+    """Return whether pydantic's label is this member's: `function-after[check(), FeatureMap]` or `list[int]`."""
     if kind.section is not None:
         return kind.section.__name__ in re.findall(r"\w+", label)
     return label.startswith(f"{getattr(get_origin(kind.bare), '__name__', '?')}[")
@@ -194,7 +196,7 @@ def _is_labelled(kind: Kind, label: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a section, as the schema documents it."""
+    """One key of a section, for documentation."""
 
     path: str  # dotted; members of a union in brackets: train.optimizer[adam].lr
     kind: Kind
@@ -221,5 +223,5 @@ def keys_of(section: type[Section], prefix: str = "") -> Iterator[Key]:
 
 
 def has_default(key: Key) -> bool:
-    """Say whether a key may be left out."""
+    """Return whether a key may be left out."""
     return key.default is not PydanticUndefined

@@ -1,7 +1,7 @@
-"""What an experiment file may say, for editors (JSON schema) and for people (text).
+"""All keys of an experiment file, for editors (JSON schema) and for readers (text).
 
-Both come from the section classes. The JSON schema is committed as `search_spaces/schema.json`; a first line
-`# yaml-language-server: $schema=schema.json` beside it makes an editor complete and check a file.
+Both are derived from the section classes. The JSON schema is committed as `search_spaces/schema.json`; with the first
+line `# yaml-language-server: $schema=schema.json` an editor completes and checks a file of that folder.
 """
 
 import json
@@ -18,8 +18,11 @@ _REF = "#/$defs/"
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema; every key of `model` and `train`, and the sections themselves, may be a distribution."""
     schema = Experiment.model_json_schema()
-    schema["required"] = ["data"]  # the experiment's name defaults to the file's
+    # The experiment's name has a default that pydantic does not know: the file's.
+    schema["required"] = ["data"]
     schema["description"] = "An experiment file of the Python package ensemble."
+
+    # Distributions
     searched = _reachable(schema, [schema["properties"][name] for name in SEARCHED])
     for name in sorted(searched):
         properties = schema["$defs"][name].get("properties", {})
@@ -44,7 +47,7 @@ def render_schema_text() -> str:
         depth = key.path.count(".")
         if not depth:
             lines.append("")
-        words = describe(key.kind) if key.kind.tag is None else "one of " + ", ".join(key.kind.tagged())
+        values = describe(key.kind) if key.kind.tag is None else "one of " + ", ".join(key.kind.tagged())
         if key.kind.section is not None:
             lines.append(f"{key.path}: {key.meaning}")
             continue
@@ -56,7 +59,7 @@ def render_schema_text() -> str:
             else "required"
         )
         lines.append(f"  {key.path} ({default})")
-        lines.append(f"      {words}: {key.meaning}")
+        lines.append(f"      {values}: {key.meaning}")
     return "\n".join(lines) + "\n"
 
 
@@ -78,6 +81,7 @@ def _plain(value: Any) -> str:
 
 
 def _reachable(schema: dict[str, Any], start: list[Any]) -> set[str]:
+    """Return the names of all definitions that `start` refers to, directly or not."""
     names: set[str] = set()
     todo = list(start)
     while todo:
@@ -94,10 +98,11 @@ def _reachable(schema: dict[str, Any], start: list[Any]) -> set[str]:
 
 
 def _or_distribution(value: dict[str, Any]) -> dict[str, Any]:
-    """Let a value's schema also accept distributions over such values."""
+    """Return a value's schema that also accepts distributions over such values."""
     notes: dict[str, Any] = {k: part for k, part in value.items() if k in ("title", "description", "default")}
     bare = {key: part for key, part in value.items() if key not in notes}
     forms = [bare, _form("choice", {"type": "array", "minItems": 1, "items": bare})]
+    # The type may be nested in an `anyOf`, as of `int | null`: its text is searched.
     text = json.dumps(bare)
     pair = {"type": "array", "minItems": 2, "maxItems": 2}
     if '"type": "number"' in text or '"type": "integer"' in text:
@@ -118,7 +123,7 @@ def _form(name: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _without_tags(part: Any) -> Any:
-    """Replace unions told apart by a tag by plain ones, since a file may leave the default's tag out."""
+    """Return the schema with plain unions in place of tagged ones, since a file may leave out the default's tag."""
     if isinstance(part, dict):
         return {
             ("anyOf" if key == "oneOf" else key): _without_tags(value)

@@ -1,7 +1,7 @@
-"""Distributions of an experiment file: what a value of `model` or `train` may be instead of a value.
+"""Distributions of an experiment file, allowed in place of any value of `model` and `train`.
 
-Names are the file's: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int: [a, b], step: s}`,
-`{int_log: [a, b]}`. Both ends of a range belong to it. What they span is in forks.py.
+In a file: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int: [a, b], step: s}`,
+`{int_log: [a, b]}`. Ranges include both ends. Their combinations are in forks.py.
 """
 
 from typing import Any, ClassVar, Self
@@ -12,7 +12,7 @@ from ensemble.config.base import Section
 
 
 class Choice(Section):
-    """One of several values; a value may be a whole sub-tree with distributions of its own."""
+    """One of several values; a value may be a section with its own distributions."""
 
     options: tuple[Any, ...] = Field(alias="choice", strict=False)
 
@@ -46,6 +46,13 @@ class _Range(Section):
 
 
 class _FloatRange(_Range):
+    bounds: tuple[float, float]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.bounds
+
     @property
     def low(self) -> float:
         """Lowest value."""
@@ -63,11 +70,6 @@ class Uniform(_FloatRange):
     kind = "uniform"
     bounds: tuple[float, float] = Field(alias="uniform", strict=False)
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Lowest and highest value."""
-        return self.bounds
-
 
 class LogUniform(_FloatRange):
     """A number between two ends, its logarithm uniform."""
@@ -76,22 +78,24 @@ class LogUniform(_FloatRange):
     positive = True
     bounds: tuple[float, float] = Field(alias="log_uniform", strict=False)
 
+
+class _IntRange(_Range):
+    bounds: tuple[int, int]
+
     @property
-    def ends(self) -> tuple[float, float]:
+    def ends(self) -> tuple[int, int]:
         """Lowest and highest value."""
         return self.bounds
 
-
-class _IntRange(_Range):
     @property
     def low(self) -> int:
         """Lowest value."""
-        return int(self.ends[0])
+        return self.ends[0]
 
     @property
     def high(self) -> int:
         """Highest value."""
-        return int(self.ends[1])
+        return self.ends[1]
 
 
 class Int(_IntRange):
@@ -103,7 +107,8 @@ class Int(_IntRange):
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Lowest value, and the highest that is a whole number of steps away."""
+        """Lowest value, and the highest one that is a whole number of steps away."""
+        # A reversed range stays as given, for the message.
         low, high = self.bounds
         return low, high if low > high else high - (high - low) % self.step
 
@@ -114,11 +119,6 @@ class IntLog(_IntRange):
     kind = "int_log"
     positive = True
     bounds: tuple[int, int] = Field(alias="int_log", strict=False)
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """Lowest and highest value."""
-        return self.bounds
 
 
 Distribution = Choice | Uniform | LogUniform | Int | IntLog
@@ -132,4 +132,5 @@ KINDS: dict[str, tuple[type[Distribution], str]] = {
 
 
 def _same(a: Any, b: Any) -> bool:
+    # Python's 1 == True == 1.0 are three values of a file.
     return type(a) is type(b) and bool(a == b)

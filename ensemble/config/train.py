@@ -37,7 +37,7 @@ class SGDConfig(Section):
 
 
 def _named(default: str) -> BeforeValidator:
-    """Let a section without `name` be of the default kind, so that `--set train.optimizer.lr=1e-4` is enough."""
+    """Return a validator that adds the default `name` to a section, so that `--set train.optimizer.lr=1e-4` works."""
 
     def add_name(value: Any) -> Any:
         return {"name": default, **value} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Nested mappings as dotted columns."""
+"""Nested mappings as mappings of dotted paths."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted path: scalar. Lists and empty mappings become their JSON text."""
+    """Return {dotted path: scalar}. Lists and empty mappings become their JSON text."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:

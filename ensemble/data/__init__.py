@@ -1,4 +1,4 @@
-"""From HDF5 to windows: readers of foreign layouts, checked Parquet shards, splits, windows and statistics.
+"""From HDF5 files to training windows: readers of foreign layouts, checked Parquet shards, splits, statistics.
 
-It knows no model. h5py is used here and nowhere else.
+Independent of any model. h5py is imported in this folder alone.
 """

@@ -1,6 +1,6 @@
 """From a recording to canonical blocks: float32, finite, decimated, a control's last row zero.
 
-This is where content is judged; layouts only know where it lies.
+All checks of values are here; layouts only locate arrays.
 """
 
 import logging
@@ -18,57 +18,55 @@ from ensemble.text import plural
 
 log = logging.getLogger(__name__)
 
-GROUP_ROWS = 1 << 16  # about the rows of a row group; whole episodes, at least one
-READ_ROWS = 1 << 18  # read at once: slabs of time-major files are many short pieces, so wider ones are faster
+GROUP_ROWS = 1 << 16  # approximate rows of a row group: whole episodes, at least one
+# Points per read. A slice of a time-major array is many short pieces on disk, so wide slices are faster.
+READ_ROWS = 1 << 18
 _EXACT = frozenset(("float32", "float16", "int8", "uint8", "int16", "uint16", "bool"))
-_CAST_LOSS = 1e-6  # of a column's range, above which rounding to float32 is reported
-_FEWEST_POINTS = 2  # without a transition there is nothing to learn from
+_CAST_LOSS = 1e-6  # share of a column's range above which rounding to float32 is reported
+_FEWEST_POINTS = 2  # one point has no transition
 
 
 @dataclass
-class Findings:
-    """What the checks saw in some blocks; two of them merge."""
+class BlockIssues:
+    """Problems found by the checks of some blocks; mergeable."""
 
     not_finite: int = 0  # episodes left out
     too_short: int = 0
-    rounding: dict[str, npt.NDArray[np.float64]] = field(
-        default_factory=dict
-    )  # feature: (3, w) error, minimum, maximum
+    # feature: (3, w), largest rounding error, minimum and maximum of each column
+    rounding: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
-    def merge(self, other: "Findings") -> None:
-        """Add what another one saw."""
+    def merge(self, other: "BlockIssues") -> None:
+        """Add the problems of other blocks."""
         self.not_finite += other.not_finite
         self.too_short += other.too_short
-        for name, seen in other.rounding.items():
-            self.add_rounding(name, seen)
+        for name, rounding in other.rounding.items():
+            self.add_rounding(name, rounding)
 
-    def add_rounding(self, name: str, seen: npt.NDArray[np.float64]) -> None:
+    def add_rounding(self, name: str, new: npt.NDArray[np.float64]) -> None:
         """Add (3, w): largest rounding error, minimum and maximum of each column."""
-        known = self.rounding.get(name)
-        if known is not None:
-            seen = np.stack(
-                [np.maximum(known[0], seen[0]), np.minimum(known[1], seen[1]), np.maximum(known[2], seen[2])]
-            )
-        self.rounding[name] = seen
+        old = self.rounding.get(name)
+        if old is not None:
+            new = np.stack([np.maximum(old[0], new[0]), np.minimum(old[1], new[1]), np.maximum(old[2], new[2])])
+        self.rounding[name] = new
 
     def notices(self, features: tuple[RawFeature, ...]) -> list[str]:
-        """Say what was left out, cast, and lost by it."""
-        said = []
+        """Describe left-out episodes, casts and rounding losses, one line each."""
+        lines = []
         if self.not_finite:
-            said.append(f"{plural(self.not_finite, 'episode')} with NaN or infinity left out")
+            lines.append(f"{plural(self.not_finite, 'episode')} with NaN or infinity left out")
         if self.too_short:
-            said.append(f"{plural(self.too_short, 'episode')} of a single point left out")
+            lines.append(f"{plural(self.too_short, 'episode')} of a single point left out")
         cast = [f"{feature.name} ({feature.dtype})" for feature in features if feature.dtype != "float32"]
         if cast:
-            said.append(f"cast to float32: {', '.join(cast)}")
+            lines.append(f"cast to float32: {', '.join(cast)}")
         for feature in features:
             if feature.name in self.rounding:
-                said += _rounding_notices(feature, self.rounding[feature.name])
-        return said
+                lines += _rounding_notices(feature, self.rounding[feature.name])
+        return lines
 
 
 def plan_blocks(points: Int64, rows: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of runs of whole episodes with at most `rows` points, or a single longer one."""
+    """Yield (first, last) of runs of whole episodes with at most `rows` points, or of one longer episode."""
     ends = np.cumsum(points)
     first = 0
     while first < len(points):
@@ -80,40 +78,46 @@ def plan_blocks(points: Int64, rows: int) -> Iterator[tuple[int, int]]:
 
 def canonical_block(
     recording: Recording, first: int, last: int, decimate: int, drop_bad: bool, source: str
-) -> tuple[EpisodeBlock, Int64, Findings]:
-    """Read episodes `first` to `last`: the block, the numbers of the episodes in it, and what was found.
+) -> tuple[EpisodeBlock, Int64, BlockIssues]:
+    """Read episodes `first` to `last` - 1: the block, the numbers of its episodes, and the problems found.
 
     Decimation keeps the points 0, n, 2n, ..; the controls of the points between are dropped, not averaged.
-    Raises DataError with the episode and the first index of a NaN or an infinity, unless they are to be dropped.
+    Raises DataError with the episode and the first index of a NaN or an infinity, unless `drop_bad`.
     """
+    # Read and decimate
     raw = recording.read(first, last)
     points = recording.points[first:last]
     kept = _decimated(points, decimate)
-    found = Findings()
+    issues = BlockIssues()
     if decimate > 1:
         points = -(-points // decimate)
+
+    # Cast and check every feature
     features = {}
     good = points >= _FEWEST_POINTS
-    found.too_short = int((~good).sum())
+    issues.too_short = int((~good).sum())
     for feature in recording.features:
+        # Removed from `raw`, so that the file's values of one feature at a time exist next to the float32 rows.
         values = raw.pop(feature.name)
-        rows = _cast(values if kept is None else values[kept], feature, points, found)
+        rows = _cast(values if kept is None else values[kept], feature, points, issues)
         bad = _first_not_finite(rows, points)
         if len(bad) and not drop_bad:
             raise DataError(_not_finite(source, recording, first, feature, bad[0], rows))
         good[[episode for episode, _, _ in bad]] = False
         features[feature.name] = rows
-    found.not_finite = int((~good).sum()) - found.too_short
+    issues.not_finite = int((~good).sum()) - issues.too_short
+
+    # Leave out bad episodes
     which = np.flatnonzero(good)
     if len(which) < len(points):
         mask = np.repeat(good, points)
         features = {name: rows[mask] for name, rows in features.items()}
     keys = tuple(recording.keys[first + i] for i in which)
-    return EpisodeBlock(keys, points[which], features), first + which, found
+    return EpisodeBlock(keys, points[which], features), first + which, issues
 
 
 def split_block(block: EpisodeBlock) -> Iterator[EpisodeBlock]:
-    """Cut a block into those of row groups; their features are views."""
+    """Yield a block's parts, one per row group; their features are views."""
     ends = np.cumsum(block.points)
     for first, last in plan_blocks(block.points, GROUP_ROWS):
         rows = slice(int(ends[first] - block.points[first]), int(ends[last - 1]))
@@ -133,23 +137,24 @@ def _decimated(points: Int64, decimate: int) -> npt.NDArray[np.bool_] | None:
     return np.asarray(step % decimate == 0)
 
 
-def _cast(values: Values, feature: RawFeature, points: Int64, found: Findings) -> Float32:
-    """Return float32 rows; a control's last row of each episode is zero, for nothing follows it."""
+def _cast(values: Values, feature: RawFeature, points: Int64, issues: BlockIssues) -> Float32:
+    """Return float32 rows; a control's last row of each episode is zero, since no transition follows it."""
     control = feature.role == "control"
     with np.errstate(over="ignore"):
+        # A control is written below, and a reader may return an array that it keeps: a copy.
         rows = np.array(values, dtype=np.float32, order="C", copy=True if control else None)
     if feature.dtype not in _EXACT and len(values):
         with np.errstate(invalid="ignore"):
             error = np.abs(values - rows.astype(np.float64)).max(axis=0)
             low, high = values.min(axis=0), values.max(axis=0)
-        found.add_rounding(feature.name, np.stack([error, low, high]).astype(np.float64))
+        issues.add_rounding(feature.name, np.stack([error, low, high]).astype(np.float64))
     if control:
         rows[last_rows(points)] = 0
     return rows
 
 
 def _first_not_finite(rows: Float32, points: Int64) -> list[tuple[int, int, int]]:
-    """Return (episode, step, column) of the first bad number of every episode that has one."""
+    """Return (episode, step, column) of the first NaN or infinity of every episode that has one."""
     finite = np.isfinite(rows)
     if finite.all():
         return []
@@ -172,8 +177,9 @@ def _not_finite(
     )
 
 
-def _rounding_notices(feature: RawFeature, seen: npt.NDArray[np.float64]) -> list[str]:
-    error, low, high = seen
+def _rounding_notices(feature: RawFeature, rounding: npt.NDArray[np.float64]) -> list[str]:
+    error, low, high = rounding
+    # A constant column has no range: relative to its size, and to anything but 0 where it is 0.
     scale = np.where(high > low, high - low, np.maximum(np.abs(high), np.finfo(np.float64).tiny))
     with np.errstate(invalid="ignore", over="ignore"):
         loss = error / scale

@@ -1,8 +1,8 @@
-"""From foreign files to checked shards: the only way data comes in.
+"""From foreign files to checked shards: the only entry of data.
 
-All files are opened before any is converted, so that everything that is wrong is said at once and before any work.
-Good files are kept when others are bad; the manifest is written last, and only over a whole set (or, with `skip_bad`,
-over what is good, naming what was left out). It reads layouts and writes Parquet; it knows no model.
+All files are opened before any is converted, so that all errors are reported at once and before any work. Good files
+are kept when others are bad; the manifest is written last, and only for a complete set (with `skip_bad`: for the good
+files, with a list of the others). Reads layouts and writes Parquet; independent of any model.
 """
 
 import os
@@ -30,10 +30,10 @@ from ensemble.data.manifest import (
 from ensemble.data.parts import Job
 from ensemble.data.shards import episode_table
 from ensemble.data.sources import (
-    Plan,
+    SourcePlan,
     SourceRecord,
-    finished,
-    plan,
+    finished_source,
+    plan_source,
     read_record,
     renumber_source,
     write_source,
@@ -45,14 +45,14 @@ from ensemble.schema import OnProgress
 from ensemble.store import sha256_file, write_table
 from ensemble.text import plural
 
-_OURS = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
+_OWN_FILES = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
 _MOST_THREADS = 8
-_NAMED_TWINS = 4  # duplicate episodes that a notice names
+_LISTED_DUPLICATES = 4  # duplicate episodes in a notice
 
 
 @dataclass
-class _Outcome:
-    """What became of the sources, in their order."""
+class _ConvertedSources:
+    """Results of the sources so far, in their order."""
 
     indices: list[int] = field(default_factory=list)
     records: list[SourceRecord] = field(default_factory=list)
@@ -73,11 +73,12 @@ def convert(
 ) -> Manifest:
     """Convert HDF5 and npz files into one directory of checked shards and return its manifest.
 
-    `progress` is told (points done, points in all), from any thread, one call at a time. Sources that an earlier,
-    stopped run converted are taken as they are. Raises DataError naming every bad file (`skip_bad`: only when none is
-    good), StorageError when the disk refuses, UsageError when `out` already holds another data set. Bad files leave
-    the shards of the good ones in `out` for the next run, but no manifest.
+    `progress` gets (points done, points in all), from any thread, one call at a time. Sources that an earlier, stopped
+    run converted are reused. Raises DataError with every bad file (`skip_bad`: only without any good one), StorageError
+    when the disk cannot be written, UsageError when `out` already holds another data set. With bad files the shards of
+    the good ones stay in `out` for the next run, without a manifest.
     """
+    # Reuse a finished conversion
     paths = [Path(source) for source in sources]
     if not paths:
         raise UsageError("no files to convert")
@@ -87,7 +88,9 @@ def convert(
         known = _known(out, paths, options)
         if known is not None:
             return known
-    outcome = _Outcome()
+
+    # Open every file, then convert each
+    outcome = _ConvertedSources()
     plans = _plan_all(paths, data, outcome.failures)
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
@@ -96,26 +99,29 @@ def convert(
             _convert_one(index, planned, job, outcome)
     if outcome.failures and not (skip_bad and outcome.records):
         raise DataError(_failure_text(outcome, len(paths), out))
-    (out / FILE).unlink(missing_ok=True)  # from here on, what an older manifest says may not hold
+
+    # Number the episodes and write the manifest. An older manifest goes first: renumbering changes its shards.
+    (out / FILE).unlink(missing_ok=True)
     _number(outcome, out)
     return _finish(outcome, out, options)
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Raise UsageError when `out` holds a file that no conversion made: it might be replaced or removed."""
+    """Raise UsageError when `out` holds files of other programs, which a conversion could replace or remove."""
     if not out.is_dir():
         return
-    foreign = sorted(path.name for path in out.iterdir() if not _OURS.fullmatch(path.name))
+    foreign = sorted(path.name for path in out.iterdir() if not _OWN_FILES.fullmatch(path.name))
     if foreign:
         raise UsageError(f"{out} holds other files ({', '.join(foreign[:3])}); choose a directory of its own")
 
 
 def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
-    """Return the manifest of a finished equal conversion, or None when files were added to one or it lost some.
+    """Return the manifest of a finished, equal conversion; None when files were added or shards are missing.
 
-    Raises UsageError when `out` holds a data set of other files or options, which is not to be damaged.
+    Raises UsageError when `out` holds a data set of other files or options, which must not be damaged.
     """
     manifest = read_manifest(out)
+    # By content: renamed or touched files are the same data.
     sums = [sha256_file(path) if path.is_file() else "" for path in paths]
     known = [source.sha256 for source in manifest.sources]
     if known == sums and manifest.options == options and manifest.is_whole(out):
@@ -126,21 +132,21 @@ def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
     return None
 
 
-def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]) -> dict[int, Plan]:
-    """Open every file; files that can't be used, or that don't fit the first good one, go to `failures`."""
-    plans: dict[int, Plan] = {}
+def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]) -> dict[int, SourcePlan]:
+    """Open every file; files that are unusable, or differ from the first good one, go to `failures`."""
+    plans: dict[int, SourcePlan] = {}
     for index, path in enumerate(paths):
         try:
-            found = plan(path, data)
+            planned = plan_source(path, data)
             if plans:
-                _check_fit(next(iter(plans.values())), found)
-            plans[index] = found
+                _check_fit(next(iter(plans.values())), planned)
+            plans[index] = planned
         except DataError as error:
             failures[path] = str(error)
     return plans
 
 
-def _check_fit(first: Plan, other: Plan) -> None:
+def _check_fit(first: SourcePlan, other: SourcePlan) -> None:
     """Raise DataError unless two files have equal features and time steps."""
     schemas = [tuple(feature.schema for feature in each.features) for each in (first, other)]
     if schemas[0] != schemas[1]:
@@ -154,6 +160,7 @@ def _check_fit(first: Plan, other: Plan) -> None:
 
 
 def _counter(total: int, progress: OnProgress | None) -> Callable[[int], None]:
+    """Return a thread-safe function that adds points and reports the sum."""
     lock, done = threading.Lock(), 0
 
     def advance(points: int) -> None:
@@ -166,10 +173,10 @@ def _counter(total: int, progress: OnProgress | None) -> Callable[[int], None]:
     return advance
 
 
-def _convert_one(index: int, planned: Plan, job: Job, outcome: _Outcome) -> None:
-    """Convert one source, or take it from an earlier run; a bad one goes to the failures."""
+def _convert_one(index: int, planned: SourcePlan, job: Job, outcome: _ConvertedSources) -> None:
+    """Convert one source, or reuse it from an earlier run; a bad one goes to the failures."""
     try:
-        done = finished(job.out, index, planned.path, job.options)
+        done = finished_source(job.out, index, planned.path, job.options)
         if done is None:
             done = write_source(index, planned, outcome.episodes, job)
         else:
@@ -182,16 +189,16 @@ def _convert_one(index: int, planned: Plan, job: Job, outcome: _Outcome) -> None
     outcome.summaries.append(done[1])
 
 
-def _number(outcome: _Outcome, out: Path) -> None:
-    """Number the episodes of all sources without gaps; only sources of earlier runs may have to change."""
+def _number(outcome: _ConvertedSources, out: Path) -> None:
+    """Number the episodes of all sources without gaps; this rewrites sources of earlier runs alone."""
     first = 0
     for position, index in enumerate(outcome.indices):
         record = outcome.records[position] = renumber_source(index, outcome.records[position], first, out)
         first += len(record.keys)
 
 
-def _failure_text(outcome: _Outcome, count: int, out: Path) -> str:
-    """List every bad file and say what is left."""
+def _failure_text(outcome: _ConvertedSources, count: int, out: Path) -> str:
+    """List every bad file, and the good ones that are kept."""
     lines = list(outcome.failures.values())
     if count == 1:
         return lines[0]
@@ -199,8 +206,9 @@ def _failure_text(outcome: _Outcome, count: int, out: Path) -> str:
     return "\n".join([f"{len(lines)} of {count} files cannot be used{'; ' + kept if kept else ''}:", *lines])
 
 
-def _finish(outcome: _Outcome, out: Path, options: str) -> Manifest:
+def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
     """Write `episodes.parquet`, then the manifest."""
+    # The table of episodes
     records, summary = outcome.records, merged(outcome.summaries)
     entries = records[0].features
     features = [entry.feature for entry in entries]
@@ -208,6 +216,8 @@ def _finish(outcome: _Outcome, out: Path, options: str) -> Manifest:
     episodes = out / EPISODES
     _write_episodes(records, episodes)
     files.append(FileEntry(name=EPISODES, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
+
+    # The manifest
     points = sum(sum(record.points) for record in records)
     hashes = [np.array(record.hashes, dtype=np.uint64) for record in records]
     manifest = Manifest(
@@ -226,6 +236,7 @@ def _finish(outcome: _Outcome, out: Path, options: str) -> Manifest:
         notices=tuple(_notices(records, summary)),
         skipped=tuple(SkippedEntry(source=path.name, reason=why) for path, why in outcome.failures.items()),
     )
+    # The manifest last: its presence says that everything else is there.
     _remove_leftovers(out, manifest)
     manifest.write(out)
     return manifest
@@ -245,7 +256,7 @@ def _write_episodes(records: Sequence[SourceRecord], path: Path) -> None:
 
 
 def _keys(records: Sequence[SourceRecord]) -> list[str]:
-    """Return one key an episode; the number of the source stands before it where keys would repeat."""
+    """Return one key per episode, prefixed with the number of the source where keys would repeat."""
     plain = [key for record in records for key in record.keys]
     if len(set(plain)) == len(plain):
         return plain
@@ -253,35 +264,35 @@ def _keys(records: Sequence[SourceRecord]) -> list[str]:
 
 
 def _notices(records: Sequence[SourceRecord], summary: Summary) -> list[str]:
-    """Return what was noticed: of each source where they differ, of all together once."""
-    said = [(record.path, notice) for record in records for notice in record.notices]
-    counts = Counter(notice for _, notice in said)
-    everywhere = [notice for notice, count in counts.items() if count == len(records)]
-    notices = everywhere + [f"{path}: {notice}" for path, notice in said if notice not in everywhere]
+    """Return the notices: those of all sources once, others with their source."""
+    own = [(record.path, notice) for record in records for notice in record.notices]
+    counts = Counter(notice for _, notice in own)
+    common = [notice for notice, count in counts.items() if count == len(records)]
+    notices = common + [f"{path}: {notice}" for path, notice in own if notice not in common]
     constant = summary.constant([entry.feature for entry in records[0].features])
     if constant:
         notices.append(f"constant: {', '.join(constant)}")
-    twins = _twins(records)
-    if twins:
-        named = ", ".join(twins[:_NAMED_TWINS]) + (", .." if len(twins) > _NAMED_TWINS else "")
-        notices.append(f"{plural(len(twins), 'episode')} with the content of another: {named}")
+    duplicates = _duplicates(records)
+    if duplicates:
+        named = ", ".join(duplicates[:_LISTED_DUPLICATES]) + (", .." if len(duplicates) > _LISTED_DUPLICATES else "")
+        notices.append(f"{plural(len(duplicates), 'episode')} with the content of another: {named}")
     return notices
 
 
-def _twins(records: Sequence[SourceRecord]) -> list[str]:
-    """Return the keys of episodes whose content came before."""
+def _duplicates(records: Sequence[SourceRecord]) -> list[str]:
+    """Return the keys of episodes that repeat the content of an earlier one."""
     seen: set[int] = set()
-    twins = []
+    duplicates = []
     hashes = [value for record in records for value in record.hashes]
     for key, value in zip(_keys(records), hashes, strict=True):
         if value in seen:
-            twins.append(key)
+            duplicates.append(key)
         seen.add(value)
-    return twins
+    return duplicates
 
 
 def _remove_leftovers(out: Path, manifest: Manifest) -> None:
-    """Remove what stopped runs left: shards of no source here, and temporary files."""
+    """Remove files of stopped runs: shards of other sources, and temporary files."""
     known = {file.name for file in manifest.files}
     for path in [*out.glob("shard-?????-?????.parquet"), *out.glob(".shard-*.tmp"), *out.glob(".source-*.tmp")]:
         if path.name not in known:

@@ -1,6 +1,6 @@
-"""What a file holds, before anything is converted: layout, episodes, features, ranges, and an experiment to start with.
+"""The content of a file before any conversion: layout, episodes, features, ranges, and a first experiment file.
 
-Values are read as they are in the file, one pass in blocks; nothing is refused that can be shown.
+Values are read as they are in the file, in one pass over blocks. Bad values are counted, not refused.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _DATA_FIELDS = ("layout", "map", "roles", "angles", "dt", "decimate", "follow_li
 
 @dataclass
 class FeatureView:
-    """One feature as found: ranges of its finite values, and how many are not finite."""
+    """One feature of the file: ranges of its finite values, and the number of other values."""
 
     feature: RawFeature
     not_finite: int = 0
@@ -44,7 +44,8 @@ class FeatureView:
         self.maximum = np.full(self.feature.width, -np.inf)
 
     def add(self, values: Values) -> None:
-        """Take in rows (n, width)."""
+        """Add rows (n, width)."""
+        # Minimum and maximum pass NaN and infinity on, so whole files without them need no pass of isfinite.
         low, high = values.min(axis=0), values.max(axis=0)
         if not np.isfinite(low + high.astype(np.float64)).all():
             finite = np.isfinite(values)
@@ -63,7 +64,7 @@ class FeatureView:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a file. `recording` is None when no layout fits; then `arrays` and `best` say why."""
+    """The content of a file. `recording` is None when no layout fits; then `arrays` and `best` explain it."""
 
     path: Path
     bytes: int
@@ -74,15 +75,21 @@ class Inspection:
     best: Match
 
     def lines(self) -> list[str]:
-        """Return the report, one line an entry."""
+        """Return the report as lines of text."""
         head = f"{self.path}: {byte_size(self.bytes)}"
         if self.recording is None:
             return [head, *self._unknown()]
+
+        # Layout, episodes and time step
         recording, points = self.recording, self.recording.points
         lines = [head, f"looks like {recording.summary}", _lengths(points), _size(recording), *_splits(recording)]
         lines.append(f"time step {recording.dt:g} s" if recording.dt else "time step unknown (data.dt gives it)")
+
+        # Features
         lines += _table([_HEAD, *(_row(view) for view in self.features)])
         lines += [f"note: {notice}" for notice in recording.notices]
+
+        # Constant columns and bad values
         constant = [label for view in self.features for label in view.constant]
         if constant:
             more = f" and {len(constant) - _LISTED_CONSTANTS} more" if len(constant) > _LISTED_CONSTANTS else ""
@@ -105,7 +112,7 @@ class Inspection:
 
 
 def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
-    """Read a file once and say what is in it; DataError when it can't be opened or contradicts itself."""
+    """Read a file once and return its content; DataError when it cannot be opened or is inconsistent."""
     data = data or DataConfig(path=str(path))
     container = open_container(path, data.follow_links)
     try:
@@ -128,7 +135,7 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
 def write_experiment(inspection: Inspection, path: Path) -> None:
     """Write an experiment file that trains a small model on the inspected file.
 
-    Raises DataError when the layout is unknown or no feature is a state, for then there is nothing to predict.
+    Raises DataError when the layout is unknown, or without a state to predict.
     """
     recording = inspection.recording
     if recording is None:
@@ -136,6 +143,7 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
     if not any(feature.role == "state" for feature in recording.features):
         raise DataError(f"{inspection.path}: no feature has the role state; data.roles gives roles")
     tree = {"experiment": _name(path), **_experiment(inspection, recording)}
+    # Validated before it is written: a proposed file must be accepted by `ensemble train`.
     Experiment.model_validate(tree)
     opening = (
         f"# Question: how well does a small model predict {inspection.path.name}?\n"
@@ -152,12 +160,14 @@ def _name(path: Path) -> str:
 
 def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
     longest = int(recording.points.max()) // inspection.data.decimate
+    # At most a quarter of the longest episode: a window is a history and a rollout of as many steps.
     history = max(1, min(10, longest // 4))
     data = {"path": str(inspection.path.absolute()), **_data_options(inspection.data, recording)}
     groups = [name for name in ("train", "validation", "test") if name in recording.given]
     if "train" in groups and len(groups) > 1:
         data["split"] = {name: [name] for name in groups}
-    if recording.layout == pairs.NAME:  # the states after the first are unknown: a policy, begun at the first point
+    # Pairs have no states after the first point: only a policy, with windows from the first point, can learn from them.
+    if recording.layout == pairs.NAME:
         return {
             "data": {**data, "starts": [0]},
             "model": {"family": "pi0", "chunk": longest - 1, "dropout": 0.0},
@@ -173,7 +183,7 @@ def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
 
 
 def _data_options(data: DataConfig, recording: Recording) -> dict[str, Any]:
-    """Return what the file was read with, and the roles and angles that it was taken for, to be edited."""
+    """Return the options of the reading, with all roles and angles written out for editing."""
     given = data.model_dump(mode="json", exclude_defaults=True, include=set(_DATA_FIELDS))
     given["layout"] = recording.layout
     given["roles"] = {feature.name: feature.role for feature in recording.features}
@@ -184,14 +194,14 @@ def _data_options(data: DataConfig, recording: Recording) -> dict[str, Any]:
 
 
 def _arrays(container: Container) -> tuple[ArrayInfo, ...]:
-    """Return what is declared of arrays that may be read."""
-    found = []
+    """Return the declarations of all readable arrays."""
+    arrays = []
     for key in walk_arrays(container, _LISTED_ARRAYS):
         try:
-            found.append(container.array(key))
+            arrays.append(container.array(key))
         except DataError:
             continue
-    return tuple(found)
+    return tuple(arrays)
 
 
 def _lengths(points: Int64) -> str:

@@ -1,10 +1,10 @@
-"""The door between the shards and Ray: a data set is read once and lies in the object store of each node.
+"""Shards into Ray: a data set is read once into the object store of each node.
 
-`load_resident` reads with Ray Data and concatenates in one task; every trial that asks for the result maps the same
-memory and copies nothing. It runs before trials start: workers that hold every CPU starve Ray Data without an error.
+`load_resident` reads with Ray Data and concatenates in one task; every trial that gets the result maps the same memory
+without a copy. It runs before trials start: workers that hold every CPU starve Ray Data without an error.
 
-This is the way while a data set fits into the object store. What is larger would be streamed: blocks of whole episodes
-by `streaming_split`, windows cut in `map_batches`, behind the same three members as `windows.WindowSource`.
+This works while a data set fits into the object store. A larger one would be streamed: blocks of whole episodes by
+`streaming_split`, windows cut in `map_batches`, behind the same three members as `windows.WindowSource`.
 """
 
 import hashlib
@@ -35,15 +35,17 @@ from ensemble.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_NOISE = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}  # the latter warns of no bars
+# The second one warns that there are no progress bars.
+_LOG_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 def load_resident(directory: Path, report: Callable[[str], object] = logger.info) -> "ray.ObjectRef[Trajectories]":
     """Read a shards directory, which every node must see under this path, into Ray's object store.
 
-    Needs a running Ray with a free CPU, and room for the data twice while it loads. `report` is given what Ray Data
-    says of the read. Raises DataError that names the shard when one is missing or damaged.
+    Needs a running Ray with a free CPU, and memory for the data twice while it loads. `report` gets Ray Data's
+    statistics of the read. Raises DataError with the path of a missing or damaged shard.
     """
+    # Check every shard
     directory = directory.resolve()
     manifest = read_manifest(directory)
     data = describe(manifest, read_table(directory / EPISODES))
@@ -51,18 +53,21 @@ def load_resident(directory: Path, report: Callable[[str], object] = logger.info
     damage = ray.get([_damage.remote(path, sha256) for path, sha256 in shards.items()])
     if any(damage):
         raise DataError("\n".join(filter(None, damage)))
+
+    # Read blocks and concatenate them into one matrix
     with _quiet_ray_data():
         blocks = ray.data.read_parquet([str(path) for path in shards], partitioning=None).materialize()
         ref, done = _concatenate.remote(data, directory, *blocks.to_arrow_refs())
-    ray.get(done)  # raises here what went wrong there, and fetches nothing to this node
+    # Raises the task's error without fetching the matrix to this node.
+    ray.get(done)
     report(blocks.stats())
     return ref  # type: ignore[no-any-return]  # ray is not typed
 
 
 def resident(ref: "ray.ObjectRef[Trajectories]") -> Trajectories:
-    """Map the data set into this process: no copy is made, and its arrays are read-only.
+    """Map the data set into this process without a copy; its arrays are read-only.
 
-    Torch ignores the latter: only `windows` may touch `rows`.
+    Torch ignores read-only flags, so `rows` must be read through `windows` alone.
     """
     data: Trajectories = ray.get(ref)
     return data
@@ -70,29 +75,28 @@ def resident(ref: "ray.ObjectRef[Trajectories]") -> Trajectories:
 
 @ray.remote(num_cpus=1)
 def _damage(path: Path, sha256: str) -> str | None:
-    """Say what is wrong with a shard. Ray Data reads on when a page's own checksum fails (2.60 drops the option)."""
+    """Return what is wrong with a shard, or None."""
+    # Ray Data 2.60 drops the option that verifies page checksums and reads damaged pages without an error.
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"{path}: missing or damaged shard: {error.strerror}; {REBUILD}"
-    return None if found == sha256 else f"{path}: missing or damaged shard: its checksum is wrong; {REBUILD}"
+    return None if actual == sha256 else f"{path}: missing or damaged shard: its checksum is wrong; {REBUILD}"
 
 
 @ray.remote(num_cpus=1, num_returns=2)
 def _concatenate(data: Trajectories, directory: Path, *blocks: pa.Table) -> tuple[Trajectories, None]:
-    """Put the blocks into one matrix for the object store; the second result says that it is there.
-
-    Each row goes where its episode and step say: Ray Data 2.60 does not keep the order of files, asked to or not.
-    """
+    """Copy the blocks into one matrix for the object store; the second result can be waited for without the first."""
     rows = np.empty((data.episodes.points.sum(), data.rows.shape[1]), np.float32)
     missing = np.ones(len(rows), np.bool_)
     for block in blocks:
-        place = row_numbers(block, data.episodes, directory)
-        values = np.empty((len(place), rows.shape[1]), np.float32)
+        # By episode and step: Ray Data 2.60 does not keep the order of files, not even with preserve_order.
+        numbers = row_numbers(block, data.episodes, directory)
+        values = np.empty((len(numbers), rows.shape[1]), np.float32)
         fill_block(values, block, data.features)
-        rows[place] = values
-        missing[place] = False
+        rows[numbers] = values
+        missing[numbers] = False
     if missing.any() or sum(map(len, blocks)) != len(rows):
         raise DataError(f"{directory}: the shards do not hold the rows of {EPISODES}; {REBUILD}")
     return with_rows(data, rows), None
@@ -100,14 +104,14 @@ def _concatenate(data: Trajectories, directory: Path, *blocks: pa.Table) -> tupl
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Keep Ray Data's progress bars and reports off the terminal, unless debugging."""
+    """Turn off Ray Data's progress bars and reports, unless the log level is DEBUG."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data\.context")  # of its defaults
         context = ray.data.DataContext.get_current().copy()
     debugging = logger.isEnabledFor(logging.DEBUG)
     context.enable_progress_bars = debugging
-    before = {name: logging.getLogger(name).level for name in _NOISE}
-    for name, level in _NOISE.items():
+    before = {name: logging.getLogger(name).level for name in _LOG_LEVELS}
+    for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(before[name] if debugging else level)
     try:
         with ray.data.DataContext.current(context):

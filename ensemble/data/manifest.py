@@ -1,4 +1,4 @@
-"""`manifest.json`: what a directory of shards holds. It is written last; without it there is no data set."""
+"""`manifest.json`: the content of a directory of shards. It is written last; without it there is no data set."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_epis
 
 
 class Entry(BaseModel):
-    """A part of the manifest: frozen, nothing unknown."""
+    """A part of the manifest: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -35,7 +35,7 @@ class FeatureEntry(Entry):
 
     @property
     def feature(self) -> Feature:
-        """What every floor knows of it."""
+        """The feature without its source dtype."""
         return Feature(self.name, self.width, self.role, self.labels, self.angles)
 
 
@@ -48,7 +48,7 @@ class FileEntry(Entry):
 
 
 class SourceEntry(Entry):
-    """A file that was converted, without its directory."""
+    """A converted file, by its name without the directory."""
 
     path: str
     bytes: int
@@ -56,14 +56,14 @@ class SourceEntry(Entry):
 
 
 class SkippedEntry(Entry):
-    """A file that was left out."""
+    """A left-out file."""
 
     source: str
     reason: str
 
 
 class FeatureStatistics(Entry):
-    """Statistics of a feature's columns over all episodes, angles as they are; see `summary.py`."""
+    """Statistics of a feature's columns over all episodes, angles not wrapped; see `summary.py`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -88,7 +88,7 @@ class Manifest(Entry):
     transitions: int
     files: tuple[FileEntry, ...]  # shards in the order of their episodes, then episodes.parquet
     statistics: dict[str, FeatureStatistics]
-    quantiles: str  # how q01 and q99 were found
+    quantiles: str  # method of q01 and q99
     sources: tuple[SourceEntry, ...]
     notices: tuple[str, ...]
     skipped: tuple[SkippedEntry, ...]
@@ -98,7 +98,7 @@ class Manifest(Entry):
         write_text(directory / FILE, self.model_dump_json(indent=1) + "\n")
 
     def is_whole(self, directory: Path) -> bool:
-        """Say whether all files are there with their sizes."""
+        """Return whether all files exist with their sizes."""
         paths = [(directory / file.name, file.bytes) for file in self.files]
         return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
@@ -113,13 +113,14 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def options_hash(data: DataConfig) -> str:
-    """Return a hash of the options that decide what the shards hold."""
+    """Return a hash of the options that determine the content of the shards."""
     text = FORMAT + data.model_dump_json(include=_OPTIONS)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fingerprint(features: Sequence[Feature], hashes: Iterable[UInt64]) -> str:
     """Return the identity of a data set: names, widths, roles and angles of features, then the episodes' hashes."""
+    # `<u8`: the same bytes on a big-endian machine.
     digest = hashlib.sha256(repr([(f.name, f.width, f.role, tuple(f.angles)) for f in features]).encode())
     for part in hashes:
         digest.update(part.astype("<u8").tobytes())

@@ -1,13 +1,11 @@
-"""Shards: Parquet files of whole episodes, the columns `episode`, `step` and one fixed-size list a feature.
+"""Shards: Parquet files of whole episodes, with the columns `episode`, `step` and one fixed-size list per feature.
 
-Written for speed and trust: no dictionaries, no compression, no statistics (they cost more than the bytes they save
-on noise-like floats), a checksum on every page, whole episodes in each row group.
+Written without dictionaries, compression or statistics, which cost more time than they save bytes on noise-like floats;
+every page has a checksum, every row group holds whole episodes.
 """
 
 import hashlib
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +35,8 @@ _OPTIONS: dict[str, Any] = {
     "use_dictionary": False,
     "write_statistics": False,
     "write_page_checksum": True,
-    "write_batch_size": 1 << 18,  # values encoded at once: fewer, larger steps are a third faster
+    "write_batch_size": 1 << 18,  # values per encoding step: fewer, larger steps are a third faster
 }
-_CREATING = threading.Lock()  # temporary names are made one at a time: that reads the process's umask
 
 
 def shard_schema(features: Sequence[Feature]) -> pa.Schema:
@@ -51,17 +48,14 @@ def shard_schema(features: Sequence[Feature]) -> pa.Schema:
 
 
 def write_shard(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write a shard, one row group a batch; StorageError where the disk refuses, and then no file."""
-    with ExitStack() as stack:
-        with _CREATING:
-            temporary = stack.enter_context(atomic_file(path))
-        with pq.ParquetWriter(temporary, schema, **_OPTIONS) as writer:
-            for batch in batches:
-                writer.write_batch(batch, row_group_size=max(1, len(batch)))
+    """Write a shard, one row group per batch; on StorageError (full disk) there is no file."""
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, **_OPTIONS) as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=max(1, len(batch)))
 
 
 def block_batch(block: EpisodeBlock, first: int, schema: pa.Schema) -> pa.RecordBatch:
-    """Return a block as rows of a shard; its episodes are numbered from `first` on."""
+    """Return a block as rows of a shard, its episodes numbered from `first` on."""
     ends = np.cumsum(block.points)
     episode = np.repeat(np.arange(first, first + len(ends), dtype=np.int32), block.points)
     starts = (ends - block.points).astype(np.int32)
@@ -73,9 +67,9 @@ def block_batch(block: EpisodeBlock, first: int, schema: pa.Schema) -> pa.Record
 
 
 def read_shard(path: Path, features: Sequence[Feature]) -> Iterator[EpisodeBlock]:
-    """Yield the row groups of a shard, checksums verified, with their episodes' numbers as keys.
+    """Yield the row groups of a shard with verified checksums; keys are the numbers of the episodes.
 
-    Raises DataError that names the shard when it is damaged.
+    Raises DataError with the path when the shard is damaged.
     """
     for batch in _row_groups(path):
         episode = batch["episode"].to_numpy()
@@ -86,7 +80,7 @@ def read_shard(path: Path, features: Sequence[Feature]) -> Iterator[EpisodeBlock
 
 
 def renumber(path: Path, shift: int) -> None:
-    """Add `shift` to the episodes' numbers of a shard."""
+    """Add `shift` to the numbers of a shard's episodes."""
     schema = pq.read_schema(path)
     write_shard(path, schema, (_shifted(batch, shift) for batch in _row_groups(path)))
 
@@ -109,7 +103,7 @@ def episode_table(
     splits: Sequence[str | None],
     hashes: UInt64,
 ) -> pa.Table:
-    """Return `episodes.parquet`."""
+    """Return the table of `episodes.parquet`; all arguments have one entry per episode."""
     columns = [np.arange(len(keys)), list(keys), list(sources), points, shards, list(splits), hashes]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, EPISODE_COLUMNS, strict=True)]
     return pa.table(arrays, schema=EPISODE_COLUMNS)

@@ -1,7 +1,7 @@
-"""One source file: planned, written as its own shards, with a record of them.
+"""One source file: its plan, its shards, and a record of them.
 
-The record `source-00000.json` is written after a source's shards, so that a conversion that was stopped, or met a bad
-file, continues with the sources it lacks.
+The record `source-00000.json` is written after a source's shards, so that the next run after a stop or a bad file
+converts the missing sources only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ensemble.config.data import DataConfig
-from ensemble.data.blocks import Findings
+from ensemble.data.blocks import BlockIssues
 from ensemble.data.layouts.detect import open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
@@ -32,7 +32,7 @@ class PartRecord(FileEntry):
 
 
 class SourceRecord(Entry):
-    """What a finished source left: all that the manifest needs of it."""
+    """The record of a converted source: all that the manifest needs of it."""
 
     path: str
     bytes: int
@@ -50,8 +50,8 @@ class SourceRecord(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is known of a source before its values are read."""
+class SourcePlan:
+    """Declarations of a source, known before its values are read."""
 
     path: Path
     layout: str
@@ -61,8 +61,8 @@ class Plan:
 
 
 @contextmanager
-def opened(path: Path, data: DataConfig) -> Iterator[Recording]:
-    """Open a file and understand it."""
+def open_source(path: Path, data: DataConfig) -> Iterator[Recording]:
+    """Open a file as a recording."""
     container = open_container(path, data.follow_links)
     try:
         yield open_recording(container, data)
@@ -70,24 +70,24 @@ def opened(path: Path, data: DataConfig) -> Iterator[Recording]:
         container.close()
 
 
-def plan(path: Path, data: DataConfig) -> Plan:
-    """Read what a source declares; DataError when it can't be used."""
-    with opened(path, data) as recording:
+def plan_source(path: Path, data: DataConfig) -> SourcePlan:
+    """Read the declarations of a source; DataError when it is unusable."""
+    with open_source(path, data) as recording:
         points = int(recording.points.sum())
         if not points:
             raise DataError(f"{path}: holds 0 episodes")
         if not recording.features:
             raise DataError(f"{path}: holds no feature")
-        return Plan(path, recording.layout, recording.features, recording.dt, points)
+        return SourcePlan(path, recording.layout, recording.features, recording.dt, points)
 
 
 def record_path(out: Path, index: int) -> Path:
-    """Return where the record of a source lies."""
+    """Return the path of a source's record."""
     return out / f"source-{index:05d}.json"
 
 
 def read_record(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
-    """Return the record of a source that was converted from these bytes with these options."""
+    """Return the record of a source; None unless it was converted from these bytes with these options."""
     try:
         record = SourceRecord.model_validate_json(record_path(out, index).read_text())
     except (OSError, ValidationError):
@@ -95,10 +95,10 @@ def read_record(out: Path, index: int, sha256: str, options: str) -> SourceRecor
     return record if (record.sha256, record.options) == (sha256, options) else None
 
 
-def finished(out: Path, index: int, source: Path, options: str) -> tuple[SourceRecord, Summary] | None:
-    """Return what an earlier run left of a source, or None when it has to be converted (again).
+def finished_source(out: Path, index: int, source: Path, options: str) -> tuple[SourceRecord, Summary] | None:
+    """Return record and statistics of a source that an earlier run converted; None when it must be converted (again).
 
-    Its shards are read, checksums verified, for their statistics.
+    Reads its shards, with their checksums, for the statistics.
     """
     if not record_path(out, index).is_file():
         return None
@@ -109,22 +109,27 @@ def finished(out: Path, index: int, source: Path, options: str) -> tuple[SourceR
         return None
 
 
-def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[SourceRecord, Summary]:
-    """Write the shards of a source, then its record; DataError when its content is bad, and then nothing is left.
+def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple[SourceRecord, Summary]:
+    """Write the shards of a source, then its record; on DataError (bad content) no file stays.
 
     Episodes are numbered from `first` on.
     """
+    # The shards. An old record goes first: a kill between the two must not leave a record of other shards.
     record_path(job.out, index).unlink(missing_ok=True)
     digest = job.pool.submit(sha256_file, planned.path)
-    with opened(planned.path, job.data) as recording:
+    with open_source(planned.path, job.data) as recording:
         parts = write_parts(index, recording, planned.path, first, job)
         notices = list(recording.notices)
-    findings = Findings()
+
+    # Problems and statistics of all parts
+    issues = BlockIssues()
     for part in parts:
-        findings.merge(part.findings)
+        issues.merge(part.issues)
     summaries = [part.summary for part in parts if part.summary is not None]
     if not summaries:
-        raise DataError(f"{planned.path}: 0 of {len(recording.keys)} episodes are usable: {findings.notices(())}")
+        raise DataError(f"{planned.path}: 0 of {len(recording.keys)} episodes are usable: {issues.notices(())}")
+
+    # The record
     order = [i for part in parts for i in part.episodes]
     keys = unique_keys(recording.keys)
     record = SourceRecord(
@@ -140,7 +145,7 @@ def write_source(index: int, planned: Plan, first: int, job: Job) -> tuple[Sourc
         points=tuple(n for part in parts for n in part.points),
         given=tuple(recording.given[i] for i in order),
         hashes=tuple(int(h) for part in parts for h in part.hashes),
-        notices=(*notices, *findings.notices(recording.features)),
+        notices=(*notices, *issues.notices(recording.features)),
     )
     write_text(record_path(job.out, index), record.model_dump_json() + "\n")
     return record, merged(summaries)
@@ -159,7 +164,7 @@ def renumber_source(index: int, record: SourceRecord, first: int, out: Path) -> 
 
 
 def unique_keys(names: Sequence[str]) -> list[str]:
-    """Return safe, distinct keys; equal ones are numbered in order."""
+    """Return distinct keys that are safe in paths; equal names are numbered in order."""
     taken: set[str] = set()
     keys = []
     for name in names:
@@ -174,13 +179,14 @@ def unique_keys(names: Sequence[str]) -> list[str]:
 
 def _numbered(parts: Sequence[Part], first: int, out: Path) -> tuple[PartRecord, ...]:
     """Return the records of all parts, numbered without gaps; parts after left-out episodes are renumbered."""
-    records, number, planned = [], first, first
+    # `written` counts left-out episodes too, as the parallel writers did, which did not know of them.
+    records, number, written = [], first, first
     for part in parts:
         if part.file is not None:
-            record = PartRecord(**part.file.model_dump(), first=planned, episodes=len(part.episodes))
+            record = PartRecord(**part.file.model_dump(), first=written, episodes=len(part.episodes))
             records.append(_renumbered(record, number, out))
         number += len(part.episodes)
-        planned += len(part.episodes) + part.findings.not_finite + part.findings.too_short
+        written += len(part.episodes) + part.issues.not_finite + part.issues.too_short
     return tuple(records)
 
 
@@ -194,7 +200,8 @@ def _renumbered(part: PartRecord, first: int, out: Path) -> PartRecord:
 
 
 def _summary_of(record: SourceRecord, out: Path) -> Summary:
-    """Take the statistics of a finished source from its shards, block by block as when they were written."""
+    """Return the statistics of a converted source from its shards."""
+    # In the same blocks and order as at their writing: float sums then have the same bits.
     features = [entry.feature for entry in record.features]
     hashes = np.array(record.hashes, dtype=np.uint64)
     parts, done = [], 0

@@ -1,7 +1,7 @@
-"""Which episodes train, validate and test.
+"""The splits: episodes for training, validation and test.
 
-Episodes are ordered by the hash of their content, so the split depends on the data alone: not on file names, not on the
-order of files, not on a seed. Fewer than ten episodes are cut along time instead. Windows are never what is split.
+Episodes are ordered by the hash of their content, so a split depends on the data alone: not on file names, the order of
+files or a seed. Fewer than ten episodes are divided along time instead. Windows are divided only with `by: window`.
 """
 
 import fnmatch
@@ -18,24 +18,27 @@ from ensemble.schema import Int64
 from ensemble.text import did_you_mean, plural
 
 SPLITS = ("train", "validation", "test")
-FEWEST_EPISODES = 10  # below this a split by episode measures the episodes drawn rather than the model
+FEWEST_EPISODES = 10  # with fewer, a split by episode measures the choice of episodes rather than the model
 PATTERN_CHARACTERS = frozenset("*?[")
 
 
 def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[str, Segments]:
-    """Return the pieces of "train", "validation" and "test", none of them without a window of `window` transitions.
+    """Return the pieces of "train", "validation" and "test", each with at least one window of `window` transitions.
 
-    Names (keys of episodes, groups that the source gives, shell patterns of both) are taken first. What divides the
-    rest, the pool, is exact: numbers as they are, fractions by largest remainder. The pool is the episodes named for
-    `train`, or all that no split names; `train` keeps what the others leave when anything is a name or a number.
-    A pool of fewer than ten episodes that only fractions divide is cut into blocks of time, a window apart.
-    Episodes of equal content stay together. Raises DataError for unknown names, too few episodes, or no window.
+    Names (keys of episodes, given groups, shell patterns of both) are assigned first. The pool is the episodes named
+    for `train`, or all without a name; it is divided exactly: numbers as given, fractions by largest remainder. With
+    any name or number, `train` gets the rest. A pool of fewer than ten episodes, divided by fractions only, is cut into
+    blocks of time with gaps of one window. Episodes of equal content stay together. Raises DataError for unknown names,
+    too few episodes, or no window.
     """
+    # Episodes by name
     shares = split.shares
     named = {name: _named(data, name, share) for name, share in shares.items() if isinstance(share, list)}
     _refuse_overlap(data, named)
     pool = named.pop("train", None)
     pool = _unnamed(data, named) if pool is None else pool
+
+    # The rest by number, fraction or time
     dividing = {name: share for name, share in shares.items() if name not in named}
     parts = {name: data.episodes.take(which) for name, which in named.items()}
     if len(dividing) > 1 and len(pool) < FEWEST_EPISODES and not _has_numbers(dividing):
@@ -48,23 +51,25 @@ def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[
 
 
 def split_windows(data: Trajectories, config: DataConfig, window: int) -> dict[str, Segments]:
-    """Return the windows of `window` transitions of each split that begin where `data.starts` says, a piece a window.
+    """Return the windows of `window` transitions of each split that begin at `data.starts`, one piece per window.
 
-    Divided are episodes, and their windows go with them; with `data.split.by: window` the windows themselves are.
-    Without `starts` and divided by episode the pieces are whole episodes: every window counts. Raises DataError as
-    `split_episodes`, and when no window begins at any of the starts.
+    Episodes are divided, with all their windows; `data.split.by: window` divides the windows themselves. Without
+    `starts`, a split by episode returns whole episodes: all windows. Raises DataError as `split_episodes`, and when no
+    window begins at any of the starts.
     """
     starts = config.starts
     if config.split.by == "window":
-        every = cut(data.episodes, starts or range(int(data.episodes.points.max())), window)
-        place = streams.mix(every.hashes + (every.first - _origin(data, every)).astype(np.uint64))
-        return _by_hash(Segments(every.first, every.points, place), config.split.shares)
+        windows = cut(data.episodes, starts or range(int(data.episodes.points.max())), window)
+        # A hash of content and start: windows divide as episodes do, by the data alone.
+        starts_within = windows.first - data.episodes.first[data.episode_of(windows.first)]
+        hashes = streams.mix(windows.hashes + starts_within.astype(np.uint64))
+        return _by_hash(Segments(windows.first, windows.points, hashes), config.split.shares)
     parts = split_episodes(data, config.split, window)
     return parts if starts is None else {name: cut(part, starts, window) for name, part in parts.items()}
 
 
 def cut(pieces: Segments, starts: Sequence[int], window: int) -> Segments:
-    """Return the windows of `window` transitions that begin at these points of the pieces; DataError if none fits."""
+    """Return the windows of `window` transitions that begin at the points `starts` of the pieces; DataError if none."""
     fits = np.add.outer(-pieces.points, np.asarray(starts) + window) < 0  # (m, k)
     piece, start = np.nonzero(fits)
     if not len(piece):
@@ -73,13 +78,8 @@ def cut(pieces: Segments, starts: Sequence[int], window: int) -> Segments:
     return Segments(first, np.full(len(first), window + 1, np.int64), pieces.hashes[piece])
 
 
-def _origin(data: Trajectories, pieces: Segments) -> Int64:
-    """Return the first row of the episode that each piece belongs to."""
-    return data.episodes.first[np.searchsorted(data.episodes.first, pieces.first, side="right") - 1]
-
-
 def split_text(data: Trajectories, config: DataConfig, window: int) -> str:
-    """Say how the data are split, for the head of a table."""
+    """Describe the split of the data, for the head of a table."""
     if config.split.by == "episode":
         return describe_split(data, split_episodes(data, config.split, window))
     parts = split_windows(data, config, window)
@@ -89,7 +89,7 @@ def split_text(data: Trajectories, config: DataConfig, window: int) -> str:
 
 
 def describe_split(data: Trajectories, parts: dict[str, Segments]) -> str:
-    """Say how the data was split: "by episode 800/100/100", or "blocks of time .." for fewer than ten episodes."""
+    """Describe a split: "by episode 800/100/100", or "blocks of time .." for fewer than ten episodes."""
     if all(_are_whole(data, part) for part in parts.values()):
         return "by episode " + "/".join(str(len(part)) for part in parts.values()) + _duplicates(parts)
     points = "/".join(str(part.points.sum()) for part in parts.values())
@@ -105,12 +105,12 @@ def require_windows(segments: Segments, window: int, where: str) -> None:
 
 
 def _named(data: Trajectories, split: str, names: list[str]) -> Int64:
-    """Return the numbers of the episodes that a list of keys, given groups and shell patterns names, in order."""
+    """Return the sorted numbers of the episodes that match a list of keys, given groups and shell patterns."""
     members: dict[str, list[int]] = {}
     for number, (key, group) in enumerate(zip(data.keys, data.given, strict=True)):
         for name in {key, group} - {None}:
             members.setdefault(str(name), []).append(number)
-    found: set[int] = set()
+    numbers: set[int] = set()
     for name in names:
         if name in members:
             matches = [name]
@@ -120,8 +120,8 @@ def _named(data: Trajectories, split: str, names: list[str]) -> Int64:
             matches = []
         if not matches:
             raise DataError(f"split '{split}': no episode or group '{name}'{did_you_mean(name, list(members))}")
-        found.update(number for match in matches for number in members[match])
-    return np.array(sorted(found), dtype=np.int64)
+        numbers.update(number for match in matches for number in members[match])
+    return np.array(sorted(numbers), dtype=np.int64)
 
 
 def _refuse_overlap(data: Trajectories, named: dict[str, Int64]) -> None:
@@ -143,7 +143,7 @@ def _has_numbers(shares: dict[str, Any]) -> bool:
 
 
 def _fractions(shares: dict[str, Any]) -> dict[str, float]:
-    """Return the fractions of the pool; where a list stands beside them, `train` is what the others leave."""
+    """Return the fractions of the pool; `train` gets the rest where any split is a list."""
     if len(shares) == len(SPLITS) and not isinstance(shares["train"], list):
         return shares
     return {"train": 1 - sum(share for name, share in shares.items() if name != "train")} | {
@@ -152,7 +152,7 @@ def _fractions(shares: dict[str, Any]) -> dict[str, float]:
 
 
 def _by_hash(pool: Segments, shares: dict[str, Any]) -> dict[str, Segments]:
-    """Divide whole episodes, ordered by hash; equal ones stay in the split where the first of them falls."""
+    """Divide whole episodes, ordered by hash; equal ones go to the split of the first of them."""
     counts = _counts(shares, len(pool))
     order = np.argsort(pool.hashes, kind="stable")
     ordered = pool.hashes[order]
@@ -168,7 +168,7 @@ def _by_hash(pool: Segments, shares: dict[str, Any]) -> dict[str, Segments]:
 
 
 def _counts(shares: dict[str, Any], episodes: int) -> dict[str, int]:
-    """Return the number of episodes of each split; DataError when they are too few."""
+    """Return the number of episodes per split; DataError when there are too few."""
     if _has_numbers(shares):
         counts = {name: _number(share, episodes) for name, share in shares.items()}
         if not isinstance(shares["train"], int):
@@ -188,9 +188,10 @@ def _number(share: Any, episodes: int) -> int:
 
 
 def largest_remainder(shares: dict[str, float], total: int) -> dict[str, int]:
-    """Return whole numbers in proportion to the shares whose sum is exact, none of them 0 while `total` allows it."""
+    """Return whole numbers in proportion to the shares, with an exact sum, each at least 1 where `total` allows it."""
     used = round(total * min(1.0, sum(shares.values())))
     quota = np.array(list(shares.values())) / sum(shares.values()) * used
+    # The tolerance: a quota that rounding put just below a whole number must not lose one.
     counts = np.floor(quota + 1e-9).astype(np.int64)
     for extra in np.argsort(counts - quota, kind="stable")[: used - counts.sum()]:
         counts[extra] += 1
@@ -201,7 +202,8 @@ def largest_remainder(shares: dict[str, float], total: int) -> dict[str, int]:
 
 
 def _blocks_of_time(pool: Segments, fractions: dict[str, float], window: int) -> dict[str, Segments]:
-    """Cut each episode into one block per split, in order of time, with a gap of `window` points between them."""
+    """Divide each episode into one block per split, in order of time, with gaps of `window` points."""
+    # Neighbouring points are nearly equal: without gaps, validation would repeat the end of training.
     pieces: dict[str, list[tuple[int, int, int]]] = {name: [] for name in fractions}
     for number in range(len(pool)):
         usable = max(0, int(pool.points[number]) - window * (len(fractions) - 1))
@@ -218,14 +220,14 @@ def _segments(pool: Segments, pieces: Int64) -> Segments:
 
 
 def _are_whole(data: Trajectories, part: Segments) -> bool:
-    number = np.searchsorted(data.episodes.first, part.first, side="right") - 1
+    number = data.episode_of(part.first)
     return np.array_equal(data.episodes.first[number], part.first) and np.array_equal(
         data.episodes.points[number], part.points
     )
 
 
 def _duplicates(parts: dict[str, Segments]) -> str:
-    """Say how many episodes repeat the content of another, and how many do so across named splits."""
+    """Count the episodes that repeat the content of another, within a split and across named splits."""
     distinct = [np.unique(part.hashes) for part in parts.values()]
     within = sum(len(part) for part in parts.values()) - sum(len(hashes) for hashes in distinct)
     across = sum(len(hashes) for hashes in distinct) - len(np.unique(np.concatenate(distinct)))

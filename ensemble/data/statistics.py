@@ -1,7 +1,7 @@
 """Moments of features and of prediction targets, in one pass over the training split.
 
-Sums are float64 and taken in chunks of fixed size, merged by the parallel update of Chan, Golub and LeVeque (1983), so
-the numbers depend on the data alone and memory stays small.
+Sums are float64 over chunks of fixed size, merged by the parallel update of Chan, Golub and LeVeque (1983), so the
+result depends on the data alone and memory stays small.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.trajectories import Segments, Trajectories
-from ensemble.schema import Float64, Int64
+from ensemble.schema import FeatureRole, Float64, Int64
 
 Prediction = Literal["relative", "absolute"]
 
 CHUNK_ROWS = 1 << 16
+TRANSITION_ROLES: tuple[FeatureRole, ...] = ("control", "auxiliary")  # without a value at an episode's last point
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,8 +26,8 @@ class Moments:
     count: float
     mean: Float64  # (d,)
     m2: Float64  # (d,) sum of squared deviations from the mean
-    minimum: Float64  # (d,) +inf when nothing was seen
-    maximum: Float64  # (d,) -inf when nothing was seen
+    minimum: Float64  # (d,) +inf without samples
+    maximum: Float64  # (d,) -inf without samples
 
     @classmethod
     def of(cls, x: npt.NDArray[np.floating]) -> Self:
@@ -39,7 +40,7 @@ class Moments:
 
     @classmethod
     def prior(cls, width: int, count: float = 1e-4) -> Self:
-        """Return mean 0 and variance 1 with the weight of `count` samples (the start of NeRD's RunningMeanStd)."""
+        """Return mean 0 and variance 1 with the weight of `count` samples (as NeRD's RunningMeanStd begins)."""
         infinite = np.full(width, np.inf)
         return cls(count, np.zeros(width), np.full(width, count), infinite, -infinite)
 
@@ -70,14 +71,13 @@ def wrap(angle: Float64) -> Float64:
 def feature_moments(data: Trajectories, segments: Segments, feature: str, wrapped: bool) -> Moments:
     """Return the moments of a feature over these pieces; with `wrapped` its angles are wrapped first.
 
-    What is known for a transition only (a control, an auxiliary) has no value at the last point of a piece, so that
-    point doesn't count there.
+    Controls and auxiliaries belong to transitions: the last point of a piece has no value of them and does not count.
     """
-    known = data.feature(feature)
-    trim = 1 if known.role in ("control", "auxiliary") else 0
-    angles = np.array(known.angles, dtype=bool) & wrapped
+    described = data.feature(feature)
+    trim = 1 if described.role in TRANSITION_ROLES else 0
+    angles = np.array(described.angles, dtype=bool) & wrapped
     values = data.rows[:, data.columns(feature)]
-    total = Moments.prior(known.width, count=0.0)
+    total = Moments.prior(described.width, count=0.0)
     for rows in segments.row_chunks(CHUNK_ROWS, trim):
         total = total.merge(Moments.of(_wrapped(values[rows], angles)))
     return total
@@ -86,10 +86,10 @@ def feature_moments(data: Trajectories, segments: Segments, feature: str, wrappe
 def target_moments(
     data: Trajectories, segments: Segments, columns: Int64, angles: npt.NDArray[np.bool_], prediction: Prediction
 ) -> Moments:
-    """Return the moments of what a model predicts for these columns (d,) of `data.rows`, over all transitions.
+    """Return the moments of the prediction targets for these columns (d,) of `data.rows`, over all transitions.
 
-    absolute: the next point, angles wrapped. relative: its difference to the point before, wrapped where `angles` (d,)
-    says so, since a step across +-pi is a small one.
+    absolute: the next point. relative: its difference to the point before. Columns with `angles` (d,) are wrapped, the
+    difference as well: a step across +-pi is a small one.
     """
     total = Moments.prior(len(columns), count=0.0)
     for rows in segments.row_chunks(CHUNK_ROWS, trim=1):

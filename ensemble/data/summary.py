@@ -1,6 +1,6 @@
-"""Statistics of a data set in the same pass that writes it: mergeable, so that blocks may be of any source.
+"""Statistics of a data set, from the pass that writes it and merged over blocks and sources.
 
-They describe the whole data set with angles as they are; training takes its own from the training split.
+They cover the whole data set, angles not wrapped; training computes its own from the training split.
 """
 
 import functools
@@ -11,11 +11,9 @@ from typing import Self
 import numpy as np
 
 from ensemble.data.manifest import FeatureStatistics
-from ensemble.data.quantiles import SAMPLE_ROWS, Sample
-from ensemble.data.statistics import Moments
+from ensemble.data.quantiles import SAMPLE_ROWS, RowSample
+from ensemble.data.statistics import TRANSITION_ROLES, Moments
 from ensemble.schema import EpisodeBlock, Feature, Float32, UInt64
-
-_KNOWN_BETWEEN_POINTS = ("control", "auxiliary")  # no value of their own at an episode's last point
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -23,21 +21,21 @@ class Summary:
     """Moments of each feature and a sample of rows."""
 
     moments: tuple[Moments, ...]
-    sample: Sample
+    sample: RowSample
 
     @classmethod
     def of(
         cls, block: EpisodeBlock, hashes: UInt64, features: Sequence[Feature], below: np.uint64 | None = None
     ) -> Self:
-        """Return the statistics of a block; `below`: see `Sample.of`."""
+        """Return the statistics of a block; `below`: see `RowSample.of`."""
         inner = np.ones(block.points.sum(), dtype=bool)
         inner[np.cumsum(block.points) - 1] = False
         columns = [block.features[feature.name] for feature in features]
         moments = [
-            column_moments(values[inner] if feature.role in _KNOWN_BETWEEN_POINTS else values)
+            column_moments(values[inner] if feature.role in TRANSITION_ROLES else values)
             for feature, values in zip(features, columns, strict=True)
         ]
-        return cls(tuple(moments), Sample.of(columns, block.points, hashes, below))
+        return cls(tuple(moments), RowSample.of(columns, block.points, hashes, below))
 
     def merge(self, other: Self) -> Self:
         """Return the statistics of both."""
@@ -45,11 +43,11 @@ class Summary:
         return type(self)(moments, self.sample.merge(other.sample))
 
     def statistics(self, features: Sequence[Feature]) -> dict[str, FeatureStatistics]:
-        """Return what the manifest says of each feature."""
+        """Return the manifest's statistics of each feature."""
         result, offset = {}, 0
         for feature, moments in zip(features, self.moments, strict=True):
             columns = slice(offset, offset + feature.width)
-            inner = feature.role in _KNOWN_BETWEEN_POINTS
+            inner = feature.role in TRANSITION_ROLES
             low, high = self.sample.quantiles(columns, inner, [0.01, 0.99])
             result[feature.name] = FeatureStatistics(
                 mean=tuple(moments.mean.tolist()),
@@ -64,27 +62,27 @@ class Summary:
         return result
 
     def quantile_method(self) -> str:
-        """Say how the quantiles are found."""
+        """Describe the method of the quantiles."""
         return "exact" if self.sample.is_exact else f"of {SAMPLE_ROWS} rows chosen by content hash"
 
     def constant(self, features: Sequence[Feature]) -> list[str]:
-        """Return the labels of columns that never change."""
+        """Return the labels of constant columns."""
         pairs = zip(features, self.moments, strict=True)
         return [f.labels[i] for f, m in pairs for i in range(f.width) if m.minimum[i] == m.maximum[i]]
 
 
 @dataclass
 class RunningSummary:
-    """Statistics of blocks that come one after another."""
+    """Statistics of consecutive blocks."""
 
     features: Sequence[Feature]
     total: Summary | None = None
 
     def add(self, block: EpisodeBlock, hashes: UInt64) -> None:
-        """Take in a block."""
+        """Add a block."""
         below = None if self.total is None else self.total.sample.threshold
-        found = Summary.of(block, hashes, self.features, below)
-        self.total = found if self.total is None else self.total.merge(found)
+        summary = Summary.of(block, hashes, self.features, below)
+        self.total = summary if self.total is None else self.total.merge(summary)
 
 
 def merged(summaries: Sequence[Summary]) -> Summary:
@@ -93,7 +91,7 @@ def merged(summaries: Sequence[Summary]) -> Summary:
 
 
 def column_moments(x: Float32) -> Moments:
-    """Return the moments of x (n, d), as `Moments.of`, column by column: ten times faster for narrow x."""
+    """Return the moments of x (n, d), as `Moments.of`, by columns: ten times faster for small d."""
     if not len(x):
         return Moments.of(x)
     columns = np.ascontiguousarray(x.T)  # (d, n)

@@ -1,7 +1,7 @@
 """A converted data set in memory: every point of every episode as one row of one matrix.
 
-The shards of `ensemble convert` come in here, and what follows (splits, windows, statistics) is arithmetic on row
-numbers. This is the reader without Ray; `loading.py` shares one such matrix between the trials of a node.
+Splits, windows and statistics are arithmetic on its row numbers. This module reads shards without Ray; `loading.py`
+shares one such matrix between the trials of a node.
 """
 
 import json
@@ -26,11 +26,11 @@ REBUILD = "rebuild with `ensemble convert`"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segments:
-    """Contiguous pieces of episodes, as rows of `Trajectories.rows`: whole episodes, or blocks of time of them."""
+    """Contiguous pieces of episodes, as rows of `Trajectories.rows`: whole episodes or blocks of time."""
 
     first: Int64  # (m,) row of the first point
     points: Int64  # (m,) number of points; one more than its transitions
-    hashes: UInt64  # (m,) content hash of the episode it is a piece of
+    hashes: UInt64  # (m,) content hash of its episode
 
     def __len__(self) -> int:
         return len(self.first)
@@ -52,13 +52,13 @@ class Segments:
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Trajectories:
-    """A whole data set: `rows` is read-only, episodes lie end to end, features side by side in manifest order."""
+    """A whole data set: `rows` is read-only, episodes are concatenated along rows, features along columns."""
 
     rows: Float32  # (N, D)
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...]  # in the order of the manifest
     episodes: Segments  # all of them, in order
-    keys: tuple[str, ...]  # one name an episode
-    given: tuple[str | None, ...]  # the split that the source names, where it does
+    keys: tuple[str, ...]  # one name per episode
+    given: tuple[str | None, ...]  # the split that the source defines, if any
     fingerprint: str
     dt: float | None  # seconds between two points
 
@@ -71,6 +71,10 @@ class Trajectories:
             offset += candidate.width
         names = [candidate.name for candidate in self.features]
         raise UsageError(f"no feature '{feature}' in the data{did_you_mean(feature, names)}; it has {', '.join(names)}")
+
+    def episode_of(self, rows: Int64) -> Int64:
+        """Return the number of the episode of each of `rows` (k,)."""
+        return np.searchsorted(self.episodes.first, rows, side="right") - 1
 
     def feature(self, name: str) -> Feature:
         """Return the feature of this name; UsageError with the nearest name when there is none."""
@@ -87,16 +91,16 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}; {REBUILD}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path}: format {found!r} instead of {FORMAT!r}; {REBUILD}")
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise DataError(f"{path}: format {version!r} instead of {FORMAT!r}; {REBUILD}")
     return manifest  # type: ignore[no-any-return]  # it is a dict: checked above
 
 
 def read_trajectories(directory: Path) -> Trajectories:
-    """Read a shards directory into memory, page checksums verified.
+    """Read a shards directory into memory and verify page checksums.
 
-    Raises DataError that names the shard when one is missing or damaged.
+    Raises DataError with the path of a missing or damaged shard.
     """
     manifest = read_manifest(directory)
     data = describe(manifest, read_table(directory / EPISODES))
@@ -110,7 +114,7 @@ def read_trajectories(directory: Path) -> Trajectories:
 
 
 def describe(manifest: dict[str, Any], episodes: pa.Table) -> Trajectories:
-    """Return the data set of a manifest and its episode table, with no rows yet."""
+    """Return the data set of a manifest and its episode table, without rows."""
     points = episodes["points"].to_numpy().astype(np.int64)
     if not len(points):
         raise DataError("the data set holds 0 episodes")
@@ -129,7 +133,7 @@ def describe(manifest: dict[str, Any], episodes: pa.Table) -> Trajectories:
 
 
 def with_rows(data: Trajectories, rows: Float32) -> Trajectories:
-    """Return the data set over these rows (N, D), which become read-only."""
+    """Return the data set with these rows (N, D), which become read-only."""
     assert rows.dtype == np.float32
     assert rows.shape == (data.episodes.points.sum(), data.rows.shape[1])
     rows.setflags(write=False)
@@ -142,7 +146,7 @@ def shard_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file, page checksums verified; DataError naming it when that fails."""
+    """Read a Parquet file and verify page checksums; DataError with its path when that fails."""
     try:
         return pq.read_table(path, page_checksum_verification=True, partitioning=None)
     except (pa.ArrowException, OSError) as error:
@@ -177,12 +181,13 @@ def _fill(rows: Float32, start: int, path: Path, data: Trajectories) -> int:
 
 
 def row_numbers(table: pa.Table, episodes: Segments, path: Path) -> Int64:
-    """Return the rows (n,) where the points of a shard's table belong; DataError when there are no such points."""
+    """Return the row number (n,) of each point of a shard's table; DataError for points of other episodes."""
     number = table["episode"].to_numpy().astype(np.int64)
     step = table["step"].to_numpy().astype(np.int64)
-    known = (number >= 0) & (number < len(episodes)) & (step >= 0)
-    known[known] &= step[known] < episodes.points[number[known]]
-    if not known.all():
+    valid = (number >= 0) & (number < len(episodes)) & (step >= 0)
+    # Only where the number is valid: others would index beyond the episodes.
+    valid[valid] &= step[valid] < episodes.points[number[valid]]
+    if not valid.all():
         raise DataError(f"{path}: its episodes are not those of {EPISODES}; {REBUILD}")
     rows: Int64 = episodes.first[number] + step
     return rows

@@ -1,8 +1,8 @@
 """Windows of one split, as index arithmetic over the rows of a data set.
 
-Row numbers go in and contiguous batches come out: nothing is sliced per sample, and nothing leaves that shares memory
-with the data. The rows may be mapped from Ray's object store, where torch could write into every other trial of the
-node: `gather` is the only reader and it hands out copies.
+Batches are gathered from row numbers, without a slice per sample, and never share memory with the data: the rows may be
+mapped from Ray's object store, where torch could write into every other trial of the node. `gather` is the only reader
+and returns copies.
 """
 
 import weakref
@@ -20,19 +20,19 @@ from ensemble.schema import Float32, Int64, UInt64
 
 
 class WindowSource(Protocol):
-    """What training asks of data. A stream of shards larger than memory has the same three members."""
+    """The interface of data for training. A stream of shards larger than memory has the same three members."""
 
     count: int
 
     def order(self, seed: int, epoch: int) -> Order:
-        """Return the shuffle of this epoch: positions in, numbers of windows out."""
+        """Return the shuffle of this epoch: from positions to numbers of windows."""
 
     def gather(self, index: Int64, device: str | torch.device = "cpu") -> torch.Tensor:
         """Return a copy of these windows (.., length + 1, D) float32 on the device."""
 
 
 class Windows:
-    """All windows of `length` transitions (length + 1 points) in one split; DataError when there is none."""
+    """All windows of `length` transitions (length + 1 points) of one split; DataError without any."""
 
     def __init__(self, data: Trajectories, segments: Segments, length: int) -> None:
         require_windows(segments, length, "data")
@@ -45,12 +45,11 @@ class Windows:
         self._even = int(counts[0]) if (counts == counts[0]).all() else 0
         self._shift = segments.first - (self._ends - counts)  # (m,) first row of a window minus its number
         self._hashes = segments.hashes
-        episode = np.searchsorted(data.episodes.first, segments.first, side="right") - 1
-        self._origin = data.episodes.first[episode]  # (m,) first row of the episode that a piece belongs to
+        self._origin = data.episodes.first[data.episode_of(segments.first)]  # (m,) first row of a piece's episode
         self._view = _overlapping(data.rows, length + 1)
 
     def _piece(self, index: Int64) -> Int64:
-        """Return which piece each window lies in; arithmetic alone where all pieces have as many windows."""
+        """Return the piece of each window; by division alone where all pieces have equally many windows."""
         if self._even:
             return index // self._even
         return np.searchsorted(self._ends, index, side="right")
@@ -58,8 +57,8 @@ class Windows:
     def order(self, seed: int, epoch: int) -> Order:
         """Return the shuffle of this epoch.
 
-        A window's place follows from a key of its episode's content, its start within the episode, seed and epoch. So
-        two windows keep their relative order whatever the length of windows and whichever other episodes there are.
+        A window's position follows from a key of its episode's content, its start within the episode, seed and epoch.
+        So two windows keep their relative order for any length of windows and any other episodes.
         """
         salt = np.uint64(streams.key(seed, "order", epoch))
         shift = self._shift - self._origin  # start of a window within its episode minus its number
@@ -74,15 +73,15 @@ class Windows:
         return Order(keys, self.count)
 
     def fixed(self, n: int) -> Int64:
-        """Return at most n windows spread evenly over the split: the same for every member."""
+        """Return at most n windows at equal distances over the split, the same for every member."""
         n = min(n, self.count)
         return (2 * np.arange(n) + 1) * self.count // (2 * n)
 
     def gather(self, index: Int64, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Return a copy of windows (.., length + 1, D) float32 for index (..); IndexError when there is no such window.
+        """Return a copy of windows (.., length + 1, D) float32 for index (..); IndexError beyond the last window.
 
-        On a CPU each window is one copy of adjacent memory. On another device rows are gathered there, from a copy of
-        the data set that stays on it.
+        On a CPU each window is one copy of adjacent memory. Another device gathers rows from a copy of the data set in
+        its own memory.
         """
         index = np.asarray(index)
         if index.size and not 0 <= index.min() <= index.max() < self.count:
@@ -103,12 +102,13 @@ def fixed_windows(windows: Windows, n: int, device: str | torch.device = "cpu") 
 
 
 def _overlapping(rows: Float32, points: int) -> npt.NDArray[np.void]:
-    """Return every run of `points` rows as one opaque element, without a copy: numpy copies each with one memcpy."""
+    """Return every run of `points` rows as one opaque element, a view: numpy copies each with one memcpy."""
     assert rows.flags.c_contiguous
     row = rows.strides[0]
     return np.ndarray((len(rows) - points + 1,), np.dtype((np.void, points * row)), buffer=rows, strides=(row,))
 
 
+# Keyed weakly: the memory of a device is freed with the data set.
 _COPIES: weakref.WeakKeyDictionary[Trajectories, dict[torch.device, torch.Tensor]] = weakref.WeakKeyDictionary()
 
 

@@ -1,1 +1,1 @@
-"""What an experiment file amounts to before anything runs: models, memory, FLOPs, hours. Nothing is trained."""
+"""Forecast of an experiment file before anything runs: models, memory, FLOPs, time. Nothing is trained."""

@@ -1,6 +1,6 @@
-"""Where a search would run: how many trials at a time, and what memory each has. This machine, or the nodes of a Ray.
+"""Resources for trials: number of concurrent trials and memory of each, on this machine or the nodes of a Ray cluster.
 
-No Ray is started for it. GPUs are asked only where torch is loaded anyway.
+No Ray is started for it.
 """
 
 import os
@@ -16,24 +16,24 @@ from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
 from ensemble.study.cluster import Needs, Node, cpu_count, needs, slots
 
-_OBJECT_STORE = 0.3  # share of a machine's memory that Ray takes for its object store, and other processes have
+_OBJECT_STORE = 0.3  # share of a machine's memory for Ray's object store and other processes
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Nodes, and what a trial of some experiment gets there."""
+    """Nodes, and the resources of a trial of one experiment there."""
 
     nodes: tuple[Node, ...]
     request: Needs
-    slots: int  # trials at a time
+    slots: int  # concurrent trials
     device: str  # cpu or cuda
     device_memory: float | None  # bytes of one GPU, where it is this machine's
-    here: bool  # this machine and not a cluster
+    local: bool  # this machine and not a cluster
 
     def available(self, data: int) -> float:
-        """Return the bytes that one trial may use, `data` bytes being shared by the trials of a node.
+        """Return the bytes that one trial may use, where `data` bytes are shared by the trials of a node.
 
-        Infinite on GPUs of a cluster, whose memory nobody knows from here.
+        Infinite on GPUs of a cluster, whose memory is unknown here.
         """
         if self.device_memory is not None:
             return self.device_memory * min(1.0, self.request.gpus)
@@ -41,32 +41,33 @@ class Capacity:
             return inf
         if self.request.memory:
             return self.request.memory
-        return min((node.memory - data) / max(1, held(self.request, node)) for node in self._holding())
+        # The fullest node counts: any trial may run there.
+        return min((node.memory - data) / max(1, trials_on(self.request, node)) for node in self._suitable_nodes())
 
-    def _holding(self) -> list[Node]:
-        return [node for node in self.nodes if held(self.request, node)] or list(self.nodes)
+    def _suitable_nodes(self) -> list[Node]:
+        return [node for node in self.nodes if trials_on(self.request, node)] or list(self.nodes)
 
 
 def this_machine() -> Node:
-    """Return what this machine offers."""
+    """Return the resources of this machine."""
     return Node(socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE))
 
 
 def capacity_of(resources: ResourcesConfig, nodes: Sequence[Node] | None, device: str | None) -> Capacity:
-    """Return where trials with these resources run; `nodes` None is this machine.
+    """Return the capacity for trials with these resources; `nodes` None is this machine.
 
-    Raises UsageError when no node holds a trial.
+    Raises UsageError when no node has room for a trial.
     """
-    here = nodes is None
-    known = [this_machine()] if nodes is None else list(nodes)
-    request = needs(resources, known, device)
+    local = nodes is None
+    nodes = [this_machine()] if nodes is None else list(nodes)
+    request = needs(resources, nodes, device)
     on_gpu = request.gpus > 0
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu and here else None
-    return Capacity(tuple(known), request, slots(request, known), "cuda" if on_gpu else "cpu", memory, here)
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu and local else None
+    return Capacity(tuple(nodes), request, slots(request, nodes), "cuda" if on_gpu else "cpu", memory, local)
 
 
-def held(request: Needs, node: Node) -> int:
-    """Return how many trials one node holds by itself."""
+def trials_on(request: Needs, node: Node) -> int:
+    """Return the number of concurrent trials on one node."""
     try:
         return slots(request, [node])
     except UsageError:
@@ -74,8 +75,9 @@ def held(request: Needs, node: Node) -> int:
 
 
 def _memory() -> int:
-    """Return the bytes of memory: the machine's, or the limit of its control group."""
+    """Return the bytes of memory: of the machine, or the limit of its control group if it is lower."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # In a container the machine's memory is not the process's.
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
     except OSError:
@@ -88,8 +90,8 @@ def gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def bf16() -> str:
-    """Say whether bf16 products run in hardware: on the GPUs where there are any, else on the processor."""
+def bf16_support() -> str:
+    """Return whether bf16 products run in hardware, as text: on GPUs if there are any, else on the processor."""
     if torch.cuda.device_count():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return "in hardware" if fast else "emulated: use precision fp32"

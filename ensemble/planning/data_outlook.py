@@ -1,7 +1,7 @@
-"""The data of an experiment before anything is made of them: which features, how many points, and where that is from.
+"""Features and size of an experiment's data before they are converted or simulated.
 
-The manifest answers where the shards are there; else the headers of the files; else a simulation of two points in a
-temporary folder, thrown away at once. Where there are no data at all, features are assumed and said to be.
+From the manifest if the shards exist; else from the headers of the files; else from a simulation of two points in a
+temporary folder. Without any data, features are assumed and the description says so.
 """
 
 import tempfile
@@ -21,23 +21,23 @@ ASSUMED_STATES = 4
 
 @dataclass(frozen=True)
 class DataOutlook:
-    """What is known of the data: `ready` says that their shards are there."""
+    """Features and size of the data; `ready` is whether their shards exist."""
 
     features: tuple[Feature, ...]
     episodes: int | None
     points: int | None
     ready: bool
-    words: str  # where this is from, for the reader
-    assumed: bool = False  # whether the features are a guess, since there are no data
+    description: str  # origin and size, for the user
+    assumed: bool = False  # whether the features are assumed, without data
 
     @property
     def bytes(self) -> int:
-        """Bytes of all points in memory, float32; 0 where their number is not known."""
+        """Bytes of all points in memory, float32; 0 where their number is unknown."""
         return 4 * (self.points or 0) * sum(feature.width for feature in self.features)
 
 
 def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataOutlook:
-    """Return what is known of the data. `beside` is the folder of the experiment file, `results` as in `prepare`."""
+    """Return features and size of the data; `base_dir` is the experiment file's folder, `results` as in `prepare`."""
     config = experiment.data
     try:
         shards = planned_shards(config, base_dir, results)
@@ -46,6 +46,7 @@ def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataO
         if config.path is None:
             return _simulated(config, experiment)
         return _headers(config, sources(config, base_dir))
+    # A plan is useful before there are data; `tune` reports the same error when it needs them.
     except DataError as error:
         return _assumed(experiment, str(error))
 
@@ -53,48 +54,48 @@ def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataO
 def _described(shards: Path) -> DataOutlook:
     data = describe(read_manifest(shards), read_table(shards / EPISODES))
     points = int(data.episodes.points.sum())
-    words = f"{shown(shards)}: {plural(len(data.episodes), 'episode', ',')}, {plural(points, 'point', ',')}"
-    return DataOutlook(data.features, len(data.episodes), points, True, words)
+    size = f"{plural(len(data.episodes), 'episode', ',')}, {plural(points, 'point', ',')}"
+    return DataOutlook(data.features, len(data.episodes), points, True, f"{shown(shards)}: {size}")
 
 
 def _simulated(config: DataConfig, experiment: Experiment) -> DataOutlook:
-    from ensemble.simulation import simulate  # MuJoCo, needed only here
+    from ensemble.simulation import simulate  # imports MuJoCo
 
-    assert config.source is not None  # DataConfig holds it: a source or a path
+    assert config.source is not None  # DataConfig requires a source or a path
     amount = config.simulate
     with tempfile.TemporaryDirectory() as folder:
         probe = SimulateConfig(episodes=1, steps=2, seed=amount.seed, passive=amount.passive)
         raw = simulate(config.source, probe, Path(folder) / "probe.h5")
-        found = _headers(config, [raw])
+        outlook = _headers(config, [raw])
     points = amount.episodes * (amount.steps // config.decimate + 1)
     size = f"{plural(amount.episodes, 'episode', ',')}, {plural(points, 'point', ',')}"
-    words = f"{config.source}, simulated by the run: {size}"
-    return replace(found, episodes=amount.episodes, points=points, words=words)
+    description = f"{config.source}, simulated by the run: {size}"
+    return replace(outlook, episodes=amount.episodes, points=points, description=description)
 
 
 def _headers(config: DataConfig, files: list[Path]) -> DataOutlook:
-    from ensemble.data.sources import plan  # HDF5, needed only here
+    from ensemble.data.sources import plan_source  # imports h5py
 
-    plans = [plan(file, config) for file in files]
+    plans = [plan_source(file, config) for file in files]
     points = sum(each.points for each in plans) // config.decimate
     names = ", ".join(shown(file) for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    words = f"{names}, converted by the run: {plural(points, 'point', ',')}"
-    return DataOutlook(tuple(raw.feature for raw in plans[0].features), None, points, False, words)
+    description = f"{names}, converted by the run: {plural(points, 'point', ',')}"
+    return DataOutlook(tuple(raw.feature for raw in plans[0].features), None, points, False, description)
 
 
 def _assumed(experiment: Experiment, why: str) -> DataOutlook:
-    """Take the features that the file names, one column each, or some states where it names none."""
+    """Return the features that the experiment file names, one column each, with at least one state."""
     config = experiment.data
-    wanted = [name for entry in getattr(experiment.model, "inputs", {}).values() for name in entry.features]
-    names = list(dict.fromkeys([*config.map, *config.roles, *wanted]))
+    inputs = [name for entry in getattr(experiment.model, "inputs", {}).values() for name in entry.features]
+    names = list(dict.fromkeys([*config.map, *config.roles, *inputs]))
     features = [_feature(name, 1, config.roles.get(name, "state")) for name in names]
     if not any(feature.role == "state" for feature in features):
         features.append(_feature("states", ASSUMED_STATES, "state"))
     width = sum(feature.width for feature in features)
-    words = (
+    description = (
         f"not there yet ({why}): the numbers assume {plural(width, 'column')} ({', '.join(f.name for f in features)})"
     )
-    return DataOutlook(tuple(features), None, None, False, words, assumed=True)
+    return DataOutlook(tuple(features), None, None, False, description, assumed=True)
 
 
 def _feature(name: str, width: int, role: str) -> Feature:

@@ -1,6 +1,6 @@
-"""What configurations a space holds, without a sampler that learns: the whole grid, or independent draws.
+"""Configurations of a space without an adaptive sampler: the whole grid, or independent draws.
 
-No torch, no Optuna: `ensemble plan` and the tests of shipped files ask here.
+No torch, no Optuna; for `ensemble plan` and the tests of shipped files.
 """
 
 import re
@@ -21,18 +21,18 @@ DRAWS = 500
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Configurations of a space, each once, and what was not possible."""
+class SpaceSample:
+    """Distinct configurations of a space, and counts of the impossible ones."""
 
     configurations: tuple[Experiment, ...]
-    looked_at: int  # combinations, repeated ones included
-    whole: bool  # whether these are all of them
-    rules: Mapping[str, int] = field(default_factory=dict)  # broken rule: how many combinations broke it first
+    looked_at: int  # number of combinations, repeated ones included
+    whole: bool  # whether these are all configurations of the space
+    rules: Mapping[str, int] = field(default_factory=dict)  # broken rule: number of combinations that break it first
     first_infeasible: str | None = None
 
     @property
     def infeasible(self) -> int:
-        """How many of the combinations looked at are impossible."""
+        """Number of impossible combinations."""
         return sum(self.rules.values())
 
     @cached_property
@@ -41,18 +41,21 @@ class Sample:
         return frozenset(map(config_hash, self.configurations))
 
 
-def sample_space(file: ExperimentFile, draws: int = DRAWS, seed: int = 0) -> Sample:
-    """Look at every combination of a small grid, else at so many independent draws and the two corners of the space.
+def sample_space(file: ExperimentFile, draws: int = DRAWS, seed: int = 0) -> SpaceSample:
+    """Return every combination of a small grid, else `draws` independent draws and the two corners of the space.
 
-    The corners (every first, every last candidate) usually are the smallest and the largest model; they count neither
+    The corners (every first, every last candidate) are usually the smallest and the largest model; they count neither
     as draws nor as impossible.
     """
+    # The whole grid
     if grid_size(file.tree) <= WHOLE_GRID:
         reasons = [reason for _, reason in file.infeasible]
         possible = tuple(file.configurations())
         first = reasons[0] if reasons else None
-        return Sample(possible, len(possible) + len(reasons), True, _counted(reasons), first)
-    found = {experiment.model_dump_json(): experiment for experiment in _corners(file)}
+        return SpaceSample(possible, len(possible) + len(reasons), True, _counted(reasons), first)
+
+    # Corners and draws. A seeded generator: the same file gives the same plan.
+    distinct = {experiment.model_dump_json(): experiment for experiment in _corners(file)}
     random, reasons = Random(seed), []
     for _ in range(draws):
         try:
@@ -60,8 +63,8 @@ def sample_space(file: ExperimentFile, draws: int = DRAWS, seed: int = 0) -> Sam
         except UsageError as error:
             reasons.append(str(error))
         else:
-            found.setdefault(experiment.model_dump_json(), experiment)
-    return Sample(tuple(found.values()), draws, False, _counted(reasons), reasons[0] if reasons else None)
+            distinct.setdefault(experiment.model_dump_json(), experiment)
+    return SpaceSample(tuple(distinct.values()), draws, False, _counted(reasons), reasons[0] if reasons else None)
 
 
 def _corners(file: ExperimentFile) -> list[Experiment]:
@@ -83,6 +86,6 @@ def _counted(reasons: list[str]) -> dict[str, int]:
 
 
 def _rule(reason: str) -> str:
-    """Return a reason without the values of the one combination: `model: n_embd is not divisible by n_head`."""
+    """Return a reason without the values of its combination: `model: n_embd is not divisible by n_head`."""
     constraint, broken, _ = reason.partition(" does not hold (")
     return constraint if broken else re.sub(r" -?\d[\w.+-]*", "", reason)

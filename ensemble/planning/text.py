@@ -1,4 +1,4 @@
-"""The plan as text: the space, the members, the models, the hours, and what to do next. Nothing is computed here."""
+"""The plan as text: space, members, models and time. Formatting only."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -10,39 +10,44 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.config import Experiment
-from ensemble.planning.capacity import held
+from ensemble.planning.capacity import trials_on
 from ensemble.planning.cost import trial_bytes
-from ensemble.planning.estimate import Case, Hours, Survey, hours, model_words
+from ensemble.planning.estimate import Case, Survey, TimeEstimate, describe_model, estimate_time
 from ensemble.planning.speed import Speed, Timing
 from ensemble.search.describe_space import size_words, space_words
 from ensemble.search.rungs import kept_share
 from ensemble.study.checks import notes
 from ensemble.text import byte_size, plural, rough_duration
 
-_RULES = 4  # broken rules that are listed
+_RULES = 4  # broken rules in the list
 
 
-def plan_text(found: Survey, speed: Speed, width: int = 110) -> str:
+def plan_text(survey: Survey, speed: Speed, width: int = 110) -> str:
     """Return the whole plan as plain text."""
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(plan_view(found, speed))
+        console.print(plan_view(survey, speed))
     return capture.get()
 
 
-def plan_view(found: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> RenderableType:
+def plan_view(survey: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> RenderableType:
     """Return the plan for a rich console."""
+    # Space, members and models
     parts: list[RenderableType] = []
-    if found.file.searched:
-        parts += [_space(found), *map(Text, _infeasible(found)), Text()]
-    parts += [_facts(found, speed), _models(found, speed)]
-    if not found.capacity.here:
-        parts += [_nodes(found)]
+    if survey.file.searched:
+        parts += [_space(survey), *map(Text, _infeasible(survey)), Text()]
+    parts += [_facts(survey, speed), _models(survey, speed)]
+
+    # Cluster and calibration
+    if not survey.capacity.local:
+        parts += [_nodes(survey)]
     if timings:
         parts += [_calibration(timings)]
-    parts += [Text(f"note: {note}") for note in notes(found.file)]
-    if found.too_large:
-        parts += [Text(f"does not fit: {found.too_large}")]
+
+    # Warnings last, next to the prompt
+    parts += [Text(f"note: {note}") for note in notes(survey.file)]
+    if survey.too_large:
+        parts += [Text(f"does not fit: {survey.too_large}")]
     return Group(*parts)
 
 
@@ -52,17 +57,18 @@ def _grid(*headers: str, title: str | None = None) -> Table:
     return table
 
 
-def _space(found: Survey) -> Table:
-    title = f"{found.file.first.experiment}: {size_words(found.file)}"
+def _space(survey: Survey) -> Table:
+    title = f"{survey.file.first.experiment}: {size_words(survey.file)}"
     table = _grid("searched", "values", title=title)
-    for name, words in space_words(found.file):
-        table.add_row(Text(name), Text(words))
+    # Text and not str: rich would take `[sgd]` in a name for markup.
+    for name, values in space_words(survey.file):
+        table.add_row(Text(name), Text(values))
     return table
 
 
-def _infeasible(found: Survey) -> Iterator[str]:
-    sample = found.sample
-    constraints = found.file.first.search.constraints
+def _infeasible(survey: Survey) -> Iterator[str]:
+    sample = survey.sample
+    constraints = survey.file.first.search.constraints
     if constraints:
         yield f"what must hold: {'; '.join(constraints)}"
     of = f"all {sample.looked_at:,}" if sample.whole else f"{sample.looked_at:,} drawn"
@@ -75,103 +81,103 @@ def _infeasible(found: Survey) -> Iterator[str]:
     yield f"the first: {sample.first_infeasible}"
 
 
-def _facts(found: Survey, speed: Speed) -> Table:
+def _facts(survey: Survey, speed: Speed) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, words in [*_members(found), *_where(found), *_time(found, hours(found, speed), speed)]:
-        table.add_row(Text(name), Text(words))
+    for name, value in [*_members(survey), *_resources(survey), *_time(survey, estimate_time(survey, speed), speed)]:
+        table.add_row(Text(name), Text(value))
     return table
 
 
-def _members(found: Survey) -> Iterator[tuple[str, str]]:
-    search = found.file.first.search
-    if not found.file.searched:
-        yield "ensemble", f"one configuration x {plural(found.seeds, 'seed')} = {plural(found.seeds, 'member')}"
+def _members(survey: Survey) -> Iterator[tuple[str, str]]:
+    search = survey.file.first.search
+    if not survey.file.searched:
+        yield "ensemble", f"one configuration x {plural(survey.seeds, 'seed')} = {plural(survey.seeds, 'member')}"
         return
     race = f", racing from {plural(search.race_start, 'seed')} on" if search.race else ""
-    trials, seeds = plural(found.trials, "trial"), plural(found.seeds, "seed")
-    members = plural(found.trials * found.seeds, "member")
+    trials, seeds = plural(survey.trials, "trial"), plural(survey.seeds, "seed")
+    members = plural(survey.trials * survey.seeds, "member")
     yield (
         "search",
         f"{trials} x {seeds} = {members}{race}, sampler {search.sampler}, pruner {search.pruner}, by {search.metric}",
     )
-    count, fresh = found.finalists
+    count, fresh = survey.finalists
     again = f"{count} x {plural(fresh, 'fresh seed')} = {plural(count * fresh, 'member')}"
     yield "finalists", again if count else "none"
 
 
-def _where(found: Survey) -> Iterator[tuple[str, str]]:
-    capacity, first = found.capacity, found.file.first
-    yield "data", found.data.words + (f", {byte_size(found.data.bytes)} in memory" if found.data.bytes else "")
-    memory = "GPU memory unknown from here" if isinf(found.available) else f"{byte_size(found.available)} each"
+def _resources(survey: Survey) -> Iterator[tuple[str, str]]:
+    capacity, first = survey.capacity, survey.file.first
+    yield "data", survey.data.description + (f", {byte_size(survey.data.bytes)} in memory" if survey.data.bytes else "")
+    memory = "GPU memory unknown from here" if isinf(survey.available) else f"{byte_size(survey.available)} each"
     at_once = f"{capacity.slots} trial(s) at a time of {capacity.request.describe()}, {memory}"
     yield "device", f"{capacity.device}, {first.resources.threads} thread(s) a process, {at_once}"
 
 
-def _time(found: Survey, time: Hours, speed: Speed) -> Iterator[tuple[str, str]]:
-    members = found.trials * found.seeds if found.file.searched else found.seeds
-    count, seeds = found.finalists
-    share = kept_share(found.file) if found.file.searched else None
-    flops = found.member_flops * (members * (1.0 if share is None else share) + count * seeds)
-    yield "FLOPs", f"{_flops(flops)} in all, {_flops(found.member_flops)} a member that trains to its end"
-    yield "time", _time_words(time, share, found.file.first)
-    yield "", f"{speed.words}; ready about {_clock(time.total)} if it starts now"
+def _time(survey: Survey, time: TimeEstimate, speed: Speed) -> Iterator[tuple[str, str]]:
+    members = survey.trials * survey.seeds if survey.file.searched else survey.seeds
+    count, seeds = survey.finalists
+    share = kept_share(survey.file) if survey.file.searched else None
+    flops = survey.member_flops * (members * (1.0 if share is None else share) + count * seeds)
+    yield "FLOPs", f"{_flops(flops)} in all, {_flops(survey.member_flops)} a member that trains to its end"
+    yield "time", _describe_time(time, share, survey.file.first)
+    yield "", f"{speed.origin}; ready about {_clock(time.total)} if it starts now"
 
 
-def _time_words(time: Hours, share: float | None, first: Experiment) -> str:
-    last = f" + {rough_duration(3600 * time.finalists)} for the finalists" if time.finalists else ""
+def _describe_time(time: TimeEstimate, share: float | None, first: Experiment) -> str:
+    last = f" + {rough_duration(time.finalists)} for the finalists" if time.finalists else ""
     if time.expected is None or share is None or share == 1.0:
+        # These pruners stop an unknown share, so the time without any stop is an upper bound.
         limit = "at most " if share is None and first.search.pruner in ("median", "wilcoxon") else "about "
-        return f"{limit}{rough_duration(3600 * time.search)}{last}"
-    stopped = f"{rough_duration(3600 * time.expected)} if {first.search.pruner} leaves {share:.0%} of the steps"
-    return (
-        f"about {stopped}{last}; at most {rough_duration(3600 * (time.search + time.finalists))} with nothing stopped"
-    )
+        return f"{limit}{rough_duration(time.search)}{last}"
+    stopped = f"{rough_duration(time.expected)} if {first.search.pruner} leaves {share:.0%} of the steps"
+    return f"about {stopped}{last}; at most {rough_duration(time.search + time.finalists)} with nothing stopped"
 
 
-def _models(found: Survey, speed: Speed) -> Table:
-    of = "all" if found.sample.whole else "drawn"
-    differ = len({(case.cost.parameters, case.cost.flops) for case in found.cases}) > 1
-    marks = found.marks if differ else found.marks[:1]
+def _models(survey: Survey, speed: Speed) -> Table:
+    of = "all" if survey.sample.whole else "drawn"
+    # Equal models (a search of learning rates alone) need one column.
+    differ = len({(case.cost.parameters, case.cost.flops) for case in survey.cases}) > 1
+    typical_cases = survey.typical_cases if differ else survey.typical_cases[:1]
     names = ("smallest", "median", "largest") if differ else ("every model",)
-    table = _grid("", *names, title=f"models ({len(found.cases)} configurations, {of})" if differ else None)
+    table = _grid("", *names, title=f"models ({len(survey.cases)} configurations, {of})" if differ else None)
     rows: dict[str, Callable[[Case], str]] = {
-        "model": lambda case: model_words(case.experiment),
+        "model": lambda case: describe_model(case.experiment),
         "parameters": lambda case: f"{case.cost.parameters:,}",
         "batch": lambda case: f"{case.experiment.train.batch_size}",
         "FLOPs of a step": lambda case: _flops(case.cost.flops),
-        "trial, packs of 1": lambda case: byte_size(trial_bytes(case.cost, found.together, 1)),
-        f"trial, a pack of {found.together}": lambda case: byte_size(
-            trial_bytes(case.cost, found.together, found.together)
+        "trial, packs of 1": lambda case: byte_size(trial_bytes(case.cost, survey.members_per_trial, 1)),
+        f"trial, a pack of {survey.members_per_trial}": lambda case: byte_size(
+            trial_bytes(case.cost, survey.members_per_trial, survey.members_per_trial)
         ),
-        "pack that fits": lambda case: _pack_words(found, case),
-        "time of a step": lambda case: _step_words(speed, case),
+        "pack that fits": lambda case: _describe_pack(survey, case),
+        "time of a step": lambda case: _describe_step(speed, case),
         "time of a member": lambda case: rough_duration(speed.member(case.experiment, case.cost)),
     }
     for name, cell in rows.items():
-        table.add_row(name, *(Text(cell(case)) for case in marks))
+        table.add_row(name, *(Text(cell(case)) for case in typical_cases))
     return table
 
 
-def _pack_words(found: Survey, case: Case) -> str:
-    if isinf(found.available):
+def _describe_pack(survey: Survey, case: Case) -> str:
+    if isinf(survey.available):
         return "unknown"
-    size = found.pack(case)
-    return f"{size} of {found.together}" if size else "none: too large"
+    size = survey.pack(case)
+    return f"{size} of {survey.members_per_trial}" if size else "none: too large"
 
 
-def _step_words(speed: Speed, case: Case) -> str:
+def _describe_step(speed: Speed, case: Case) -> str:
     seconds = speed.step(speed.machine.step(case.cost))
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def _nodes(found: Survey) -> Table:
+def _nodes(survey: Survey) -> Table:
     table = _grid("node", "CPUs", "GPUs", "memory", "trials at a time", "pack of the largest", title="nodes")
-    capacity, largest = found.capacity, found.cases[-1]
+    capacity, largest = survey.capacity, survey.cases[-1]
     for node in capacity.nodes:
-        count = held(capacity.request, node)
-        pack = _pack_words(found, largest) if count else "-"
+        count = trials_on(capacity.request, node)
+        pack = _describe_pack(survey, largest) if count else "-"
         row = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", byte_size(node.memory), str(count), pack)
         table.add_row(*map(Text, row))
     return table
@@ -180,8 +186,9 @@ def _nodes(found: Survey) -> Table:
 def _calibration(timings: Sequence[Timing]) -> Table:
     table = _grid("measured", "pack", "batch", "steps", "a member's step", "a validation", title="calibration")
     for each in timings:
-        batch, step = f"{each.experiment.train.batch_size}", f"{1000 * each.step:.3g} ms"
-        row = (model_words(each.experiment), f"{each.pack}", batch, f"{each.steps}", step, f"{each.validation:.2g} s")
+        model, batch = describe_model(each.experiment), f"{each.experiment.train.batch_size}"
+        step, validation = f"{1000 * each.step:.3g} ms", f"{each.validation:.2g} s"
+        row = (model, f"{each.pack}", batch, f"{each.steps}", step, validation)
         table.add_row(*map(Text, row))
     return table
 
@@ -193,7 +200,9 @@ def _flops(count: float) -> str:
     return f"{count / 1e6:.3g} MFLOP"
 
 
-def _clock(hours: float) -> str:
+def _clock(seconds: float) -> str:
+    """Return the time of day after `seconds`, with the date unless it is today's."""
     now = datetime.now().astimezone()
-    end = now + timedelta(hours=min(hours, 1e5))
+    # Bounded to about eleven years: a huge space would exceed the largest date.
+    end = now + timedelta(hours=min(seconds / 3600, 1e5))
     return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%d %b %Y %H:%M}"

@@ -1,7 +1,7 @@
-"""Environments that make data: real physics, written as HDF5 in a layout that `ensemble convert` reads.
+"""Simulated environments: MuJoCo physics, written as HDF5 in a layout that `ensemble convert` reads.
 
-To add one: a module with `simulate`, an entry here, its name in `data.source`. MuJoCo and gymnasium are
-imported in this folder and nowhere else, when an environment runs.
+To add one: a module with `simulate`, an entry here, its name in `data.source`. MuJoCo and gymnasium are imported in
+this folder alone.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from ensemble.errors import UsageError
 if TYPE_CHECKING:
     from ensemble.schema import OnProgress
 
+# Names and not functions: a command line that only lists them must not import MuJoCo.
 ENVIRONMENTS = {
     "double_pendulum": "ensemble.simulation.double_pendulum",
     "inverted_pendulum": "ensemble.simulation.inverted_pendulum",

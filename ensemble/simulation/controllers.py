@@ -1,10 +1,10 @@
-"""What drives an environment: the protocol of every controller, and the one that does nothing.
+"""The protocol of controllers of an environment, and the zero controller.
 
     controller.reset()
-    chunk = controller.act(observation)      # (H, A): as many as are wanted are applied, then it is asked again
+    chunk = controller.act(observation)      # (H, A): the caller applies the first k <= H actions, then calls again
 
-A controller takes one observation or a batch of them, with any axes in front, so the same object drives a gymnasium
-environment in a script and thousands of episodes in `evaluation/closed_loop.py`.
+A controller takes one observation or a batch with any leading axes, so the same object controls a gymnasium environment
+in a script and thousands of episodes in `closed_loop/episodes.py`.
 """
 
 from typing import Any, Protocol
@@ -18,12 +18,12 @@ Floats = npt.NDArray[np.floating[Any]]
 class Controller(Protocol):
     """From observations to chunks of actions.
 
-    The axes in front of an observation are independent episodes, the same ones in each call from one reset to the next
-    (a controller may remember things about each). For an ensemble they are (M, N): members, episodes of each.
+    The leading axes of an observation are independent episodes, the same ones in each call until the next reset, so a
+    controller may keep a state for each. For an ensemble they are (M, N): members, episodes of each.
     """
 
     def reset(self) -> None:
-        """Forget: the next observations begin new episodes."""
+        """Clear all state: the next observations begin new episodes."""
         ...
 
     def act(self, observation: Floats) -> Floats:
@@ -32,13 +32,13 @@ class Controller(Protocol):
 
 
 class ZeroControl:
-    """Do nothing: a baseline for every environment. `actions` is the number of entries of an action."""
+    """Zero actions: a baseline for every environment. `actions` is the number of entries of an action."""
 
     def __init__(self, actions: int = 1) -> None:
         self.actions = actions
 
     def reset(self) -> None:
-        """Forget nothing."""
+        """Do nothing: there is no state."""
 
     def act(self, observation: Floats) -> Floats:
         """Return one action of zeros (.., 1, A) for observations (.., S)."""

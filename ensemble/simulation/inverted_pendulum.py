@@ -1,8 +1,8 @@
-"""Expert demonstrations of the inverted pendulum, as tiny pi0 was trained on: 4,000 trajectories of 100 steps.
+"""Expert demonstrations of the inverted pendulum, the training data of tiny pi0: 4,000 trajectories of 100 steps.
 
-Each trajectory has a start, an expert and a noise of its own: the state within +-0.5, each of the six gains scaled by
-U(0.9, 1.1), and U(-0.05, 0.05) added to every applied control. What is recorded is the expert's control without the
-noise: what to do here, not what the motor did. Written in D4RL's layout, which `ensemble convert` reads with no map.
+Each trajectory has its own start, expert and noise: the state within +-0.5, each of the six gains scaled by
+U(0.9, 1.1), and U(-0.05, 0.05) added to every applied control. The recorded control is the expert's, without the noise:
+the target of imitation, not the motor's input. Written in D4RL's layout, which `ensemble convert` reads without a map.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ BATCH = 4096  # trajectories simulated at once
 
 
 class Draws(NamedTuple):
-    """What is random in a batch of demonstrations."""
+    """The random quantities of a batch of demonstrations."""
 
     start: Float64  # (B, 4)
     gains: Float64  # (B, 6)
@@ -36,11 +36,11 @@ class Draws(NamedTuple):
 def simulate(config: SimulateConfig, out: Path, progress: OnProgress | None = None) -> Path:
     """Write `config.episodes` demonstrations of `config.steps` steps into the HDF5 file `out`, in D4RL's layout.
 
-    Trajectory i depends on `config.seed` and i alone, not on how many there are nor on the number of threads.
+    Trajectory i depends on `config.seed` and i alone, not on the number of trajectories or threads.
 
     Raises:
-        UsageError: `passive` is false: there are no random torques here, the expert drives.
-        DataError: the expert dropped a pole, and the file would say otherwise.
+        UsageError: `passive` is false, but the expert sets the torques.
+        DataError: a pole fell, which the flags of the file could not express.
     """
     if not config.passive:
         raise UsageError("simulate.passive: false (--torques) is for double_pendulum: here the expert drives")
@@ -51,13 +51,13 @@ def simulate(config: SimulateConfig, out: Path, progress: OnProgress | None = No
         states[part], actions[part] = demonstrate(draws)
         if progress:
             progress(part.stop, config.episodes)
-    _check_standing(states)
+    _check_upright(states)
     write_d4rl(out, states, actions)
     return out
 
 
 def draw(config: SimulateConfig, first: int, count: int) -> Draws:
-    """Draw what is random in the trajectories `first` to `first + count - 1`, each from a key of its own."""
+    """Draw the random quantities of trajectories `first` to `first + count - 1`, each from its own key."""
     trajectory = np.arange(first, first + count, dtype=np.uint64)
     keys = streams.mix(trajectory + np.uint64(streams.key(config.seed, "simulate/inverted_pendulum")))
     uniform = streams.signed_uniform(keys, 10 + config.steps)
@@ -69,15 +69,15 @@ def draw(config: SimulateConfig, first: int, count: int) -> Draws:
 
 
 def demonstrate(draws: Draws) -> tuple[Float64, Float64]:
-    """Let the expert drive: states (B, T + 1, 4) and its controls (B, T, 1), without the noise that was applied."""
-    fleet, expert = Pendulums(draws.start), PendulumExpert(draws.gains)
+    """Return the states (B, T + 1, 4) under the expert, and its controls (B, T, 1) without the applied noise."""
+    pendulums, expert = Pendulums(draws.start), PendulumExpert(draws.gains)
     states = np.empty((len(draws.start), draws.noise.shape[1] + 1, 4))
     actions = np.empty((*draws.noise.shape, 1))
-    states[:, 0] = fleet.state
+    states[:, 0] = pendulums.state
     for step, noise in enumerate(draws.noise.T):
-        actions[:, step] = expert.act(fleet.state)[:, 0]
+        actions[:, step] = expert.act(pendulums.state)[:, 0]
         applied = np.clip(actions[:, step] + noise[:, None], -CONTROL_LIMIT, CONTROL_LIMIT)
-        states[:, step + 1] = fleet.advance(applied[:, None])[:, 0]
+        states[:, step + 1] = pendulums.advance(applied[:, None])[:, 0]
     return states, actions
 
 
@@ -86,7 +86,7 @@ def _batches(config: SimulateConfig) -> Iterator[tuple[int, Draws]]:
         yield first, draw(config, first, min(BATCH, config.episodes - first))
 
 
-def _check_standing(states: Float32) -> None:
+def _check_upright(states: Float32) -> None:
     fallen = np.flatnonzero(first_fall(states.astype(np.float64)) < states.shape[1])
     if len(fallen):
         raise DataError(

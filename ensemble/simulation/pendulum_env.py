@@ -1,11 +1,11 @@
 """The inverted pendulum of tiny pi0 (ruiming-wu/FAST_Flow_Matching) as a gymnasium environment: a pole on a cart.
 
-It is gymnasium's InvertedPendulum-v5 with more room: an episode ends at |theta| > pi/4 instead of 0.2, the rail reaches
-from -10 to 10 m instead of -1 to 1, and it starts anywhere within +-0.5. Everything else is gymnasium's own model file:
-masses, damping, Runge-Kutta steps of 0.02 s, two of them a step, a motor of 100 N per unit of control within +-3.
+It is gymnasium's InvertedPendulum-v5 with wider limits: an episode ends at |theta| > pi/4 instead of 0.2, the rail
+extends from -10 to 10 m instead of -1 to 1, and the start is within +-0.5. Everything else is gymnasium's model file:
+masses, damping, Runge-Kutta steps of 0.02 s, two per step, a motor of 100 N per unit of control within +-3.
 
 Observation and state [x, theta, x_dot, theta_dot] in m, rad, m/s, rad/s; theta is 0 upright and positive towards +x.
-For one episode at a time, as any agent library wants it; `pendulum_physics` has the same physics for thousands at once.
+One episode at a time, for any agent library; `pendulum_physics` has the same physics for thousands at once.
 """
 
 from pathlib import Path
@@ -23,17 +23,17 @@ from ensemble.schema import Float64
 
 ENV_ID = "ensemble/InvertedPendulum-v0"
 THETA_LIMIT = np.pi / 4  # rad; beyond it the pole has fallen
-RAIL = 10.0  # m to either side
+RAIL = 10.0  # m in both directions
 CONTROL_LIMIT = 3.0  # motor units of 100 N
-START_SCALE = 0.5  # each of x, theta, x_dot, theta_dot starts within +- this
+START_SCALE = 0.5  # bound of |x|, |theta|, |x_dot|, |theta_dot| at the start
 FRAME_SKIP = 2
 FRAME = 0.04  # s between two points: FRAME_SKIP steps of MuJoCo
 EPISODE_STEPS = 100
 
-# Nothing can touch anything in this model, and its joints are one island: to look for either takes a quarter of a step.
-# With warm starts, what happens at the stops of the joints would depend on more than the state, and an episode advanced
-# in pieces would differ there, in the last digits, from one advanced in one go.
-_LEFT_OUT = (
+# This model has no contacts and one island of joints; detecting either takes a quarter of a step.
+# With warm starts, the physics at the stops of the joints would depend on more than the state, and an episode advanced
+# in several calls would differ in the last digits from one advanced in a single call.
+_DISABLED = (
     mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_ISLAND | mujoco.mjtDisableBit.mjDSBL_WARMSTART
 )
 
@@ -41,19 +41,19 @@ _ASSET = Path(str(stock.__file__)).parent / "assets" / "inverted_pendulum.xml"
 
 
 def pendulum_model() -> mujoco.MjModel:
-    """Return the MuJoCo model: the one that gymnasium ships, with the longer rail."""
+    """Return gymnasium's MuJoCo model with the longer rail."""
     return _widened(mujoco.MjModel.from_xml_path(str(_ASSET)))
 
 
 def fallen(states: Float64) -> npt.NDArray[np.bool_]:
-    """Say of states (.., 4) whether an episode ends there: |theta| > pi/4, or a number that is none."""
+    """Return whether an episode ends at each of states (.., 4): |theta| > pi/4, or a value that is not finite."""
     return (np.abs(states[..., 1]) > THETA_LIMIT) | ~np.isfinite(states).all(axis=-1)
 
 
 class PendulumEnv(InvertedPendulumEnv):
     """One inverted pendulum, registered as `ensemble/InvertedPendulum-v0` with a limit of 100 steps.
 
-    Reward 1 for each step after which the pole stands. Reset draws each entry of the state from
+    Reward 1 for each step after which the pole has not fallen. Reset draws each entry of the state from
     U(-reset_noise_scale, reset_noise_scale). Other arguments are those of gymnasium's MujocoEnv (render_mode, ..).
     """
 
@@ -66,7 +66,7 @@ class PendulumEnv(InvertedPendulumEnv):
         return _widened(model), mujoco.MjData(model)
 
     def step(self, action: npt.NDArray[Any]) -> tuple[Float64, np.float64, bool, bool, dict[str, np.float64]]:
-        """Apply `action` (1,) for 0.04 s: observation (4,), reward, terminated, truncated (never here), info."""
+        """Apply `action` (1,) for 0.04 s; return observation (4,), reward, terminated, truncated (False), info."""
         observation, *_ = super().step(action)  # type: ignore[no-untyped-call]
         terminated = bool(fallen(observation))
         reward = np.float64(not terminated)
@@ -76,7 +76,7 @@ class PendulumEnv(InvertedPendulumEnv):
 def _widened(model: mujoco.MjModel) -> mujoco.MjModel:
     model.joint("slider").range[:] = (-RAIL, RAIL)
     model.geom("rail").size[1] = RAIL
-    model.opt.disableflags |= _LEFT_OUT
+    model.opt.disableflags |= _DISABLED
     return model
 
 

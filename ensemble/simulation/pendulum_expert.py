@@ -1,14 +1,14 @@
-"""The expert that made tiny pi0's data: two nested PID controllers, for any number of pendulums at once.
+"""The expert of tiny pi0's data: two nested PID controllers, for any number of pendulums at once.
 
-The outer one asks for the lean that brings the cart to rest, the inner one for the control that brings the pole there
+The outer one sets the angle that brings the cart to rest, the inner one the control that brings the pole to this angle
 (ruiming-wu/FAST_Flow_Matching, data_collection/env_pid.py and pid.py), with dt = 0.02:
 
     theta_ref = clip(PID(0 - x_dot; 0.08, 0.05, 0.001), -pi/12, pi/12)
     u         = clip(PID(theta_ref - 0.00166666 - theta; -3, -0.01, -0.15), -3, 3)
     PID(e)    = Kp e + Ki integral(e dt) + Kd (e - previous e) / dt      previous e = 0 at the first step
 
-0.00166666 rad is the lean of the pole itself. dt is the step of MuJoCo, though a step of the environment takes 0.04 s:
-as published.
+0.00166666 rad is the angle at which the pole balances. dt is MuJoCo's step as published, although a step of the
+environment takes 0.04 s.
 """
 
 import numpy as np
@@ -24,15 +24,15 @@ DT = 0.02  # s
 
 
 class PendulumExpert:
-    """The nested PID as a controller: one action at a time, with a memory of its errors until the next reset."""
+    """The nested PID as a controller: one action per call, with a state of its errors until the next reset."""
 
     def __init__(self, gains: Float64 = GAINS) -> None:
-        """Take `gains` (.., 6) in the order of `GAINS`; the axes in front are those of the observations, or none."""
+        """Set `gains` (.., 6) in the order of `GAINS`; the leading axes are those of the observations, or none."""
         self._gains = gains
         self.reset()
 
     def reset(self) -> None:
-        """Forget integrals and errors."""
+        """Clear integrals and errors."""
         self._angle, self._velocity = _PID(self._gains[..., :3]), _PID(self._gains[..., 3:])
 
     def act(self, observation: Floats) -> Float64:
@@ -51,6 +51,7 @@ class _PID:
 
     def __call__(self, error: Floats) -> Floats:
         self._integral = self._integral + error * DT
+        # The first step's derivative is error / DT, as published: the previous error starts at 0.
         derivative = (error - self._previous) / DT
         self._previous = error
         output: Floats = self._kp * error + self._ki * self._integral + self._kd * derivative

@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from ensemble.config import Experiment, ExperimentFile
-from ensemble.config.document import Node, dotted, parse, read_text
+from ensemble.config.document import TreeNode, dotted, parse, read_text
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
 from ensemble.config.space import Choice
@@ -245,7 +245,7 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _written(node: Node) -> Any:
+def _written(node: TreeNode) -> Any:
     """Return a tree as a file says it, distributions and all."""
     if isinstance(node, Fork):
         if isinstance(node.distribution, Choice):

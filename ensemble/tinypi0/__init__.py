@@ -1,1 +1,1 @@
-"""Files of and for the authors of tiny pi0 and tiny pi0-FAST: their weights as a run, and runs as their folders."""
+"""Exchange with the code of tiny pi0 and tiny pi0-FAST: their weights as a run, and runs as their folders."""

@@ -1,13 +1,13 @@
 """Policies in the folders of tiny pi0's authors, so that their own scripts evaluate them.
 
     OUT/trained_models/tinypi0_YYYYMMDD_HHMM.pth    the state dict of a member's best weights
-    OUT/trained_models/fast_tokenizer.json          of tiny pi0-FAST: the tokenizer in their form
+    OUT/trained_models/fast_tokenizer.json          of tiny pi0-FAST: the tokenizer in their format
     OUT/logs/tinypi0_YYYYMMDD_HHMM.txt              their log lines, from the member's curve
     OUT/loss_pics/tinypi0_YYYYMMDD_HHMM.png         its losses
 
-A name is the minute in which a member's training began, and has its seed behind where several began in the same. Their
-code has no place for a configuration, so what would make weights act otherwise there is refused. The law of the times
-that were drawn in training is none of it: the log says it beside the losses.
+A name is the minute in which a member's training began, with the seed appended where several began in the same minute.
+Their code has no configuration, so settings with which the weights would act differently there are refused. The
+distribution of the training's time steps is not among them: the log reports it with the losses.
 """
 
 import re
@@ -36,7 +36,7 @@ from ensemble.training.load import find_members, load_pack
 from ensemble.training.weights import load_model_record, read_features
 
 PREFIX = {"pi0": "tinypi0", "pi0_fast": "tinypi0fast"}
-# What is written into the authors' code about every model that acts.
+# Settings that are constants of the authors' code and determine how a model acts.
 FIXED: Mapping[str, Any] = {
     "attention": "causal",
     "time_embedding": "raw",
@@ -48,7 +48,7 @@ FIXED: Mapping[str, Any] = {
     "tokenizer.kind": "tiny",
     "tokenizer.scale": 10.0,
 }
-# And about training alone: weights of another law act there as they do here, but their losses do not compare.
+# Constants of their training alone: with other ones the weights act equally there, but losses are not comparable.
 _DRAWN: Mapping[str, Any] = {"time_law": "uniform", "time_per": "position"}
 _LOSS = {"pi0": "Flow Matching MSE Loss", "pi0_fast": "Cross Entropy Loss"}
 _CLASS = {"pi0": "TransformerPi0", "pi0_fast": "TransformerPi0FAST"}
@@ -57,20 +57,20 @@ _NAMED = re.compile(r"tinypi0(?:fast)?_(\d{8}_\d{4})(?:_.*)?\.pth")
 _STEP = re.compile(r"step +(\d+)")
 _TIME, _NAME_TIME = "%Y-%m-%d %H:%M:%S", "%Y%m%d_%H%M"
 
-Clock = Mapping[tuple[int, str], datetime]  # (step, "validation" or "test"): when it was logged
+LogTimes = Mapping[tuple[int, str], datetime]  # (step, "validation" or "test"): time of its log line
 
 
 @dataclass(frozen=True)
 class _Member:
-    """What is known of a member beside its weights."""
+    """A member's files and records, without its weights."""
 
     seed: int
     directory: MemberDirectory
     record: Mapping[str, Any]  # model.json
-    row: Mapping[str, Any]  # its row of members.parquet; empty where only its directory is left
+    row: Mapping[str, Any]  # its row of members.parquet; empty where it is missing
     curve: Mapping[str, Mapping[int, float]]  # metric: step: value
     began: datetime
-    clock: Clock
+    log_times: LogTimes
 
 
 def export_tiny(path: Path, out: Path, config_hash: str | None = None, overwrite: bool = False) -> list[Path]:
@@ -79,43 +79,48 @@ def export_tiny(path: Path, out: Path, config_hash: str | None = None, overwrite
     Args:
         path: a run directory, or one member's.
         out: the folder of the three folders.
-        config_hash: which configuration; by default the best (see `load_policy`).
-        overwrite: replace files that are there.
+        config_hash: the configuration; by default the best (see `load_policy`).
+        overwrite: replace existing files.
 
     Raises:
-        UsageError: no policy, a configuration that the authors' code cannot hold (naming every such key), or files
-            that are there already.
-        StorageError: nothing that finished lies there.
+        UsageError: no policy, a configuration that the authors' code cannot represent (with every such key), or
+            existing files.
+        StorageError: no completed member.
     """
+    # Members and their names
     directories = find_members(path, config_hash)
-    refuse_other_forms(load_model_record(next(iter(directories.values()))))
+    check_exportable(load_model_record(next(iter(directories.values()))))
     members = [_member(seed, directory) for seed, directory in directories.items()]
     names = _names(members)
     tokenizer = _tokenizer(members)
+
+    # All files are checked before the first is written
     files = [file for member, name in zip(members, names, strict=True) for file in _files(out, member, name).values()]
     files += [out / "trained_models" / "fast_tokenizer.json"] if tokenizer else []
-    there = [file for file in files if file.exists()]
-    if there and not overwrite:
-        raise UsageError(f"{there[0]} exists; choose another --out, or replace files with --overwrite")
+    existing = [file for file in files if file.exists()]
+    if existing and not overwrite:
+        raise UsageError(f"{existing[0]} exists; choose another --out, or replace files with --overwrite")
+
+    # Weights, logs and pictures
     module = load_pack(tuple(directories.values()))
     for index, (member, name) in enumerate(zip(members, names, strict=True)):
-        places = _files(out, member, name)
-        write_state_dict(places["pth"], to_state_dict(module, index))
-        if "txt" in places:
-            write_text(places["txt"], "".join(f"{line}\n" for line in log_lines(member)))
-            _draw(member, places["png"])
+        paths = _files(out, member, name)
+        write_state_dict(paths["pth"], to_state_dict(module, index))
+        if "txt" in paths:
+            write_text(paths["txt"], "".join(f"{line}\n" for line in log_lines(member)))
+            _draw(member, paths["png"])
     if tokenizer:
         write_original(tokenizer, files[-1])
     return files
 
 
-def refuse_other_forms(record: Mapping[str, Any]) -> None:
-    """Raise UsageError, naming every key, unless the authors' code can hold the model of a model.json."""
+def check_exportable(record: Mapping[str, Any]) -> None:
+    """Raise UsageError, with every key, unless the authors' code can represent the model of a model.json."""
     family = record["model"]["family"]
     if family not in PREFIX:
         raise UsageError(f"model.family {family}: --layout tinypi0 is of the policies {', '.join(sorted(PREFIX))}")
-    given = flatten(record["model"])
-    wrong = [f"model.{k} is {given[k]}, theirs {v}" for k, v in FIXED.items() if k in given and given[k] != v]
+    settings = flatten(record["model"])
+    wrong = [f"model.{k} is {settings[k]}, theirs {v}" for k, v in FIXED.items() if k in settings and settings[k] != v]
     angles = [f.name for f in read_features(record) if f.role == "state" and any(f.angles)]
     wrong += [f"data.angles: {', '.join(angles)} wraps, and theirs does not"] if angles else []
     if wrong:
@@ -130,56 +135,60 @@ def _member(seed: int, path: Path) -> _Member:
         for point in read_table(directory.curves_file).to_pylist():
             curve.setdefault(point["metric"], {})[point["step"]] = point["value"]
     log = directory.log_file.read_text(encoding="utf-8") if directory.log_file.is_file() else ""
-    began, clock = _times(log)
+    began, log_times = _times(log)
+    # An imported member has no log: its file's name has the time, else the time of its weights must do.
     written = datetime.fromtimestamp(directory.weights.stat().st_mtime)
-    return _Member(seed, directory, load_model_record(path), row, curve, began or _named_time(row) or written, clock)
+    began = began or _named_time(row) or written
+    return _Member(seed, directory, load_model_record(path), row, curve, began, log_times)
 
 
-def _times(log: str) -> tuple[datetime | None, Clock]:
-    """Return when a log begins, and when each step was last validated or tested."""
-    clock: dict[tuple[int, str], datetime] = {}
+def _times(log: str) -> tuple[datetime | None, LogTimes]:
+    """Return the time of a log's first line, and of the last validation and test of each step."""
+    log_times: dict[tuple[int, str], datetime] = {}
     began = None
     for line in log.splitlines():
         if stamped := _STAMP.match(line):
             time = datetime.strptime(stamped[1], _TIME)
             began = began or time
             if step := _STEP.search(stamped[2]):
-                clock[int(step[1]), "test" if TEST_LOSS in line else "validation"] = time
-    return began, clock
+                log_times[int(step[1]), "test" if TEST_LOSS in line else "validation"] = time
+    return began, log_times
 
 
 def _named_time(row: Mapping[str, Any]) -> datetime | None:
-    """Return the time in the name of the file that an imported member is from."""
+    """Return the time in the name of an imported member's file, or None."""
     named = _NAMED.fullmatch(row.get("imported_from") or "")
     return datetime.strptime(named[1], _NAME_TIME) if named else None
 
 
 def _names(members: Sequence[_Member]) -> list[str]:
-    """Return the names of the members' files, without folder and suffix, no two alike."""
+    """Return distinct names of the members' files, without folder and suffix."""
     names = [f"{PREFIX[m.record['model']['family']]}_{m.began.strftime(_NAME_TIME)}" for m in members]
     count = Counter(names)
     return [f"{name}_s{m.seed}" if count[name] > 1 else name for name, m in zip(names, members, strict=True)]
 
 
 def _files(out: Path, member: _Member, name: str) -> dict[str, Path]:
-    """Return where a member's files go; without a curve (imported weights have none) there are only the weights."""
+    """Return the paths of a member's files by suffix; without a curve (imported weights), of the weights alone."""
     folders = {"pth": "trained_models", "txt": "logs", "png": "loss_pics"}
-    there = folders if member.curve.get(VALIDATION_LOSS) else ("pth",)
-    return {suffix: out / folders[suffix] / f"{name}.{suffix}" for suffix in there}
+    suffixes = folders if member.curve.get(VALIDATION_LOSS) else ("pth",)
+    return {suffix: out / folders[suffix] / f"{name}.{suffix}" for suffix in suffixes}
 
 
 def _tokenizer(members: Sequence[_Member]) -> ActionTokenizer | None:
-    """Return the tokenizer of FAST members, which is one for all; UsageError where it is not."""
+    """Return the common tokenizer of FAST members, None for others; UsageError where members differ in it."""
     if members[0].record["model"]["family"] != "pi0_fast":
         return None
-    found = [ActionTokenizer.load(member.directory.tokenizer_file) for member in members]
-    if len({each.fingerprint for each in found}) > 1:
+    # The authors' folder has room for one tokenizer.
+    tokenizers = [ActionTokenizer.load(member.directory.tokenizer_file) for member in members]
+    if len({each.fingerprint for each in tokenizers}) > 1:
         raise UsageError("the members have different tokenizers; export them one by one, as DIR/members/<id>")
-    return found[0]
+    return tokenizers[0]
 
 
 def log_lines(member: _Member) -> list[str]:
-    """Return a member's log in the authors' words; what they call an epoch lies between two validations here."""
+    """Return a member's log in the authors' format; an epoch there is an interval between two validations here."""
+    # Head
     row, steps = member.row, sorted(member.curve[VALIDATION_LOSS])
     planned = _planned(row, steps)
     now = member.began
@@ -192,16 +201,20 @@ def log_lines(member: _Member) -> list[str]:
         _line(now, f"Model initialized: {_CLASS[model['family']]}"),
         _line(now, f"Exported by ensemble, seed {member.seed}: an epoch is {epoch}"),
     ]
+
+    # One line per epoch
     for number, step in enumerate(steps, 1):
-        now = member.clock.get((step, "validation"), now)
+        now = member.log_times.get((step, "validation"), now)
         train, validation, rate = (
             member.curve.get(metric, {}).get(step, float("nan"))
             for metric in (TRAIN_LOSS, VALIDATION_LOSS, LEARNING_RATE)
         )
         losses = f"Train loss: {train:.6f} | Val loss: {validation:.6f} | LR: {rate:.6g}"
         lines.append(_line(now, f"[Epoch {number}/{planned}] {losses}"))
+
+    # End
     if row.get(TEST_LOSS) is not None:
-        now = member.clock.get((steps[-1], "test"), now)
+        now = member.log_times.get((steps[-1], "test"), now)
         lines.append(_line(now, f"Final Test Loss: {row[TEST_LOSS]:.6f}"))
     if row.get("seconds") is not None:
         lines.append(_line(now, f"Training finished. Total time: {timedelta(seconds=round(row['seconds'], 6))}"))
@@ -213,7 +226,7 @@ def _line(time: datetime, text: str) -> str:
 
 
 def _planned(row: Mapping[str, Any], steps: Sequence[int]) -> int:
-    """Return how many validations were planned: those that a member did who went to the end."""
+    """Return the number of validations of a complete training, which an early-stopped member does not reach."""
     if not row.get("train.steps"):
         return len(steps)
     return max(len(steps), -(-int(row["train.steps"]) // steps[0]))
@@ -245,7 +258,7 @@ def _draw(member: _Member, file: Path) -> None:
 
 
 def draw_losses(train: Series, validation: Series, test: float | None, label: str, file: Path) -> None:
-    """Write the picture of one member; `label` names the loss, and without a test loss there is no line of it."""
+    """Write the loss curves of one member as a PNG; `label` is the name of the loss, `test` None draws no test line."""
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.0)
         axes = figure.add_subplot()

@@ -1,8 +1,8 @@
-"""A run directory of policies that were trained elsewhere: the authors' own tiny pi0 and tiny pi0-FAST.
+"""A run directory of policies from other code: the authors' tiny pi0 and tiny pi0-FAST.
 
-Read, checked and built before anything is written; then everything is written beside the run directory and moved into
-its place. The experiment is the published recipe with the shapes of the files, so that `evaluate`, `load_policy`,
-`report` and `train.init_from` meet a finished seed ensemble; its rows say which file each member is.
+Files are read, checked and built before anything is written; the run is then written under another name and renamed.
+The experiment is the published recipe with the shapes of the files, so that `evaluate`, `load_policy`, `report` and
+`train.init_from` find a finished seed ensemble; its rows name the file of each member.
 """
 
 import json
@@ -35,13 +35,13 @@ from ensemble.training.rows import member_row, row_table
 from ensemble.training.weights import save_model, save_row, weights_sha256
 from ensemble.versions import git_commit, versions
 
-STATES, ACTIONS = 4, 1  # of the inverted pendulum, for which the originals were trained
-# The published recipe, and what of it our shipped files leave out because they know better.
+STATES, ACTIONS = 4, 1  # widths of the inverted pendulum, the originals' environment
+# The published recipe: a shipped file, and the published settings that it improves on.
 _RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "pi0": ("pi0_ensemble.yaml", {"model.draw": "frozen"}),
     "pi0_fast": ("pi0_fast_ensemble.yaml", {"model.logits_dropout": 0.1}),
 }
-# Columns that are null: what was not seen, and what was not measured.
+# Columns that are null: facts of the training, and metrics that were not measured.
 _UNKNOWN = ("steps", "samples", "best_step", "seconds", "samples_per_second", "threads")
 _UNMEASURED = (VALIDATION_LOSS, VALIDATION_ACTION, TEST_LOSS, TEST_ACTION)
 _NOTICE = "imported weights: `data` and `train` are the published recipe, not read from the files; nothing was measured"
@@ -49,7 +49,7 @@ _NOTICE = "imported weights: `data` and `train` are the published recipe, not re
 
 @dataclass(frozen=True)
 class Request:
-    """What is imported, and what the files do not say of themselves."""
+    """The files to import, and settings that they do not contain."""
 
     files: Sequence[Path]
     family: Family
@@ -57,13 +57,13 @@ class Request:
     results: Path
     tokenizer: Path | None = None  # the authors' JSON, of pi0_fast
     heads: int = 4
-    chunk: int = 50  # of pi0_fast
+    chunk: int = 50  # actions, of pi0_fast
     scale: float = 10.0  # of its tokenizer
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _ImportedWeights:
     """One file, as a member."""
 
     path: Path
@@ -74,19 +74,23 @@ class _Origin:
 def import_policies(request: Request) -> Path:
     """Make a run directory of the weights in `request.files`, one member a file, and return it.
 
-    The seed of a member is the place of its file. Raises UsageError and DataError, with all that is wrong with the
-    files, before anything is written.
+    The seed of a member is the index of its file. Raises UsageError and DataError, with all problems of the files,
+    before anything is written.
     """
+    # Read, check and build
     _check_request(request)
     tensors = _read(request)
     plan = _plan(request, tensors)
     experiment = plan.file.first
     tokenizer = _tokenizer(request, experiment)
     origins, layout = _build(experiment, tensors)
+
+    # Write under another name, then replace the run directory
     refuse_foreign(plan)
     with sole_driver(plan.run):
         if RunDirectory(plan.run).experiment_file.is_file() and not request.overwrite:
             raise UsageError(f"{plan.run} exists; choose another --name, or replace it with --overwrite")
+        # In the same folder, since a rename is atomic only within a file system.
         staging = plan.run.with_name(f".{plan.run.name}.importing")
         shutil.rmtree(staging, ignore_errors=True)
         try:
@@ -99,21 +103,21 @@ def import_policies(request: Request) -> Path:
 
 
 def features() -> tuple[Feature, ...]:
-    """Return what the originals read and say, by the names that simulated pendulums and imported pairs have."""
+    """Return the originals' inputs and outputs, with the names of simulated pendulums and imported pairs."""
     state = raw_feature("observations", STATES, "float32", "state")
     return state.feature, raw_feature("actions", ACTIONS, "float32", "control").feature
 
 
 def _check_request(request: Request) -> None:
     if request.family == "pi0_fast" and request.tokenizer is None:
-        raise UsageError("--tokenizer: pi0_fast speaks in tokens; give the fast_tokenizer.json it was trained with")
+        raise UsageError("--tokenizer: pi0_fast predicts tokens; give the fast_tokenizer.json of its training")
     if request.family == "pi0" and request.tokenizer is not None:
         raise UsageError("--tokenizer: pi0 has none; leave it out, or say --family pi0_fast")
 
 
 def _read(request: Request) -> dict[Path, dict[str, Tensor]]:
-    """Read every file; DataError with all that cannot be read, or has other shapes than the first."""
-    found: dict[Path, dict[str, Tensor]] = {}
+    """Read every file; DataError with all that are unreadable, repeated, or have other shapes than the first."""
+    state_dicts: dict[Path, dict[str, Tensor]] = {}
     models: dict[Path, dict[str, Any]] = {}
     problems = []
     for path in request.files:
@@ -125,12 +129,12 @@ def _read(request: Request) -> dict[Path, dict[str, Tensor]]:
         except DataError as error:
             problems.append(str(error))
         else:
-            if path in found:
+            if path in state_dicts:
                 problems.append(f"{path}: given twice")
-            found[path] = tensors
+            state_dicts[path] = tensors
     if problems:
         raise DataError("\n".join(problems))
-    return found
+    return state_dicts
 
 
 def _check_widths(request: Request, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -143,7 +147,7 @@ def _check_widths(request: Request, tensors: Mapping[str, Tensor], path: Path) -
 
 
 def _check_equal(models: Mapping[Path, Mapping[str, Any]], path: Path) -> None:
-    """Members of one ensemble have one architecture."""
+    """Raise DataError unless a file has the architecture of the first."""
     first, model = next(iter(models.items()))
     for name, value in models[path].items():
         if model[name] != value:
@@ -162,29 +166,29 @@ def _plan(request: Request, tensors: Mapping[Path, Mapping[str, Tensor]]) -> Pla
 
 
 def _tokenizer(request: Request, experiment: Experiment) -> ActionTokenizer | None:
-    """Read the authors' tokenizer; DataError where it knows more tokens than the model."""
+    """Read the authors' tokenizer; DataError where it has more tokens than the model."""
     model = experiment.model
     if request.tokenizer is None or not isinstance(model, Pi0FastConfig):
         return None
-    wanted = model.tokenizer
-    found = read_original(
-        request.tokenizer, scale=wanted.scale, horizon=model.chunk, width=ACTIONS, max_length=wanted.max_length
+    settings = model.tokenizer
+    tokenizer = read_original(
+        request.tokenizer, scale=settings.scale, horizon=model.chunk, width=ACTIONS, max_length=settings.max_length
     )
-    if found.vocabulary > wanted.vocabulary:
+    if tokenizer.vocabulary > settings.vocabulary:
         raise DataError(
-            f"{request.tokenizer}: ids up to {found.vocabulary - 1}, but the weights know {wanted.vocabulary} tokens: "
-            "it is another model's"
+            f"{request.tokenizer}: ids up to {tokenizer.vocabulary - 1}, but the weights know {settings.vocabulary} "
+            "tokens: it is another model's"
         )
-    return found
+    return tokenizer
 
 
 def _build(
     experiment: Experiment, tensors: Mapping[Path, Mapping[str, Tensor]]
-) -> tuple[list[_Origin], tuple[Slot, ...]]:
-    """Put every file into our network; DataError with all names and shapes that do not fit, and for equal weights."""
+) -> tuple[list[_ImportedWeights], tuple[Slot, ...]]:
+    """Load every file into our network; DataError with all names and shapes that do not fit, and for equal weights."""
     module = build(experiment.model, features(), 1, Normalization.identity(features()))
     arena = Arena(module)
-    origins: list[_Origin] = []
+    origins: list[_ImportedWeights] = []
     problems = []
     for path, weights in tensors.items():
         try:
@@ -193,10 +197,11 @@ def _build(
             problems += [f"{path}: {line}" for line in str(error).splitlines()]
             continue
         row = arena.values[0].detach().clone()
-        twin = next((each.path for each in origins if bool((each.row == row).all())), None)
-        if twin is not None:
-            problems.append(f"{path}: the same weights as {twin}; they would count as two seeds")
-        origins.append(_Origin(path, sha256_file(path), row))
+        # By value and not by checksum: two saves of one model differ in the names inside the archive.
+        duplicate = next((each.path for each in origins if bool((each.row == row).all())), None)
+        if duplicate is not None:
+            problems.append(f"{path}: the same weights as {duplicate}; they would count as two seeds")
+        origins.append(_ImportedWeights(path, sha256_file(path), row))
     if problems:
         raise DataError("\n".join(problems))
     return origins, arena.layout
@@ -205,20 +210,25 @@ def _build(
 def _write(
     run: RunDirectory,
     plan: Plan,
-    origins: Sequence[_Origin],
+    origins: Sequence[_ImportedWeights],
     layout: tuple[Slot, ...],
     tokenizer: ActionTokenizer | None,
 ) -> None:
-    """Write a whole run directory."""
+    """Write a complete run directory."""
+    # The experiment
     title = f"# Question: how good are the {len(origins)} imported policies?\n# Weights: "
     names = ", ".join(origin.path.name for origin in origins)
     body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)
     write_text(run.experiment_file, f"{title}{names}\n# {_NOTICE[0].upper()}{_NOTICE[1:]}.\n{body}")
+
+    # Members
     for (identity, _, seed), origin in zip(plan.known, origins, strict=True):
         directory = run.member(member_id(identity, seed))
         _write_member(directory, plan.file.first, (identity, seed), origin, layout)
         if tokenizer is not None:
             tokenizer.save(directory.tokenizer_file)
+
+    # Tables and notes
     write_planned(run.path, plan.known)
     note = {"versions": {**versions(), "git_commit": git_commit()}, "beside": str(Path.cwd())}
     write_json(run.notes_file, {"notices": [_NOTICE], **note})
@@ -229,7 +239,7 @@ def _write_member(
     directory: MemberDirectory,
     experiment: Experiment,
     identity: tuple[str, int],
-    origin: _Origin,
+    origin: _ImportedWeights,
     layout: tuple[Slot, ...],
 ) -> None:
     config_hash, seed = identity

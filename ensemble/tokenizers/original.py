@@ -1,6 +1,6 @@
 """The JSON file of the tiny FAST's authors: {"vocab": {token: id}, "merges": [[[a, b], "a,b"], ..]}, read and written.
 
-A token is its integers joined by commas. The file says nothing of scale, chunk or length: the reader is told.
+A token is its integers joined by commas. Scale, chunk and length are not in the file: they are arguments of the reader.
 """
 
 import json
@@ -19,9 +19,9 @@ from ensemble.tokenizers.tokenizer import ActionTokenizer
 def read_original(
     path: Path, *, scale: float = 10.0, horizon: int = 50, width: int = 1, max_length: int = 25
 ) -> ActionTokenizer:
-    """Read the authors' `fast_tokenizer.json`; the defaults are theirs.
+    """Read the authors' `fast_tokenizer.json`; the defaults are their settings.
 
-    Ids stay as they are, also where the file skips some. Raises StorageError where it is missing or damaged.
+    Ids are kept, even where the file skips some. Raises StorageError where it is missing or damaged.
     """
     content = read_json(path)
     try:
@@ -32,7 +32,7 @@ def read_original(
 
 
 def write_original(tokenizer: ActionTokenizer, path: Path) -> None:
-    """Write a tokenizer of the kind "tiny" as its authors do; ValueError for another kind."""
+    """Write a tokenizer of the kind "tiny" in the authors' format; ValueError for another kind."""
     codec = tokenizer.codec
     if not isinstance(codec, TinyCodec):
         raise ValueError(f"the authors' file is of the kind 'tiny', and this tokenizer is '{codec.kind}'")
@@ -48,8 +48,10 @@ def _codec(ids: dict[str, int], listed: list[Any]) -> TinyCodec:
     named = {number: name for name, number in ids.items()}
     if len(named) < len(ids) or any(type(number) is not int or number < 0 for number in named):
         raise ValueError("two tokens have one id, or an id is no number from 0 on")
+    # A single huge id in a damaged file would allocate a list of that length.
     if max(named) >= 2 * len(named):
         raise ValueError(f"an id of {max(named)} among {len(named)} tokens")
+    # Skipped ids stay as empty tokens, since trained weights have a row of their embedding for them.
     tokens = [_token(named[n]) if n in named else () for n in range(FIRST, max(named) + 1)]
     merges = [_merge(ids, pair, merged) for pair, merged in listed]
     return TinyCodec(tokens, merges)

@@ -1,8 +1,8 @@
 """The action tokenizer: chunks (N, H, A) to tokens (N, L) `[BOS] .. [EOS] [PAD] ..` and back, of either kind of FAST.
 
 `kind` is "tiny" (`tiny.py`) or "fast" (`byte_pairs.py`); both have the same contract and the same special ids 0 to 3,
-so that a model needs only `vocabulary`, `max_length`, `bos`, `eos`, `pad`. Nothing is lost but the rounding of
-coefficients, and what does not fit is an error or counted, never silent.
+so that a model needs only `vocabulary`, `max_length`, `bos`, `eos`, `pad`. The rounding of coefficients is the only
+loss; chunks that do not fit raise an error or are counted, never dropped silently.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from ensemble.store import read_json, write_json
 from ensemble.tokenizers.alphabet import Alphabet
 from ensemble.tokenizers.byte_pairs import BytePairCodec
 from ensemble.tokenizers.coefficients import Bools, Int32, Quantizer
-from ensemble.tokenizers.sequences import BOS, EOS, FIRST, PAD, UNK, before_the_end, frame
+from ensemble.tokenizers.sequences import BOS, EOS, FIRST, PAD, UNK, before_eos, frame
 from ensemble.tokenizers.tiny import TinyCodec
 
 Kind = Literal["tiny", "fast"]
 
 FORMAT, VERSION = "ensemble tokenizer", 1
-VOCABULARY = {"tiny": 256, "fast": 1024 + FIRST}  # of the systems followed: ids in all, the specials among them
+VOCABULARY = {"tiny": 256, "fast": 1024 + FIRST}  # number of ids of the two references, specials included
 _CODECS: dict[str, type[TinyCodec] | type[BytePairCodec]] = {"tiny": TinyCodec, "fast": BytePairCodec}
-_SLAB = 1 << 15  # chunks worked on at a time
-_SPARE = 1.25  # room of `max_length` beyond the longest of the fitting data
-_CUT = 0.01  # share of chunks, and always one, that may be longer than `max_length`
+_SLAB = 1 << 15  # chunks per step: bounds the memory of float64 copies
+_SPARE = 1.25  # `max_length` relative to the longest chunk of the fitting data
+_CUT = 0.01  # allowed share of chunks longer than `max_length`; one is always allowed
 _LOG = logging.getLogger(__name__)
 
 
 class Codec(Protocol):
-    """Ids 0 .. `vocabulary` - 1, specials first (`sequences.py`); known coefficients are those of `alphabet`."""
+    """Conversion of coefficients of an `alphabet` to ids 0 .. `vocabulary` - 1, specials first, and back."""
 
     @property
     def kind(self) -> str:
@@ -46,23 +46,23 @@ class Codec(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are, the specials among them."""
+        """Number of ids, specials included."""
 
     @property
     def alphabet(self) -> Alphabet:
-        """The coefficients that it knows."""
+        """The coefficients that have ids."""
 
     def encode(self, symbols: Int32) -> tuple[Int32, Int64]:
-        """Return the ids of all rows of symbols (N, W) end to end, without specials, and how many each has (N,)."""
+        """Return the concatenated ids of all rows of symbols (N, W), without specials, and their number by row (N,)."""
 
     def decode(self, tokens: Int32, kept: Bools, width: int) -> tuple[Int32, Bools]:
-        """Return coefficients (N, width) of the `kept` ones of tokens (N, L), and which rows spell just `width`.
+        """Return coefficients (N, width) of the `kept` tokens (N, L), and a mask of the rows with exactly `width`.
 
-        What a row lacks is 0, what it has too much is cut.
+        Missing coefficients are 0, surplus ones are cut.
         """
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a file keeps of it."""
+        """Return the content of its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class ActionTokenizer:
     bos: ClassVar[int] = BOS
     eos: ClassVar[int] = EOS
     pad: ClassVar[int] = PAD
-    unk: ClassVar[int] = UNK  # in no sequence that is encoded here; taken as unknown where a model says it
+    unk: ClassVar[int] = UNK  # never encoded; a sequence of a model that contains it is not whole
 
     @classmethod
     def fit(
@@ -90,19 +90,24 @@ class ActionTokenizer:
     ) -> "ActionTokenizer":
         """Fit to chunks (N, H, A), those of the training split.
 
-        `scale`: a coefficient is kept in steps of 1 / scale. `vocabulary`: most ids, the four specials among them (256
-        for "tiny", 1,028 for "fast": the reference's 1,024 and the specials). `max_length`: tokens of a sequence (25 in
-        the published data); None takes a quarter more than the longest of these chunks has. A rare longer one is cut,
-        see `encode`. Raises ValueError for no chunks, NaN or infinity, coefficients that don't fit in the vocabulary,
-        and where more than one chunk, and one in a hundred, is longer than `max_length`.
+        `scale`: coefficients are rounded to multiples of 1 / scale. `vocabulary`: largest number of ids, the four
+        specials included (256 for "tiny", 1,028 for "fast": the reference's 1,024 and the specials). `max_length`:
+        tokens of a sequence (25 in the published data); None is the longest of these chunks and a quarter more. A rare
+        longer chunk is cut, see `encode`. Raises ValueError for no chunks, NaN or infinity, coefficients that do not
+        fit in the vocabulary, and where more than 1 % of the chunks, and more than one, are longer than `max_length`.
         """
+        # Coefficients
         actions = np.asarray(chunks)
         if actions.ndim != 3 or not actions.size:
             raise ValueError(f"chunks (N, H, A) to fit to are needed, and these have the shape {actions.shape}")
         quantizer = Quantizer(float(scale), *actions.shape[1:])
         coefficients = np.concatenate([quantizer.quantize(part, first) for first, part in _slabs(actions)])
+
+        # Ids
         most = VOCABULARY[kind] if vocabulary is None else vocabulary
         codec = _CODECS[kind].fit(coefficients, most)
+
+        # Length of sequences
         counts = np.concatenate([codec.encode(codec.alphabet.symbols(p)[0])[1] for _, p in _slabs(coefficients)])
         if max_length is None:
             max_length = math.ceil(_SPARE * (int(counts.max()) + 2))
@@ -117,7 +122,7 @@ class ActionTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Return how many ids there are, specials among them; fewer than asked for where nothing was left to merge."""
+        """Return the number of ids, specials included; less than requested where no pairs were left to merge."""
         return self.codec.vocabulary
 
     @property
@@ -132,19 +137,19 @@ class ActionTokenizer:
 
     @property
     def scale(self) -> float:
-        """Return the steps that a unit of a coefficient is divided into."""
+        """Return the scale: coefficients are multiples of 1 / scale."""
         return self.quantizer.scale
 
     def encode(self, chunks: npt.ArrayLike, *, strict: bool = False) -> Int32:
         """Return tokens (N, max_length) of chunks (N, H, A).
 
-        A coefficient that the tokenizer does not know becomes the nearest that it knows (`unknown` says where). A chunk
-        of more than `max_length` tokens is cut: it keeps its first, of the lowest frequencies, and [EOS]; the others
-        are 0 when decoded, which says that it is not whole. A warning counts both; with `strict` they raise ValueError
-        naming the chunk. NaN, infinity and another shape always do, and so do long chunks that are more than one and
-        more than one in a hundred: then `max_length` is no fit.
+        An unknown coefficient is replaced by the nearest known one (`unknown` counts them). A chunk of more than
+        `max_length` tokens keeps its first tokens, of the lowest frequencies, and [EOS]; the other coefficients decode
+        to 0, and the chunk to one that is not whole. A warning counts both; with `strict` they raise ValueError with
+        the chunk. ValueError always for NaN, infinity, another shape, and where more than 1 % of the chunks, and more
+        than one, are too long: `max_length` is then wrong for these data.
         """
-        actions = self._some(chunks)
+        actions = self._not_empty(chunks)
         tokens = np.empty((len(actions), self.max_length), np.int32)
         replaced, lengths = np.zeros(len(actions), np.int64), np.zeros(len(actions), np.int64)
         for first, part in _slabs(actions):
@@ -162,22 +167,22 @@ class ActionTokenizer:
                 *(replaced.sum(), np.count_nonzero(replaced), len(actions)),
             )
         if cut := self._count_long(lengths, strict):
-            said = "%d chunks (of %d) take more than %d tokens: their highest frequencies were cut"
-            _LOG.warning(said, cut, len(actions), self.max_length)
+            text = "%d chunks (of %d) take more than %d tokens: their highest frequencies were cut"
+            _LOG.warning(text, cut, len(actions), self.max_length)
         return tokens
 
     def unknown(self, chunks: npt.ArrayLike) -> Int64:
-        """Return how many coefficients of each of chunks (N, H, A) the tokenizer does not know, (N,)."""
-        slabs = _slabs(self._some(chunks))
+        """Return the number of unknown coefficients of each of chunks (N, H, A), (N,)."""
+        slabs = _slabs(self._not_empty(chunks))
         return np.concatenate([self.codec.alphabet.symbols(self.quantizer.quantize(p, n))[1].sum(1) for n, p in slabs])
 
     def decode(self, tokens: npt.ArrayLike) -> tuple[Float32, Bools]:
-        """Return chunks (.., H, A) of tokens (.., L), and which of them are `whole` (..).
+        """Return chunks (.., H, A) of tokens (.., L), and a mask of the `whole` ones (..).
 
-        What follows the first [EOS] is ignored, other specials are passed over. A sequence is whole where its tokens
-        spell exactly H * A coefficients and none is [UNK] or no id at all. Of one that is not, the coefficients that it
-        spells are taken up to H * A (up to the first that is no coefficient), and those that lack, the highest
-        frequencies, are 0. Raises ValueError where tokens are none or not integers.
+        Tokens after the first [EOS] are ignored, other specials are skipped. A sequence is whole where its tokens give
+        exactly H * A coefficients and none is [UNK] or out of range. Of any other, the first H * A coefficients count
+        (up to the first invalid one), and missing ones, of the highest frequencies, are 0. Raises ValueError without
+        tokens and for tokens that are not integers.
         """
         ids = np.asarray(tokens)
         if ids.dtype.kind not in "iu" or not ids.ndim or not ids.size:
@@ -186,28 +191,28 @@ class ActionTokenizer:
         chunks = np.empty((len(flat), self.horizon, self.width), np.float32)
         whole = np.empty(len(flat), np.bool_)
         for first, part in _slabs(flat):
-            here = slice(first, first + len(part))
-            inside = before_the_end(part)
-            strange = inside & ((part < 0) | (part >= self.vocabulary) | (part == UNK))
-            kept = inside & (part >= FIRST) & ~strange
+            rows = slice(first, first + len(part))
+            inside = before_eos(part)
+            invalid = inside & ((part < 0) | (part >= self.vocabulary) | (part == UNK))
+            kept = inside & (part >= FIRST) & ~invalid
             coefficients, complete = self.codec.decode(part, kept, self.quantizer.size)
-            chunks[here] = self.quantizer.reconstruct(coefficients)
-            whole[here] = complete & ~strange.any(axis=1)
+            chunks[rows] = self.quantizer.reconstruct(coefficients)
+            whole[rows] = complete & ~invalid.any(axis=1)
         return chunks.reshape(*ids.shape[:-1], self.horizon, self.width), whole.reshape(ids.shape[:-1])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return 12 hexadecimal digits of what the tokenizer does: equal ones give equal tokens."""
+        """Return 12 hexadecimal digits of the tokenizer's content: equal ones give equal tokens."""
         return _digest(self._to_json())[:12]
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the tokenizer as JSON, atomically."""
         kept = self._to_json()
         write_json(path, {**kept, "sha256": _digest(kept)})
 
     @classmethod
     def load(cls, path: Path) -> "ActionTokenizer":
-        """Read what `save` wrote; StorageError where it is missing, damaged, of another version or no tokenizer."""
+        """Read a file of `save`; StorageError where it is missing, damaged, of another version or no tokenizer."""
         kept = read_json(path)
         if not isinstance(kept, dict) or kept.get("format") != FORMAT:
             raise StorageError(f"{path}: is no tokenizer that `ensemble` saved")
@@ -218,7 +223,7 @@ class ActionTokenizer:
         quantizer = Quantizer(kept["scale"], kept["horizon"], kept["width"])
         return cls(quantizer, _CODECS[kept["kind"]].from_json(kept["codec"]), kept["max_length"])
 
-    def _some(self, chunks: npt.ArrayLike) -> npt.NDArray[Any]:
+    def _not_empty(self, chunks: npt.ArrayLike) -> npt.NDArray[Any]:
         actions = np.asarray(chunks)
         if not actions.ndim or not len(actions):
             raise ValueError(f"there are no chunks: shape {actions.shape}")
@@ -237,7 +242,7 @@ class ActionTokenizer:
         }
 
     def _count_long(self, counts: Int64, strict: bool) -> int:
-        """Return for how many chunks [BOS], `counts` (N,) tokens and [EOS] are more than `max_length`, if few."""
+        """Return how many chunks of `counts` (N,) tokens, [BOS] and [EOS] exceed `max_length`; ValueError for many."""
         long = np.flatnonzero(counts + 2 > self.max_length)
         if len(long) > (0 if strict else max(1, _CUT * len(counts))):
             raise ValueError(
@@ -253,8 +258,8 @@ def _slabs(rows: npt.NDArray[Any]) -> list[tuple[int, npt.NDArray[Any]]]:
 
 def _refuse_unknown(coefficients: Int32, unknown: Bools, first: int) -> None:
     if unknown.any():
-        chunk, place = np.argwhere(unknown)[0]
-        raise ValueError(f"chunk {first + chunk}: coefficient {coefficients[chunk, place]} is not in the tokenizer")
+        chunk, column = np.argwhere(unknown)[0]
+        raise ValueError(f"chunk {first + chunk}: coefficient {coefficients[chunk, column]} is not in the tokenizer")
 
 
 def _digest(kept: dict[str, Any]) -> str:

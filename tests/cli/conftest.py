@@ -12,7 +12,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a user who has never heard of Ray's variables."""
+    """Return the environment of a user without any of Ray's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
     return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 

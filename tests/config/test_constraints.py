@@ -1,4 +1,4 @@
-"""Constraints of the file: what they say, when they apply, and how a wrong one is told."""
+"""Constraints of the file: their meaning, when they apply, and the messages for wrong ones."""
 
 import json
 import math

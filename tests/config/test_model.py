@@ -1,4 +1,4 @@
-"""The model section is one of several families, told apart by `family`."""
+"""The model section is one of several families, distinguished by `family`."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError

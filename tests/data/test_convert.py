@@ -73,7 +73,7 @@ def test_several_sources_are_one_data_set_in_their_order(tmp_path: Path) -> None
     manifest = convert([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "out", config())
     data = read_trajectories(tmp_path / "out")
     np.testing.assert_array_equal(data.rows, data_rows(first + second))
-    assert data.keys[:2] == ("0-demo_0", "0-demo_1")  # equal names: the number of the source stands before them
+    assert data.keys[:2] == ("0-demo_0", "0-demo_1")  # equal names: the number of the source is their prefix
     assert data.keys[-1] == "1-demo_13"
     assert [source.path for source in manifest.sources] == ["a.h5", "b.h5"]
     table = pq.read_table(tmp_path / "out" / "episodes.parquet")

@@ -1,4 +1,4 @@
-"""Inspection: what a user is told of a file before converting it."""
+"""Inspection: the report on a file before its conversion."""
 
 import time
 from pathlib import Path

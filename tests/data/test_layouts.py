@@ -1,4 +1,4 @@
-"""Layouts: the same motion in every one of them gives the same bytes, and each is told by its names."""
+"""Layouts: the same motion in every one of them gives the same bytes, and each is detected by its names."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def test_what_the_nerd_writer_writes_comes_back_as_it_was(tmp_path: Path) -> Non
     np.testing.assert_array_equal(data.rows[:, data.columns("gravity_dir")].reshape(5, 8, 3)[:, -1], 0)
     normals = data.rows[:, data.columns("contact_normals")].reshape(5, 8, 6)
     np.testing.assert_array_equal(normals[:, :-1], contacts.reshape(5, 7, 6))
-    np.testing.assert_array_equal(normals[:, -1], normals[:, -2])  # the last known value stands for what is unknown
+    np.testing.assert_array_equal(normals[:, -1], normals[:, -2])  # an unknown last value repeats the one before
     roles = {feature.name: feature.role for feature in data.features}
     assert roles == {
         "states": "state",

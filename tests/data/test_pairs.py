@@ -72,7 +72,7 @@ def test_pairs_are_found_without_being_named_and_a_policy_is_proposed_for_them(t
 
 
 def write_tokens(folder: Path) -> tuple[Path, np.ndarray, np.ndarray, ActionTokenizer]:
-    """Write pairs of tokens with their tokenizer beside them."""
+    """Write pairs of tokens, and their tokenizer into the same folder."""
     state, chunk = write_pairs(folder / "training_pairs_original.npz")
     smooth = np.cumsum(chunk, 1) / 5
     tokenizer = ActionTokenizer.fit(smooth, "tiny", vocabulary=600)
@@ -128,7 +128,7 @@ def test_tokens_without_their_tokenizer_are_refused_with_the_file_that_is_wanted
     file = write_tokens(tmp_path)[0]
     (tmp_path / "fast_tokenizer.json").unlink()
     with pytest.raises(
-        DataError, match=r"training_pairs_fast\.npz: token_seq .*put its .*fast_tokenizer\.json beside it"
+        DataError, match=r"training_pairs_fast\.npz: token_seq .*put its .*fast_tokenizer\.json next to it"
     ):
         convert([file], tmp_path / "out", config())
     assert not (tmp_path / "out" / "manifest.json").exists()

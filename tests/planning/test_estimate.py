@@ -14,12 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ensemble.config import Experiment, find_space, load
 from ensemble.errors import UsageError
 from ensemble.models.base import Batch, Normalization, build, move_buffers, parameter_count
-from ensemble.planning.capacity import capacity_of
 from ensemble.planning.cost import cost_of, fitting_pack, trial_bytes
 from ensemble.planning.data_outlook import data_outlook
-from ensemble.planning.estimate import Hours, expected_hours, fits, hours, refuse_too_large, survey
+from ensemble.planning.estimate import TimeEstimate, estimate_time, refuse_too_large, rough_speed, survey
 from ensemble.planning.sample import sample_space
-from ensemble.planning.speed import Line, Machine, Speed, calibrate, fit
+from ensemble.planning.speed import LinearFit, Machine, Speed, calibrate, fit_line
 from ensemble.planning.text import plan_text
 from ensemble.schema import Feature
 from ensemble.search.describe_space import distribution_words, trial_count
@@ -212,31 +211,32 @@ def test_missing_data_are_assumed_and_said_to_be(tiny: Tiny, tmp_path: Path) -> 
     overrides = ["data={path: nowhere.h5, map: {q: pos, u: force}, roles: {q: state, u: action}}"]
     found = data_outlook(load(tiny(), overrides).first, tmp_path, tmp_path / "results")
     assert [(feature.name, feature.role) for feature in found.features] == [("q", "state"), ("u", "control")]
-    assert "the numbers assume 2 columns (q, u)" in found.words
+    assert "the numbers assume 2 columns (q, u)" in found.description
 
 
 def test_hours_are_trials_times_their_time_over_what_runs_at_once(tiny: Tiny, tmp_path: Path) -> None:
     overrides = ["search.trials=20", "search.pruner=asha", "search.grace=5", "ensemble.finalists=2"]
     space = ("choice: [1e-3, 1e-2]", "log_uniform: [1e-3, 1e-2]")
-    speed = Speed(Machine(1e10, 1e10), setup=0.0, step=Line(1.0, 0.0), validation=Line(0.0, 0.0))  # a second a step
+    # A second a step.
+    speed = Speed(Machine(1e10, 1e10), setup=0.0, step=LinearFit(1.0, 0.0), validation=LinearFit(0.0, 0.0))
     nodes = [Node("a", 4.0, 0.0, 8e9)]
     found = survey(load(tiny(space), overrides), tmp_path / "results", "cpu", nodes)
-    time = hours(found, speed)
+    time = estimate_time(found, speed)
     assert found.capacity.slots == 4
-    assert time.search * 3600 == pytest.approx(8 + 5 * (0.4 + 2 * 20))  # rounds of trials of 2 seeds of 20 steps
+    assert time.search == pytest.approx(8 + 5 * (0.4 + 2 * 20))  # rounds of trials of 2 seeds of 20 steps
     assert time.expected is not None
-    assert time.expected * 3600 == pytest.approx(8 + 5 * (0.4 + 2 * 20 * (5 + 10 / 3 + 5 / 9) / 20))
-    assert time.finalists * 3600 == pytest.approx(5 * 20 + 0.8)  # 2 x 10 fresh seeds
+    assert time.expected == pytest.approx(8 + 5 * (0.4 + 2 * 20 * (5 + 10 / 3 + 5 / 9) / 20))
+    assert time.finalists == pytest.approx(5 * 20 + 0.8)  # 2 x 10 fresh seeds
     assert time.total == time.expected + time.finalists
     capped = survey(load(tiny(space), [*overrides, "search.budget=400"]), tmp_path / "results", "cpu", nodes)
-    assert hours(capped, speed).search * 3600 == pytest.approx(8 + 5 * (0.4 + 20))
+    assert estimate_time(capped, speed).search == pytest.approx(8 + 5 * (0.4 + 20))
 
 
 def test_an_ensemble_takes_as_many_rounds_as_its_seeds_need(tiny: Tiny, tmp_path: Path) -> None:
     file = load(tiny(), ["train.optimizer.lr=1e-3", "ensemble.seeds=10"])
     found = survey(file, tmp_path / "results", "cpu", [Node("a", 4.0, 0.0, 8e9)])
-    speed = Speed(Machine(1e10, 1e10), setup=0.0, step=Line(1.0, 0.0), validation=Line(0.0, 0.0))
-    assert hours(found, speed) == Hours(pytest.approx((8 + 3 * 20 + 0.4) / 3600), None, 0.0)
+    speed = Speed(Machine(1e10, 1e10), setup=0.0, step=LinearFit(1.0, 0.0), validation=LinearFit(0.0, 0.0))
+    assert estimate_time(found, speed) == TimeEstimate(pytest.approx(8 + 3 * 20 + 0.4), None, 0.0)
 
 
 def test_what_fits_no_trial_is_named_with_its_size(tiny: Tiny, tmp_path: Path) -> None:
@@ -244,12 +244,9 @@ def test_what_fits_no_trial_is_named_with_its_size(tiny: Tiny, tmp_path: Path) -
     file = load(tiny(space))
     small = [Node("small", 2.0, 0.0, 2.2e9)]
     found = survey(file, tmp_path / "results", "cpu", small)
-    assert [found.pack(case) for case in found.marks] == [2, 0, 0]
+    assert [found.pack(case) for case in found.cases] == [2, 2, 0, 0, 0, 0]
     with pytest.raises(UsageError, match=r"n_embd=2048 .*with batch 8 needs .* for a trial of 2 member\(s\)"):
         refuse_too_large(found)
-    place = capacity_of(file.first.resources, small, "cpu")
-    words = [fits(each, found.data.features, place) for each in file.configurations()]
-    assert [bool(word) for word in words] == [False, False, True, True, True, True]
     refuse_too_large(survey(file, tmp_path / "results", "cpu", [Node("large", 2.0, 0.0, 1e12)]))
 
 
@@ -266,16 +263,18 @@ def test_more_than_every_node_has_is_refused(tiny: Tiny, tmp_path: Path) -> None
 
 
 def test_expected_hours_grow_with_the_work(tiny: Tiny, tmp_path: Path) -> None:
-    short, long = (expected_hours(load(tiny(), [f"train.steps={n}"]), tmp_path / "results") for n in (1000, 100_000))
+    files = [load(tiny(), [f"train.steps={steps}"]) for steps in (1000, 100_000)]
+    found = [survey(file, tmp_path / "results") for file in files]
+    short, long = (estimate_time(each, rough_speed(found[0])).total for each in found)
     assert 0 < short < long / 20
-    assert long < 12
+    assert long < 12 * 3600
 
 
 def test_a_fit_finds_a_line_and_never_a_negative_one() -> None:
-    assert fit([1, 2, 4], [3, 5, 9]) == Line(pytest.approx(1.0), pytest.approx(2.0))
-    assert fit([1, 2, 4], [1, 3, 7]).a == 0.0
-    assert fit([1, 2, 4], [4, 2, 1]).b > 0
-    assert fit([2.0], [3.0])(2.0) == pytest.approx(3.0)
+    assert fit_line([1, 2, 4], [3, 5, 9]) == LinearFit(pytest.approx(1.0), pytest.approx(2.0))
+    assert fit_line([1, 2, 4], [1, 3, 7]).a == 0.0
+    assert fit_line([1, 2, 4], [4, 2, 1]).b > 0
+    assert fit_line([2.0], [3.0])(2.0) == pytest.approx(3.0)
 
 
 def test_a_calibration_trains_what_the_file_says_and_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_a_calibration_trains_what_the_file_says_and_leaves_nothing(tiny: Tiny, 
     speed, timings = calibrate(chosen, data, True, 0.5)
     assert [each.pack in (1, 2) and each.steps >= 3 for each in timings] == [True, True]
     assert all(each.step > 0 and each.validation > 0 for each in timings)
-    assert 0 < hours(found, speed).total < 1
+    assert 0 < estimate_time(found, speed).total < 3600
     assert not (tmp_path / "results").exists()
 
 

@@ -8,7 +8,7 @@ from ensemble.config import Choice, Experiment, ExperimentFile, load, shipped
 from ensemble.config.forks import forks
 from ensemble.data.trajectories import Trajectories, read_trajectories
 from ensemble.planning.cost import cost_of
-from ensemble.planning.estimate import expected_hours
+from ensemble.planning.estimate import estimate_time, rough_speed, survey
 from ensemble.planning.sample import sample_space
 from ensemble.study.prepare import check, find_origin, prepare
 from ensemble.training.context import InlineContext
@@ -118,7 +118,8 @@ def step(experiment: Experiment, data: Trajectories) -> None:
 
 def test_the_quick_search_is_quick_and_the_large_one_is_not(folder: Path) -> None:
     def hours_of(name: str) -> float:
-        return expected_hours(load(shipped() / f"{name}.yaml"), folder / "results", "cpu")
+        counted = survey(load(shipped() / f"{name}.yaml"), folder / "results", "cpu")
+        return estimate_time(counted, rough_speed(counted)).total / 3600
 
     assert hours_of("gpt_quick") < 0.5
     assert hours_of("gpt_large") > 12

@@ -1,7 +1,7 @@
-"""What the layouts read from, whatever the file format: named arrays in groups, with every access checked.
+"""The interface between layouts and file formats: named arrays in groups, with every access checked.
 
-`hdf5.py` and `npz.py` implement `Container`. A layout never sees h5py, so the rules of trust (no links out of the
-file, no objects, no arrays beyond the limit) are kept in one place for each format.
+`hdf5.py` and `npz.py` implement `Container`. Layouts never use h5py, so the rules of trust (no links out of the file,
+no objects, no arrays beyond the limit) are in one place per format.
 """
 
 import math
@@ -22,24 +22,24 @@ Values = npt.NDArray[Any]
 LIMIT_VARIABLE = "ENSEMBLE_MAX_BYTES"
 _MEMORY_INFO = Path("/proc/meminfo")
 _FALLBACK_LIMIT = 8 << 30
-_SEARCHED_KEYS = 2000  # of a file, when looking for the nearest name
+_SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """What a file declares of one array; nothing of it has been read."""
+    """A file's declaration of one array, known without reading it."""
 
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def width(self, lead: int = 1) -> int:
-        """Return the number of columns when the first `lead` axes count rows and the others are flattened."""
+        """Return the number of columns after the first `lead` axes, with all further axes flattened."""
         return math.prod(self.shape[lead:])
 
     @property
     def bytes(self) -> int:
-        """Declared size in memory."""
+        """Declared size in memory, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -49,23 +49,23 @@ class Container(Protocol):
     path: Path
 
     def names(self, group: str = "") -> list[str]:
-        """Return the names inside a group; [] when it is none."""
+        """Return the names inside a group; [] for anything else."""
         ...
 
     def has(self, key: str) -> bool:
-        """Say whether there is a group or an array of this name."""
+        """Return whether a group or an array has this name."""
         ...
 
     def is_array(self, key: str) -> bool:
-        """Say whether the name is that of an array."""
+        """Return whether an array has this name."""
         ...
 
     def array(self, key: str) -> ArrayInfo:
-        """Return what the file declares of a numeric array; DataError when it may not or cannot be read."""
+        """Return the declaration of a numeric array; DataError when it must not or cannot be read."""
         ...
 
     def read(self, key: str, *where: slice) -> Values:
-        """Read an array or a part of it, one slice an axis; DataError when the file is damaged there."""
+        """Read an array or a part of it, one slice per axis; DataError when the file is damaged there."""
         ...
 
     def text(self, key: str) -> list[str]:
@@ -82,7 +82,7 @@ class Container(Protocol):
 
 
 def byte_limit() -> int:
-    """Return how many bytes a file may declare: `ENSEMBLE_MAX_BYTES`, or half of the memory that is available.
+    """Return the limit of declared bytes of a file: `ENSEMBLE_MAX_BYTES`, or half of the available memory.
 
     A file of a few bytes can declare any size, so the size is compared before anything is read.
     """
@@ -106,7 +106,7 @@ def check_size(path: Path, what: str, declared: int) -> None:
 
 
 def check_dtype(path: Path, info: ArrayInfo) -> None:
-    """Raise DataError unless the array holds plain numbers."""
+    """Raise DataError unless the array holds real numbers."""
     kind = info.dtype.kind
     if not info.shape:
         raise DataError(f"{path}: {info.key} is a single value, not an array")
@@ -122,8 +122,9 @@ def check_dtype(path: Path, info: ArrayInfo) -> None:
 
 
 def missing_key(container: Container, key: str, layout: str, episode: str | None = None) -> DataError:
-    """Return the error for a name that a layout wants and the file lacks, with the nearest name that is there."""
+    """Return the error for a missing name that a layout needs, with the nearest existing name."""
     present = list(_walk(container, _SEARCHED_KEYS))
+    # The same group first: in files of many episodes the nearest name is otherwise that of another episode.
     folder = [name for name in present if name.rpartition("/")[0] == key.rpartition("/")[0]]
     near = nearest(key, folder) or nearest(key, present)
     hint = f" (did you mean '{near[0]}'?)" if near else f" (present: {', '.join(present[:8]) or 'nothing'})"
@@ -132,24 +133,29 @@ def missing_key(container: Container, key: str, layout: str, episode: str | None
 
 
 def require(container: Container, keys: Iterable[str], layout: str) -> None:
-    """Raise DataError for the first of the names that a layout wants and the file lacks."""
+    """Raise DataError for the first missing name that a layout needs."""
     for key in keys:
         if not container.has(key):
             raise missing_key(container, key, layout)
 
 
+def path_in(group: str, name: str) -> str:
+    """Return the key of a name inside a group; the root group is ""."""
+    return f"{group}/{name}" if group else name
+
+
 def walk_arrays(container: Container, limit: int) -> list[str]:
-    """Return the keys of the first `limit` arrays of a file."""
+    """Return the keys of the first `limit` arrays of a file, parents first."""
     return [key for key in _walk(container, limit * 2) if container.is_array(key)][:limit]
 
 
 def _walk(container: Container, limit: int) -> Iterable[str]:
-    """Yield the names of a file, parents first, at most `limit` of them."""
+    """Yield at most about `limit` names of a file, parents first."""
     pending, seen = [""], 0
     while pending and seen < limit:
         group = pending.pop(0)
         for name in container.names(group):
-            key = f"{group}/{name}" if group else name
+            key = path_in(group, name)
             seen += 1
             yield key
             if not container.is_array(key):
@@ -157,6 +163,7 @@ def _walk(container: Container, limit: int) -> Iterable[str]:
 
 
 def _available_memory() -> int:
+    # Other systems than Linux have no such file; the limit is then fixed.
     if not _MEMORY_INFO.is_file():
         return 2 * _FALLBACK_LIMIT
     for line in _MEMORY_INFO.read_text().splitlines():

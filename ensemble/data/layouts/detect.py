@@ -1,4 +1,4 @@
-"""Which layout a file has: each is scored by the names it needs, and the report says what matched.
+"""Detection of a file's layout, by the share of the names that each layout needs.
 
 To add a layout: a module with TITLE, `wanted` and `open_recording`, and a line in LAYOUTS.
 """
@@ -16,7 +16,7 @@ from ensemble.errors import DataError, UsageError
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 _LISTED = 8  # arrays that the error for an unknown file names
-_USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # HDF5 allows a block of the user's own before the signature
+_USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # offsets of the signature: HDF5 allows a user block before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class Layout:
 
     name: str
     title: str
-    wanted: Callable[[Container], dict[str, bool]]  # name it needs: whether it is there
+    wanted: Callable[[Container], dict[str, bool]]  # needed name: whether it exists
     open: Callable[[Container, DataConfig], Recording]
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How well a file fits a layout."""
+    """The fit of a file to a layout."""
 
     layout: Layout
     present: tuple[str, ...]
@@ -39,7 +39,7 @@ class Match:
 
     @property
     def score(self) -> float:
-        """Share of the wanted names that are there."""
+        """Share of the needed names that exist."""
         return len(self.present) / (len(self.present) + len(self.missing))
 
 
@@ -55,9 +55,9 @@ LAYOUTS = (
 
 
 def open_container(path: Path, follow_links: bool = False) -> Container:
-    """Open an HDF5 or npz file, told apart by its first bytes; DataError for anything else.
+    """Open an HDF5 or npz file, distinguished by its first bytes; DataError for anything else.
 
-    Nothing is ever unpickled: files that are pickles are refused by name and by content.
+    Nothing is ever unpickled: pickles are refused by name and by content.
     """
     if not path.is_file():
         raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
@@ -67,28 +67,30 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
         head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
     if not head:
         raise DataError(f"{path}: empty file (0 bytes)")
+    # By content, since suffixes of HDF5 files vary (.h5, .hdf5, .mat, none).
     if any(head[at : at + len(hdf5.SIGNATURE)] == hdf5.SIGNATURE for at in _USER_BLOCKS):
         return hdf5.Hdf5File(path, follow_links)
     if head.startswith(npz.SIGNATURE):
         return npz.NpzFile(path)
-    raise DataError(f"{path}: {_what_else(path, head)}")
+    raise DataError(f"{path}: {_why_unreadable(path, head)}")
 
 
 def detect(container: Container) -> list[Match]:
     """Score every layout, best first."""
     matches = []
     for layout in LAYOUTS:
-        found = layout.wanted(container)
-        present = tuple(name for name, there in found.items() if there)
-        matches.append(Match(layout, present, tuple(name for name in found if name not in present)))
+        needed = layout.wanted(container)
+        present = tuple(name for name, exists in needed.items() if exists)
+        matches.append(Match(layout, present, tuple(name for name in needed if name not in present)))
+    # A stable sort: the order of LAYOUTS decides between equal scores.
     return sorted(matches, key=lambda match: -match.score)
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file by the layout that is named, or by the one it looks like.
+    """Open a file with the layout of the configuration, or with the detected one.
 
     Raises DataError with the best match and the nearest names when no layout fits, and when the declared size is above
-    the limit; UsageError when `data.map` stands beside another layout.
+    the limit; UsageError for `data.map` together with another layout.
     """
     if data.map and data.layout not in ("auto", "map"):
         raise UsageError(f"data.map is read with layout map or auto, not with layout {data.layout}")
@@ -102,7 +104,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _layout(container: Container, data: DataConfig) -> Layout:
-    """Return the named layout, or the one whose names are all there; DataError with the best match when none is."""
+    """Return the configured layout, or the first whose names all exist; DataError with the best match without any."""
     if data.layout != "auto":
         return next(layout for layout in LAYOUTS if layout.name == data.layout)
     best = detect(container)[0]
@@ -117,7 +119,8 @@ def _layout(container: Container, data: DataConfig) -> Layout:
     raise DataError(f"{error}; no known layout fits, this one best ({len(best.present)} of {total} names); {other}")
 
 
-def _what_else(path: Path, head: bytes) -> str:
+def _why_unreadable(path: Path, head: bytes) -> str:
+    # Protocols 2 to 5 of pickle begin with this byte; older ones are text and end below.
     if head.startswith(b"\x80") and head[1] in range(2, 6):
         return "pickled data is not read; write it as HDF5 or with numpy.savez"
     if head.startswith(b"\x93NUMPY"):

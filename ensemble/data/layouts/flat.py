@@ -1,4 +1,4 @@
-"""Layouts that keep all episodes end to end in long arrays: what D4RL and npz rollouts share."""
+"""Layouts with all episodes concatenated in long arrays: the common part of D4RL and npz rollouts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,37 +15,38 @@ from ensemble.text import plural
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A feature, its array, and the array of next values beside it, if there is one."""
+class FlatColumn:
+    """A feature, the key of its array, and the key of the array of next values, if there is one."""
 
     feature: RawFeature
     key: str
-    following: str | None = None
+    next_key: str | None = None
 
 
 def flat_recording(
     container: Container,
     layout: str,
     title: str,
-    columns: Sequence[Column],
+    columns: Sequence[FlatColumn],
     starts: Int64,
     rows: int,
     notices: Sequence[str],
 ) -> Recording:
-    """Return a recording of episodes that begin at `starts` and end where the next begins, at `rows` at last.
+    """Return a recording of episodes that begin at `starts`, each up to the next start, the last up to `rows`.
 
     Where any column has next values, every episode has one point more than rows.
     """
     bounds = np.append(starts, rows).astype(np.int64)
     counts = np.diff(bounds)
-    longer = any(column.following for column in columns)
+    has_last_point = any(column.next_key for column in columns)
 
     def read(first: int, last: int) -> dict[str, Values]:
         return {
-            column.feature.name: _read(container, column, bounds[first : last + 1], first, longer) for column in columns
+            column.feature.name: _read(container, column, bounds[first : last + 1], first, has_last_point)
+            for column in columns
         }
 
-    points = counts + longer
+    points = counts + has_last_point
     return Recording(
         layout=layout,
         summary=f"{title}: {plural(rows, 'row')}, {plural(len(starts), 'episode')} of {lengths_text(points)}",
@@ -67,24 +68,25 @@ def flags(container: Container, key: str, rows: int) -> npt.NDArray[np.bool_]:
     return values.astype(bool)
 
 
-def _read(container: Container, column: Column, bounds: Int64, episode: int, longer: bool) -> Values:
-    """Read the rows between the first and the last bound; append each episode's last point where there is one."""
+def _read(container: Container, column: FlatColumn, bounds: Int64, episode: int, has_last_point: bool) -> Values:
+    """Read the rows between the first and the last bound; append the last point of each episode where there is one."""
     where = slice(int(bounds[0]), int(bounds[-1]))
     values = matrix(container.read(column.key, where))
-    if not longer:
+    if not has_last_point:
         return values
-    if column.following is None:
+    if column.next_key is None:
         return append_last(values, np.diff(bounds))
-    following = matrix(container.read(column.following, where))
+    following = matrix(container.read(column.next_key, where))
     ends = bounds[1:] - bounds[0]
+    # Inside an episode the next value is stored twice; a difference means that the cuts are at wrong rows.
     inner = np.setdiff1d(np.arange(len(values)), ends - 1, assume_unique=True)
-    where_wrong = difference_to_successor(following[inner], values[inner + 1])
-    if where_wrong is not None:
-        row, entry = int(inner[where_wrong[0]]), where_wrong[1]
+    difference = difference_to_successor(following[inner], values[inner + 1])
+    if difference is not None:
+        row, entry = int(inner[difference[0]]), difference[1]
         number = int(np.searchsorted(ends, row, side="right"))
         step = row + int(bounds[0] - bounds[number])
         raise DataError(
-            f"{container.path}: episode {episode + number}: {column.following}[{step}] is {following[row, entry]:g} "
+            f"{container.path}: episode {episode + number}: {column.next_key}[{step}] is {following[row, entry]:g} "
             f"and {column.key}[{step + 1}] is {values[row + 1, entry]:g} (column {entry}); they should be equal "
             "inside an episode"
         )

@@ -1,12 +1,12 @@
-"""Layouts that keep each episode in a group of its own: what robomimic, robosuite and mapped files share."""
+"""Layouts with one group per episode: the common part of robomimic, robosuite and mapped files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.layouts.recording import RawFeature, Recording
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
+from ensemble.data.layouts.recording import RawFeature, Recording, natural_order, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.text import plural
@@ -14,27 +14,44 @@ from ensemble.text import plural
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """A feature and how to read it from an episode's group, (points, width)."""
+    """A feature and the function that reads it from an episode's group, (points, width)."""
 
     feature: RawFeature
     load: Callable[[str], Values]
 
 
-def survey(container: Container, layout: str, groups: Sequence[str], keys: Sequence[str]) -> dict[str, list[ArrayInfo]]:
-    """Return what every episode declares of every key: key -> one ArrayInfo an episode.
+def declared_arrays(
+    container: Container, layout: str, groups: Sequence[str], keys: Sequence[str]
+) -> dict[str, list[ArrayInfo]]:
+    """Return the declarations of all episodes: key -> one ArrayInfo per episode.
 
-    Raises DataError for an episode that lacks a key, and where columns or dtype differ between episodes, with both.
+    Raises DataError for an episode without a key, and for two episodes that differ in columns or dtype.
     """
-    found: dict[str, list[ArrayInfo]] = {key: [] for key in keys}
+    declared: dict[str, list[ArrayInfo]] = {key: [] for key in keys}
     for group in groups:
         for key in keys:
-            path = f"{group}/{key}" if group else key
+            path = path_in(group, key)
             if not container.is_array(path):
                 raise missing_key(container, path, layout, group or None)
-            found[key].append(container.array(path))
-        if any(_schema(infos[-1]) != _schema(infos[0]) for infos in found.values()):
-            raise DataError(_differ(container, groups[0], group, found))
-    return found
+            declared[key].append(container.array(path))
+        if any(_schema(infos[-1]) != _schema(infos[0]) for infos in declared.values()):
+            raise DataError(_difference_text(container, groups[0], group, declared))
+    return declared
+
+
+def demonstrations(container: Container, group: str) -> list[str]:
+    """Return the groups inside a group, demo_2 before demo_10."""
+    names = natural_order(container.names(group))
+    return [f"{group}/{name}" for name in names if not container.is_array(f"{group}/{name}")]
+
+
+def common_rows(container: Container, groups: Sequence[str], infos: dict[str, list[ArrayInfo]]) -> Int64:
+    """Return the number of rows of each group, common to all of its arrays; DataError where they differ."""
+    rows = [
+        same_rows(container, {key: each[i].shape[0] for key, each in infos.items()}, group)
+        for i, group in enumerate(groups)
+    ]
+    return np.array(rows, dtype=np.int64)
 
 
 def grouped_recording(
@@ -49,7 +66,7 @@ def grouped_recording(
     dt: float | None,
     notices: Sequence[str],
 ) -> Recording:
-    """Return a recording whose episodes are read one group after another."""
+    """Return a recording that reads its episodes group by group."""
 
     def read(first: int, last: int) -> dict[str, Values]:
         return {
@@ -67,7 +84,7 @@ def matrix(values: Values) -> Values:
 
 
 def lengths_text(points: Int64) -> str:
-    """Say how long episodes are: "837 to 1058 points" or "100 points"."""
+    """Return the lengths of episodes as text: "837 to 1058 points" or "100 points"."""
     if not len(points):
         return "0 points"
     low, high = int(points.min()), int(points.max())
@@ -78,10 +95,10 @@ def _schema(info: ArrayInfo) -> tuple[object, ...]:
     return info.shape[1:], info.dtype
 
 
-def _differ(container: Container, first: str, other: str, found: dict[str, list[ArrayInfo]]) -> str:
+def _difference_text(container: Container, first: str, other: str, declared: dict[str, list[ArrayInfo]]) -> str:
     def text(number: int) -> str:
-        declared = [infos[number] for infos in found.values()]
-        shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in declared]
-        return ", ".join(f"{k} ({shape}) {i.dtype}" for k, shape, i in zip(found, shapes, declared, strict=True))
+        infos = [each[number] for each in declared.values()]
+        shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in infos]
+        return ", ".join(f"{k} ({shape}) {i.dtype}" for k, shape, i in zip(declared, shapes, infos, strict=True))
 
     return f"{container.path}: episodes differ\n  {first}: {text(0)}\n  {other}: {text(-1)}"

@@ -1,7 +1,7 @@
-"""HDF5 files, opened with care: the only place that reads through h5py.
+"""Reading of HDF5 files: the only module that reads through h5py.
 
-Nothing outside the file is touched unless asked for: the links are listed before any of them is followed, and arrays
-whose bytes lie in other files are refused. What h5py reports of damage becomes a DataError that says what to do.
+No other file is opened unless `follow_links` is set: links are listed before any is followed, and arrays with bytes in
+other files are refused. Damage that h5py reports becomes a DataError with advice.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from ensemble.errors import DataError
 from ensemble.text import byte_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_CHUNK_CACHE = 64 << 20  # bytes for each open array: slabs cut across chunks, and each chunk is unpacked once
+# Bytes per open array. Slices cross chunks, and a cached chunk is decompressed only once.
+_CHUNK_CACHE = 64 << 20
 
 
 class Hdf5File:
@@ -27,6 +28,7 @@ class Hdf5File:
         self.path = path
         self._follow_links = follow_links
         self._file = _open(path)
+        # Before anything else is read: a lookup of a name would already follow its link.
         try:
             if not follow_links:
                 self._refuse_external_links()
@@ -35,53 +37,55 @@ class Hdf5File:
             raise
 
     def names(self, group: str = "") -> list[str]:
-        """Return the names inside a group; [] when it is none."""
-        with self._damage(group or "/"):
+        """Return the names inside a group; [] for anything else."""
+        with self._as_data_error(group or "/"):
             found = self._file.get(group) if group else self._file
             return list(found) if isinstance(found, h5py.Group) else []
 
     def has(self, key: str) -> bool:
-        """Say whether there is a group or an array of this name."""
-        with self._damage(key):
+        """Return whether a group or an array has this name."""
+        with self._as_data_error(key):
             return key in self._file
 
     def is_array(self, key: str) -> bool:
-        """Say whether the name is that of an array."""
-        with self._damage(key):
+        """Return whether an array has this name."""
+        with self._as_data_error(key):
             return self._file.get(key, getclass=True) is h5py.Dataset
 
     def array(self, key: str) -> ArrayInfo:
-        """Return what the file declares of a numeric array; DataError when it may not or cannot be read."""
-        found = self._dataset(key)
-        info = ArrayInfo(key, found.shape, found.dtype)
+        """Return the declaration of a numeric array; DataError when it must not or cannot be read."""
+        dataset = self._dataset(key)
+        info = ArrayInfo(key, dataset.shape, dataset.dtype)
         check_dtype(self.path, info)
         check_size(self.path, key, info.bytes)
-        if info.bytes and not found.is_virtual and not found.external and not found.id.get_storage_size():
+        # HDF5 would read such an array as zeros. Virtual and external arrays have their bytes elsewhere.
+        if info.bytes and not dataset.is_virtual and not dataset.external and not dataset.id.get_storage_size():
             raise DataError(
                 f"{self.path}: {key} declares {byte_size(info.bytes)} and holds 0 bytes; was its writer stopped?"
             )
         return info
 
     def read(self, key: str, *where: slice) -> Values:
-        """Read an array or a part of it, one slice an axis; DataError when the file is damaged there."""
-        found = self._dataset(key)
-        with self._damage(key):
-            values = found[where]
+        """Read an array or a part of it, one slice per axis; DataError when the file is damaged there."""
+        dataset = self._dataset(key)
+        with self._as_data_error(key):
+            values = dataset[where]
         return np.asarray(values)
 
     def text(self, key: str) -> list[str]:
         """Read an array of names."""
-        found = self._dataset(key)
-        with self._damage(key):
-            if found.dtype.kind not in "OSU":
-                raise DataError(f"{self.path}: {key} has dtype {found.dtype} where names are expected")
-            return [name.decode() if isinstance(name, bytes) else str(name) for name in found[:].reshape(-1)]
+        dataset = self._dataset(key)
+        with self._as_data_error(key):
+            if dataset.dtype.kind not in "OSU":
+                raise DataError(f"{self.path}: {key} has dtype {dataset.dtype} where names are expected")
+            return [name.decode() if isinstance(name, bytes) else str(name) for name in dataset[:].reshape(-1)]
 
     def attribute(self, group: str, name: str) -> Any:
         """Return an attribute as a Python value, or None."""
-        with self._damage(f"{group or '/'} (attribute {name})"):
-            found = self._file.get(group) if group else self._file
-            value = None if found is None else found.attrs.get(name)
+        with self._as_data_error(f"{group or '/'} (attribute {name})"):
+            owner = self._file.get(group) if group else self._file
+            value = None if owner is None else owner.attrs.get(name)
+        # Writers store scalars as arrays of one element, too, and text as bytes.
         if isinstance(value, np.ndarray) and value.size != 1:
             return value.tolist()
         if isinstance(value, np.ndarray | np.generic):
@@ -93,28 +97,28 @@ class Hdf5File:
         self._file.close()
 
     def _dataset(self, key: str) -> h5py.Dataset:
-        with self._damage(key):
-            found = self._file.get(key)
-            if not isinstance(found, h5py.Dataset):
+        with self._as_data_error(key):
+            dataset = self._file.get(key)
+            if not isinstance(dataset, h5py.Dataset):
                 raise DataError(f"{self.path}: '{key}' is not an array")
-            outside = bool(found.external) or found.is_virtual
+            outside = bool(dataset.external) or dataset.is_virtual
         if outside and not self._follow_links:
             raise DataError(
                 f"{self.path}: the bytes of {key} lie in another file (external storage or a virtual data set), "
                 "which is not followed; data.follow_links: true allows it"
             )
-        return found
+        return dataset
 
     def _refuse_external_links(self) -> None:
-        """List every link without opening what it points to."""
+        """Raise DataError for a link to another file; no link is followed."""
         external: list[str] = []
 
-        def see(name: bytes, info: Any) -> None:
+        def visit(name: bytes, info: Any) -> None:
             if info.type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
                 external.append(name.decode(errors="replace"))
 
-        with self._damage("its list of links"):
-            self._file.id.links.visit(see, info=True)
+        with self._as_data_error("its list of links"):
+            self._file.id.links.visit(visit, info=True)
         if external:
             raise DataError(
                 f"{self.path}: '{external[0]}' is a link to another file ({len(external)} in all), "
@@ -122,8 +126,8 @@ class Hdf5File:
             )
 
     @contextmanager
-    def _damage(self, what: str) -> Iterator[None]:
-        """Turn what h5py raises on a damaged file into a DataError."""
+    def _as_data_error(self, what: str) -> Iterator[None]:
+        """Turn h5py's exceptions on damaged files into DataError."""
         try:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
@@ -140,7 +144,8 @@ def _open(path: Path) -> h5py.File:
 
 
 def _why_not_opened(path: Path, error: Exception) -> str:
-    """Say in words what h5py's message means."""
+    """Translate h5py's message into a cause and advice."""
+    # h5py has no error classes: the text of the HDF5 library is all there is.
     text = str(error)
     if isinstance(error, BlockingIOError) or "unable to lock file" in text:
         return (

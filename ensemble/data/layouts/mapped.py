@@ -1,8 +1,8 @@
 """Files of no known layout, through `data.map`: feature -> array inside each episode's group.
 
-Every group that holds the mapped arrays is an episode; where they lie in the root, the file is one. Groups called
-train, estimation, validation, test .. are given splits. A control may have one row less than the others. A feature may
-be the time derivative of another one: central differences in float64, before the cast.
+Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode. Groups called train,
+estimation, validation, test .. are given splits. A control may have one row less than the others. A feature may be the
+time derivative of another one: central differences in float64, before the cast.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.config.data import DataConfig, FeatureMap
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
+from ensemble.data.layouts.grouped import Loader, declared_arrays, grouped_recording, lengths_text, matrix
 from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
@@ -32,36 +32,41 @@ _SPLITS = {
     "testing": "test",
 }
 _ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
-_DEPTH = 6  # groups below which no episode is looked for
+_DEPTH = 6  # levels of groups that are searched for episodes
 
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """Seconds between points, or the name of the array that holds the time of each."""
+    """Seconds between points, or the key of the array with the time of each point."""
 
     dt: float | None
     key: str | None
 
     def axis(self, container: Container, group: str) -> float | Values:
-        """Return what np.gradient takes as the second argument."""
+        """Return the second argument of np.gradient: a step in seconds, or the times (T,)."""
         if self.dt is not None:
             return self.dt
         assert self.key is not None
-        return container.read(_path(group, self.key)).reshape(-1).astype(np.float64)
+        return container.read(path_in(group, self.key)).reshape(-1).astype(np.float64)
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file by `data.map`; UsageError for a map or roles that are incomplete, DataError for the file."""
+    """Open a file with `data.map`; UsageError for an incomplete map or incomplete roles, DataError for the file."""
+    # Episodes and their arrays
     entries = {name: FeatureMap(key=entry) if isinstance(entry, str) else entry for name, entry in data.map.items()}
     roles = _roles(entries, data)
     keys = [entry.key for entry in entries.values() if entry.key]
     groups = _episodes(container, keys)
-    infos = survey(container, "map", groups, list(dict.fromkeys(keys)))
+    infos = declared_arrays(container, "map", groups, list(dict.fromkeys(keys)))
+
+    # Lengths and time
     clock = _clock(container, groups[0], data)
     points = np.array(
         [_points(container, i, groups[i], entries, roles, infos) for i in range(len(groups))], dtype=np.int64
     )
     length = dict(zip(groups, points.tolist(), strict=True))
+
+    # Features
     loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
@@ -71,7 +76,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
-    """Return the role of each feature: as given, or its name where that is a role (state: obs/joint_pos)."""
+    """Return the role of each feature: as given, or its name if that is a role (state: obs/joint_pos)."""
     if not entries:
         raise UsageError("layout map needs data.map: feature: array")
     roles = {name: name for name in entries if name in _ROLE_NAMES} | data.roles
@@ -87,12 +92,13 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
-    """Return the groups that hold all keys; DataError when there is none, or when one holds some of them only."""
+    """Return the groups with all keys; DataError without any, or for a group with only some of them."""
     complete, best, pending = [], ("", -1), [("", 0)]
     partial = []
     while pending:
         group, depth = pending.pop()
-        present = sum(container.is_array(_path(group, key)) for key in keys)
+        present = sum(container.is_array(path_in(group, key)) for key in keys)
+        # Not searched further: groups inside an episode are parts of it.
         if present == len(keys):
             complete.append(group)
             continue
@@ -101,20 +107,21 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
         if present > best[1]:
             best = (group, present)
         if depth < _DEPTH:
-            inside = [_path(group, name) for name in container.names(group)]
+            inside = [path_in(group, name) for name in container.names(group)]
             pending += [(name, depth + 1) for name in inside if not container.is_array(name)]
+    # An episode that lacks an array is an error, not a shorter data set: its writer may have been stopped.
     lacking = partial[0] if complete and partial else best[0]
     if partial or not complete:
-        absent = next(key for key in keys if not container.is_array(_path(lacking, key)))
-        raise missing_key(container, _path(lacking, absent), "map", lacking or None)
+        absent = next(key for key in keys if not container.is_array(path_in(lacking, key)))
+        raise missing_key(container, path_in(lacking, absent), "map", lacking or None)
     return natural_order(complete)
 
 
 def _clock(container: Container, group: str, data: DataConfig) -> _Clock:
-    found = data.dt or container.attribute(group, "dt") or container.attribute("", "dt")
-    if found:
-        return _Clock(float(found), None)
-    key = next((key for key in TIME_KEYS if container.is_array(_path(group, key))), None)
+    dt = data.dt or container.attribute(group, "dt") or container.attribute("", "dt")
+    if dt:
+        return _Clock(float(dt), None)
+    key = next((key for key in TIME_KEYS if container.is_array(path_in(group, key))), None)
     return _Clock(None, key)
 
 
@@ -133,7 +140,7 @@ def _points(
     roles: dict[str, FeatureRole],
     infos: dict[str, list[ArrayInfo]],
 ) -> int:
-    """Return the points of an episode: the rows of all its arrays, a control's one less at most."""
+    """Return the points of an episode: the rows of its arrays; a control may have one row less."""
     rows = {name: infos[entry.key][number].shape[0] for name, entry in entries.items() if entry.key}
     longest = max(rows.values())
     padded = {
@@ -154,6 +161,7 @@ def _loader(
     length: dict[str, int],
     data: DataConfig,
 ) -> Loader:
+    # The array, its columns, and the columns of a derivative
     entry = entries[name]
     base = entry if entry.derivative_of is None else entries[entry.derivative_of]
     assert base.key is not None
@@ -161,15 +169,15 @@ def _loader(
     kept = _columns(container, name, base.columns, info.width())
     width = len(kept) if kept is not None else info.width()
     own = None if entry is base else _columns(container, name, entry.columns, width)
-    turning = [bool({entry.derivative_of, f"{entry.derivative_of}[{i}]"} & set(data.angles)) for i in range(width)]
+    angles = [bool({entry.derivative_of, f"{entry.derivative_of}[{i}]"} & set(data.angles)) for i in range(width)]
 
     def load(group: str) -> Values:
-        values = _scaled(_chosen(matrix(container.read(_path(group, base.key or ""))), kept), base.scale)
+        values = _scaled(_chosen(matrix(container.read(path_in(group, base.key or ""))), kept), base.scale)
         if len(values) < length[group]:
-            values = np.concatenate([values, values[-1:]])  # a control's unused last row
+            values = np.concatenate([values, values[-1:]])  # a control's last row, which no transition uses
         if entry is base:
             return values
-        rate = _derivative(values, clock.axis(container, group), turning)
+        rate = _derivative(values, clock.axis(container, group), angles)
         return _scaled(_chosen(rate, own), entry.scale)
 
     if entry is not base and clock.dt is None and clock.key is None:
@@ -192,17 +200,13 @@ def _scaled(values: Values, scale: float) -> Values:
     return values if scale == 1.0 else values.astype(np.float64) * scale
 
 
-def _derivative(values: Values, time: float | Values, turning: list[bool]) -> npt.NDArray[np.float64]:
+def _derivative(values: Values, time: float | Values, angles: list[bool]) -> npt.NDArray[np.float64]:
     """Return d values / dt (T, w): second-order central differences inside, one-sided at both ends.
 
-    `turning` (w,) are angles, which jump by 2 pi where their rate does not.
+    Columns with `angles` (w,) are unwrapped first: an angle jumps by 2 pi where its rate does not.
     """
     wide = values.astype(np.float64)
     if len(wide) < 2:
         return np.zeros_like(wide)
-    wide[:, turning] = np.unwrap(wide[:, turning], axis=0)
+    wide[:, angles] = np.unwrap(wide[:, angles], axis=0)
     return np.asarray(np.gradient(wide, time, axis=0))
-
-
-def _path(group: str, key: str) -> str:
-    return f"{group}/{key}" if group else key

@@ -1,4 +1,4 @@
-"""NeRD and axion: one group `data`, arrays time-major (T, B, ..), the next states stored beside the states.
+"""NeRD and axion: one group `data` with time-major arrays (T, B, ..), among them the states and the next states.
 
 Source: NVlabs/neural-robot-dynamics, utils/datasets.py and generate/. A trajectory of T steps gives T + 1 points, the
 last one from `next_states`. Mode `transition` has arrays (N, ..) and gives N episodes of two points.
@@ -32,13 +32,13 @@ GROUP = "data"
 LENGTHS = "traj_lengths"
 _STATE = "states"
 _NEXT = "next_"
-_CONTROLS = ("joint_acts", "gravity_dir", "actions")  # known ahead of a rollout
+_CONTROLS = ("joint_acts", "gravity_dir", "actions")  # known before a rollout
 _DT = ("dt", "frame_dt")
 
 
 @dataclass(frozen=True, slots=True)
 class _Array:
-    """One feature and the array of next values beside it, if there is one."""
+    """One feature, and the key of the array of its next values, if there is one."""
 
     info: ArrayInfo
     following: str | None
@@ -46,7 +46,7 @@ class _Array:
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there."""
+    """Return the names that this layout needs, and whether each exists."""
     return {
         f"{GROUP} with attribute mode": container.attribute(GROUP, "mode") in ("trajectory", "transition"),
         f"{GROUP}/{_STATE}": container.has(f"{GROUP}/{_STATE}"),
@@ -55,7 +55,8 @@ def wanted(container: Container) -> dict[str, bool]:
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself."""
+    """Open a file of this layout; DataError where it is inconsistent."""
+    # Mode and shapes
     require(container, (f"{GROUP}/{_STATE}", f"{GROUP}/{_NEXT}{_STATE}"), "nerd")
     states = container.array(f"{GROUP}/{_STATE}")
     mode = container.attribute(GROUP, "mode") or ("trajectory" if len(states.shape) == 3 else "transition")
@@ -63,9 +64,13 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if len(states.shape) <= lead:
         raise DataError(f"{container.path}: {states.key} has shape {states.shape} in mode {mode}")
     steps, count = states.shape[:2] if mode == "trajectory" else (1, states.shape[0])
+
+    # Features and lengths
     arrays = _arrays(container, states.shape[:lead], lead)
     lengths = _lengths(container, steps, count)
     _check_totals(container, mode, steps, count, lengths)
+
+    # Description
     kind = "trajectories" if mode == "trajectory" else "transitions"
     ragged = len(np.unique(lengths)) > 1
     long = f" x {'up to ' if ragged else ''}{steps} steps" if mode == "trajectory" else ""
@@ -86,38 +91,39 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _arrays(container: Container, leading: tuple[int, ...], lead: int) -> list[_Array]:
-    """Return the features: the states first, then the others as the file lists them."""
-    found = _members(container, GROUP)
-    names = [_STATE, *(name for name in found if name not in (_STATE, LENGTHS))]
+    """Return the features: the states first, then the others in the order of the file."""
+    keys = _array_keys(container, GROUP)
+    names = [_STATE, *(name for name in keys if name not in (_STATE, LENGTHS))]
     arrays = []
     for name in names:
-        if name.startswith(_NEXT) and name.removeprefix(_NEXT) in found:
+        if name.startswith(_NEXT) and name.removeprefix(_NEXT) in keys:
             continue
         info = container.array(f"{GROUP}/{name}")
         if info.shape[:lead] != leading:
             raise DataError(
                 f"{container.path}: {info.key} has shape {info.shape} where {GROUP}/{_STATE} begins with {leading}"
             )
-        following = f"{GROUP}/{_NEXT}{name}" if _NEXT + name in found else None
+        following = f"{GROUP}/{_NEXT}{name}" if _NEXT + name in keys else None
         if following and container.array(following).shape != info.shape:
             raise DataError(
                 f"{container.path}: {following} has shape {container.array(following).shape}, "
                 f"{info.key} has {info.shape}"
             )
+        # Files of passive systems have an array of no torques.
         if info.width(lead):
             arrays.append(_Array(info, following, _feature(container, name, info, lead, following is not None)))
     return arrays
 
 
-def _members(container: Container, group: str) -> list[str]:
-    """Return the arrays in a group and in its groups, as paths."""
-    members = []
+def _array_keys(container: Container, group: str) -> list[str]:
+    """Return the arrays in a group and all groups inside it, as paths relative to it."""
+    keys = []
     for name in container.names(group):
         if container.is_array(f"{group}/{name}"):
-            members.append(name)
+            keys.append(name)
         else:
-            members += [f"{name}/{inner}" for inner in _members(container, f"{group}/{name}")]
-    return members
+            keys += [f"{name}/{inner}" for inner in _array_keys(container, f"{group}/{name}")]
+    return keys
 
 
 def _feature(container: Container, name: str, info: ArrayInfo, lead: int, successor: bool) -> RawFeature:
@@ -125,8 +131,10 @@ def _feature(container: Container, name: str, info: ArrayInfo, lead: int, succes
     if name != _STATE:
         role: FeatureRole = "control" if name in _CONTROLS else "auxiliary"
         return raw_feature(name, width, info.dtype, role, successor=successor)
-    positions = (width + 1) // 2  # a free joint has 7 coordinates and 6 velocities
+    # Rounded up, since a free joint has 7 coordinates and 6 velocities.
+    positions = (width + 1) // 2
     labels = [f"q{i}" for i in range(positions)] + [f"qd{i}" for i in range(width - positions)]
+    # The only environment whose coordinates are known to be angles; others get them from `data.angles`.
     pendulum = "pendulum" in str(container.attribute(GROUP, "env") or "").lower()
     return raw_feature(name, width, info.dtype, "state", labels, [pendulum and i < positions for i in range(width)])
 
@@ -142,7 +150,7 @@ def _lengths(container: Container, steps: int, count: int) -> Int64:
 
 
 def _check_totals(container: Container, mode: str, steps: int, count: int, lengths: Int64) -> None:
-    """Compare what the attributes count with what is there; padded steps may be counted or not."""
+    """Compare the counts in the attributes with the arrays; padded steps may be counted or not."""
     if mode == "trajectory":
         check_declared(container, "trajectories", container.attribute(GROUP, "total_trajectories"), count)
     declared = container.attribute(GROUP, "total_transitions")
@@ -151,7 +159,7 @@ def _check_totals(container: Container, mode: str, steps: int, count: int, lengt
 
 
 def _read(container: Container, array: _Array, mode: str, first: int, last: int, lengths: Int64) -> Values:
-    """Read some trajectories in one slab and lay them end to end, (sum of lengths + 1, width)."""
+    """Read some trajectories in one slice and concatenate them, (sum of lengths + 1, width)."""
     where = (slice(None), slice(first, last)) if mode == "trajectory" else (slice(first, last),)
     values = _time_major(container.read(array.info.key, *where), mode)  # (T, b, w)
     following = None
@@ -159,6 +167,7 @@ def _read(container: Container, array: _Array, mode: str, first: int, last: int,
         following = _time_major(container.read(array.following, *where), mode)
         _check_successors(container, array, values, following, lengths, first)
     steps, count, width = values.shape
+    # Equal lengths, the common case, need one transposing copy and no index arrays.
     if (lengths == steps).all():
         rows = np.empty((count, steps + 1, width), values.dtype)
         rows[:, :steps] = values.swapaxes(0, 1)
@@ -180,6 +189,7 @@ def _check_successors(
 ) -> None:
     """Raise DataError unless next[t] is the value at t + 1 within each trajectory."""
     stored, real = following[:-1], values[1:]
+    # Beyond a trajectory's length the arrays hold padding, which need not agree.
     if (lengths != len(values)).any():
         padding = np.arange(1, len(values))[:, None] >= lengths  # (T - 1, b)
         stored, real = np.where(padding[..., None], 0, stored), np.where(padding[..., None], 0, real)
@@ -197,7 +207,6 @@ def _short(value: Sequence[float] | Values) -> str:
     return f"{float(np.asarray(value)):g}"
 
 
-_GROUP = "data"
 _DIMENSIONS = {"states": "state_dim", "next_states": "next_state_dim", "joint_acts": "joint_act_dim"}
 
 
@@ -214,9 +223,10 @@ def write_nerd(
 ) -> None:
     """Write `states` (B, T + 1, S), `joint_acts` (B, T, A) and `extra` arrays (B, T, ..) as float32.
 
-    `dt` is in seconds. `lengths` (B,) are the steps of each trajectory where they differ; what follows is padding.
-    Stored time-major: states, next_states (T, B, S). Raises StorageError where the disk refuses.
+    `dt` is in seconds. `lengths` (B,) are the steps of each trajectory, T by default; later steps are padding.
+    Stored time-major: states, next_states (T, B, S). Raises StorageError when writing fails.
     """
+    # Arrays
     count, steps = states.shape[0], states.shape[1] - 1
     arrays = {"states": states[:, :-1], "next_states": states[:, 1:]}
     if joint_acts is not None:
@@ -224,16 +234,18 @@ def write_nerd(
     arrays |= dict(extra or {})
     for name, values in arrays.items():
         assert values.shape[:2] == (count, steps), (name, values.shape)
+
+    # Attributes, as NeRD's loader expects them
     transitions = count * steps if lengths is None else int(lengths.sum())
     attrs = {"env": env, "mode": "trajectory", "dt": dt, "num_contacts_per_env": 0}
     attrs |= {"total_trajectories": count, "total_transitions": transitions}
     attrs |= {_DIMENSIONS[name]: values.shape[2] for name, values in arrays.items() if name in _DIMENSIONS}
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group(_GROUP)
+        group = file.create_group(GROUP)
         for name, values in arrays.items():
             group.create_dataset(name, data=_as_time_major(values))
         if lengths is not None:
-            group.create_dataset("traj_lengths", data=lengths)
+            group.create_dataset(LENGTHS, data=lengths)
         group.attrs.update(attrs | dict(attributes or {}))
 
 

@@ -1,6 +1,6 @@
-"""npz archives, read without a single pickle, and the flat rollouts that Stable-Baselines stores in them.
+"""npz archives, read without pickle, and the flat rollouts that Stable-Baselines stores in them.
 
-The layout is `obs`, `actions`, and `episode_starts` to cut them by; the last observation has no successor.
+The layout is `obs`, `actions` and `episode_starts`, the flags of first rows; the last observation has no successor.
 The same names in an HDF5 file are the same layout.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, check_dtype, check_size, require
-from ensemble.data.layouts.flat import Column, flags, flat_recording
+from ensemble.data.layouts.flat import FlatColumn, flags, flat_recording
 from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
 
@@ -29,8 +29,9 @@ class NpzFile:
     def __init__(self, path: Path):
         self.path = path
         self._read: dict[str, Values] = {}
-        with self._damage("its list of arrays"):
+        with self._as_data_error("its list of arrays"):
             self._archive = zipfile.ZipFile(path)
+        # torch.save writes zip archives, too, so the signature does not exclude them.
         if any(name.endswith("data.pkl") for name in self._archive.namelist()):
             self._archive.close()
             raise DataError(f"{path}: a PyTorch archive; pickled data is not read, write its tensors with numpy.savez")
@@ -41,15 +42,15 @@ class NpzFile:
         return list(self._names) if not group else []
 
     def has(self, key: str) -> bool:
-        """Say whether there is an array of this name."""
+        """Return whether an array has this name."""
         return key in self._names
 
     def is_array(self, key: str) -> bool:
-        """Say whether there is an array of this name."""
+        """Return whether an array has this name."""
         return key in self._names
 
     def array(self, key: str) -> ArrayInfo:
-        """Return what the header of a numeric array declares; DataError when it may not or cannot be read."""
+        """Return the declaration in an array's header; DataError when the array must not or cannot be read."""
         info = self._header(key)
         check_dtype(self.path, info)
         check_size(self.path, key, info.bytes)
@@ -57,16 +58,17 @@ class NpzFile:
 
     def read(self, key: str, *where: slice) -> Values:
         """Return a read-only array or a part of it; DataError when the archive is damaged there."""
+        # Kept, since a member of an archive can only be decompressed as a whole; the header is checked before.
         if key not in self._read:
             self.array(key)
-            with self._damage(key), self._archive.open(key + _SUFFIX) as file:
+            with self._as_data_error(key), self._archive.open(key + _SUFFIX) as file:
                 values: Values = np.lib.format.read_array(file, allow_pickle=False)
             values.setflags(write=False)
             self._read[key] = values
         return self._read[key][where]
 
     def text(self, key: str) -> list[str]:
-        """Names are not kept in npz files."""
+        """Raise DataError: npz files have no arrays of names."""
         raise DataError(f"{self.path}: no array of names '{key}'")
 
     def attribute(self, group: str, name: str) -> Any:
@@ -80,14 +82,14 @@ class NpzFile:
     def _header(self, key: str) -> ArrayInfo:
         if key not in self._names:
             raise DataError(f"{self.path}: '{key}' is not an array")
-        with self._damage(key), self._archive.open(key + _SUFFIX) as file:
+        with self._as_data_error(key), self._archive.open(key + _SUFFIX) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
         return ArrayInfo(key, shape, dtype)
 
     @contextmanager
-    def _damage(self, what: str) -> Iterator[None]:
+    def _as_data_error(self, what: str) -> Iterator[None]:
         try:
             yield
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
@@ -96,25 +98,26 @@ class NpzFile:
 
 TITLE = "flat rollouts"
 _STARTS = "episode_starts"
-_WANTED = ("obs", "actions", _STARTS)
+_REQUIRED = ("obs", "actions", _STARTS)
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there."""
-    return {key: container.has(key) for key in _WANTED}
+    """Return the names that this layout needs, and whether each exists."""
+    return {key: container.has(key) for key in _REQUIRED}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself."""
-    require(container, _WANTED, "npz")
+    """Open a file of this layout; DataError where it is inconsistent."""
+    require(container, _REQUIRED, "npz")
     infos = {key: container.array(key) for key in ("obs", "actions")}
     rows = same_rows(container, {key: info.shape[0] for key, info in infos.items()})
     if not rows:
         raise DataError(f"{container.path}: holds 0 episodes: obs has 0 rows")
     columns = [
-        Column(raw_feature(key, info.width(), info.dtype, "state" if key == "obs" else "control"), key)
+        FlatColumn(raw_feature(key, info.width(), info.dtype, "state" if key == "obs" else "control"), key)
         for key, info in infos.items()
     ]
     begins = np.flatnonzero(flags(container, _STARTS, rows)).astype(np.int64)
+    # The first row begins an episode whatever its flag says: a buffer may start in the middle of one.
     starts = np.unique(np.append(0, begins))
     return flat_recording(container, "npz", TITLE, columns, starts, rows, ())

@@ -1,11 +1,11 @@
 """Pairs of an observation and the chunk of actions that follows it, as tiny pi0's `training_pairs_original.npz`.
 
 `state (N, S)`, `action_chunk (N, H)` or `(N, H, A)`. A pair becomes an episode of H + 1 points: its controls are the
-chunk, and since the states after the first are not in the file, each repeats the first. Features have the names and
-labels of the simulated pendulum's, so that either data set may validate what the other trained.
+chunk; the states after the first are not in the file and repeat it. Features have the names and labels of the simulated
+pendulum's, so that either data set can validate models of the other.
 
-`training_pairs_fast.npz` has `token_seq (N, L)` instead of chunks: they are decoded by the `fast_tokenizer.json` that
-lies beside it, with its authors' settings (50 actions, steps of 0.1 a coefficient), so the actions are rounded.
+`training_pairs_fast.npz` has `token_seq (N, L)` instead of chunks. They are decoded with `fast_tokenizer.json` from the
+same folder and its authors' settings (50 actions, coefficients in steps of 0.1), so the actions are rounded.
 """
 
 from collections.abc import Callable
@@ -31,19 +31,19 @@ _REPEATED = (
 )
 _ROUNDED = "actions were decoded from token_seq: rounded, as the tokenizer left them"
 _TOKENIZER = "fast_tokenizer.json"
-_BROKEN = 0.01  # share of sequences, and always one, that may spell no whole chunk
+_BROKEN = 0.01  # allowed share of sequences that decode to no whole chunk; one is always allowed
 _UNGROUPED = "which trajectory a pair is from is not in the file: a split by episode is one by pair"
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there; tokens stand for chunks."""
+    """Return the names that this layout needs, and whether each exists; tokens replace chunks."""
     return {_STATE: container.has(_STATE), _CHUNK: container.has(_CHUNK) or container.has(_TOKENS)}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself or its tokens spell no chunks."""
+    """Open a file of this layout; DataError where it is inconsistent or its tokens decode to no chunks."""
     if container.has(_TOKENS) and not container.has(_CHUNK):
-        return _decoded(container)
+        return _open_tokens(container)
     require(container, (_STATE, _CHUNK), NAME)
     state, chunk = container.array(_STATE), container.array(_CHUNK)
     pairs = same_rows(container, {info.key: info.shape[0] for info in (state, chunk)})
@@ -56,8 +56,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     return _recording(container, state, (pairs, horizon, width), chunk.dtype, actions, ())
 
 
-def _decoded(container: Container) -> Recording:
-    """Understand a file of tokens; all are decoded at once: what is wrong with them is told before anything else."""
+def _open_tokens(container: Container) -> Recording:
+    """Open a file of tokens. All are decoded here, so that errors are reported before any conversion."""
+    # Shapes
     require(container, (_STATE, _TOKENS), NAME)
     state, tokens = container.array(_STATE), container.array(_TOKENS)
     pairs = same_rows(container, {info.key: info.shape[0] for info in (state, tokens)})
@@ -65,21 +66,24 @@ def _decoded(container: Container) -> Recording:
         raise DataError(
             f"{container.path}: {_STATE} {state.shape} and {_TOKENS} {tokens.shape} are not (N, S) and (N, L)"
         )
+
+    # Tokenizer and chunks
     file = container.path.with_name(_TOKENIZER)
     if not file.is_file():
         raise DataError(
-            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not there: put its {file} beside it"
+            f"{container.path}: {_TOKENS} are tokens of a tokenizer that is not there: put its {file} next to it"
         )
-    chunks, whole = _spelled(container, read_original(file, max_length=tokens.shape[1]))
+    chunks, whole = _decode(container, read_original(file, max_length=tokens.shape[1]))
     broken = np.flatnonzero(~whole)
-    words = f"{len(broken)} of {pairs} sequences of {_TOKENS} spell no whole chunk by {file.name}, the first pair-"
+    # Cut sequences are rare; many broken ones mean another tokenizer.
+    text = f"{len(broken)} of {pairs} sequences of {_TOKENS} spell no whole chunk by {file.name}, the first pair-"
     if len(broken) > max(1, _BROKEN * pairs):
-        raise DataError(f"{container.path}: {words}{broken[0]}: is it of other pairs?")
-    notices = (_ROUNDED, *([f"{words}{broken[0]}: the highest frequencies that lack are 0"] if len(broken) else []))
+        raise DataError(f"{container.path}: {text}{broken[0]}: is it of other pairs?")
+    notices = (_ROUNDED, *([f"{text}{broken[0]}: the highest frequencies that lack are 0"] if len(broken) else []))
     return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, notices)
 
 
-def _spelled(container: Container, tokenizer: ActionTokenizer) -> tuple[Float32, Bools]:
+def _decode(container: Container, tokenizer: ActionTokenizer) -> tuple[Float32, Bools]:
     try:
         return tokenizer.decode(container.read(_TOKENS))
     except ValueError as error:
@@ -134,12 +138,12 @@ def _lengths(pairs: int, horizon: int) -> Int64:
 
 
 def _repeated(state: Values, points: int) -> Values:
-    """(n, S) -> (n * points, S): the same state at every point of an episode."""
+    """Return (n, S) as (n * points, S): the same state at every point of an episode."""
     return np.repeat(state, points, axis=0)
 
 
 def _padded(chunk: Values) -> Values:
-    """(n, H, A) -> (n * (H + 1), A): a zero row after each chunk."""
+    """Return (n, H, A) as (n * (H + 1), A): a zero row after each chunk."""
     rows = np.zeros((len(chunk), chunk.shape[1] + 1, chunk.shape[2]), chunk.dtype)
     rows[:, :-1] = chunk
     return rows.reshape(-1, chunk.shape[2])

@@ -1,6 +1,6 @@
-"""A file as its layout understands it: episodes, features, and a way to read some episodes laid end to end.
+"""An opened file in the form common to all layouts: episodes, features, and a function that reads some episodes.
 
-Layouts make Recordings; nothing after them knows layouts. Values are still those of the file: no cast, no checks of
+Layouts make Recordings; later code is independent of layouts. Values are those of the file, without cast or checks of
 content (see `blocks.py`). An episode of T points has T rows in every feature; where a layout stores one row less,
 `append_last` adds it.
 """
@@ -24,7 +24,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True, slots=True)
 class RawFeature:
-    """A feature as the file stores it."""
+    """A feature as stored in the file."""
 
     name: str
     width: int
@@ -36,12 +36,12 @@ class RawFeature:
 
     @property
     def feature(self) -> Feature:
-        """What every floor knows of it."""
+        """The feature without dtype and successor."""
         return Feature(self.name, self.width, self.role, self.labels, self.angles)
 
     @property
     def schema(self) -> tuple[str, int, str]:
-        """What has to agree between files."""
+        """Name, width and dtype, which must agree between files."""
         return self.name, self.width, self.dtype
 
 
@@ -52,7 +52,7 @@ class Recording:
     layout: str
     summary: str  # "NeRD trajectory: 2048 trajectories x 100 steps"
     features: tuple[RawFeature, ...]
-    keys: tuple[str, ...]  # one name an episode, as in the file
+    keys: tuple[str, ...]  # one name per episode, as in the file
     points: Int64  # (episodes,)
     given: tuple[str | None, ...]
     dt: float | None
@@ -74,7 +74,7 @@ def raw_feature(
     angles: Sequence[bool] | None = None,
     successor: bool = True,
 ) -> RawFeature:
-    """Return a feature; labels default to `name` or `name[0]`, `name[1]`, ..; its name is made safe for a file."""
+    """Return a feature, its name made safe for paths; labels default to `name` or `name[0]`, `name[1]`, .."""
     safe = safe_name(name)
     default = [safe] if width == 1 else [f"{safe}[{i}]" for i in range(width)]
     return RawFeature(
@@ -91,8 +91,7 @@ def safe_name(name: str) -> str:
 def with_options(recording: Recording, data: DataConfig, container: Container) -> Recording:
     """Return the recording with the roles, angles and time step of an experiment file.
 
-    Raises UsageError for a role or an angle of a feature that is not there, DataError where the last value of a state
-    is not known.
+    Raises UsageError for a role or an angle of a missing feature, DataError for a state without a last value.
     """
     names = [feature.name for feature in recording.features]
     for name in data.roles:
@@ -110,7 +109,7 @@ def with_options(recording: Recording, data: DataConfig, container: Container) -
 def append_last(values: Values, counts: Int64, last: Values | None = None) -> Values:
     """Add one row after each episode: `last` (episodes, w), or the episode's last row again.
 
-    `values` (sum of counts, w) are episodes end to end. The result has sum of counts + 1 rows an episode.
+    `values` (sum of `counts`, w) are concatenated episodes; the result is (sum of (`counts` + 1), w).
     """
     ends = np.cumsum(counts)
     last = values[ends - 1] if last is None else last
@@ -121,7 +120,7 @@ def append_last(values: Values, counts: Int64, last: Values | None = None) -> Va
 
 
 def natural_order(names: Sequence[str]) -> list[str]:
-    """Sort names by the numbers in them: demo_2 before demo_10."""
+    """Sort names, digits by their value: demo_2 before demo_10."""
     return sorted(names, key=_natural)
 
 
@@ -131,10 +130,11 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def difference_to_successor(values: Values, following: Values) -> tuple[int, ...] | None:
-    """Return the first index where stored next values are not the values of the next point, or None.
+    """Return the first index where stored next values differ from the values of the next point, or None.
 
-    Both have the same shape. They agree when |a - b| <= 1e-5 max(1, |b|); NaN is left to the check of values.
+    Both have the same shape. They agree when |a - b| <= 1e-5 max(1, |b|); NaN and infinity are ignored here.
     """
+    # Files usually store the same bits twice: no float64 copies then.
     if np.array_equal(values, following):
         return None
     a, b = values.astype(np.float64), following.astype(np.float64)
@@ -145,7 +145,7 @@ def difference_to_successor(values: Values, following: Values) -> tuple[int, ...
 
 
 def same_rows(container: Container, lengths: dict[str, int], episode: str | None = None) -> int:
-    """Return the number of rows that all arrays share; DataError with the lengths when they differ."""
+    """Return the common number of rows; DataError with the lengths when they differ."""
     if len(set(lengths.values())) > 1:
         where = f" episode {episode}:" if episode else ""
         listed = ", ".join(f"{key} has {rows}" for key, rows in lengths.items())
@@ -154,15 +154,15 @@ def same_rows(container: Container, lengths: dict[str, int], episode: str | None
 
 
 def median_step(differences: Values) -> float:
-    """Return the usual difference of time stamps in seconds, free of the rounding of stamps."""
+    """Return the median difference of time stamps in seconds, to nine digits: stamps are rounded."""
     return float(f"{np.median(differences):.9g}")
 
 
-def check_declared(container: Container, what: str, declared: object, found: int) -> None:
-    """Raise DataError when a file counts more or less than it holds: its writer was stopped."""
-    if isinstance(declared, int) and declared != found:
+def check_declared(container: Container, what: str, declared: object, actual: int) -> None:
+    """Raise DataError when a declared count differs from the actual one: the writer was stopped."""
+    if isinstance(declared, int) and declared != actual:
         raise DataError(
-            f"{container.path}: declared total {declared} {what}, found {found}: "
+            f"{container.path}: declared total {declared} {what}, found {actual}: "
             "its writer was stopped, or the file was edited without correcting the count"
         )
 
@@ -181,7 +181,7 @@ def _with_role(feature: RawFeature, data: DataConfig, container: Container) -> R
 
 
 def _with_angles(features: tuple[RawFeature, ...], angles: list[str], container: Container) -> tuple[RawFeature, ...]:
-    """Flag exactly the entries named: a feature, `feature[index]` or a label."""
+    """Flag exactly the named entries: a feature, `feature[index]` or a label."""
     known: set[str] = set()
     flagged = []
     for feature in features:

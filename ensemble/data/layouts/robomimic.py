@@ -1,7 +1,7 @@
-"""robomimic, MimicGen and LIBERO: a group per demonstration, `actions` and `obs/<key>` in each.
+"""robomimic, MimicGen and LIBERO: a group per demonstration, with `actions` and `obs/<key>`.
 
-Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py. Where `next_obs` is stored its last row
-is the episode's last point; without it the last observation has no successor. Without `obs` the simulator's `states`
+Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py. The last row of `next_obs` is the
+episode's last point; without `next_obs` the last observation has no successor. Without `obs` the simulator's `states`
 are used. Images are left out.
 """
 
@@ -12,8 +12,16 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
-from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.layouts.recording import Recording, check_declared, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.grouped import (
+    Loader,
+    common_rows,
+    declared_arrays,
+    demonstrations,
+    grouped_recording,
+    lengths_text,
+    matrix,
+)
+from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.errors import DataError
 from ensemble.schema import Int64
@@ -25,37 +33,36 @@ _LOWEST_IMAGE_RANK = 3  # (N, H, W) and more
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there."""
-    demos = demonstrations(container)
+    """Return the names that this layout needs, and whether each exists."""
+    demos = demonstrations(container, GROUP)
     first = demos[0] if demos else f"{GROUP}/demo_0"
     observed = container.has(f"{first}/obs") or container.has(f"{first}/states")
     return {first: bool(demos), f"{first}/actions": container.has(f"{first}/actions"), f"{first}/obs": observed}
 
 
-def demonstrations(container: Container) -> list[str]:
-    """Return the groups of the demonstrations in natural order."""
-    names = natural_order(container.names(GROUP))
-    return [f"{GROUP}/{name}" for name in names if not container.is_array(f"{GROUP}/{name}")]
-
-
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself."""
-    demos = demonstrations(container)
+    """Open a file of this layout; DataError where it is inconsistent."""
+    # Demonstrations and their arrays
+    demos = demonstrations(container, GROUP)
     if not demos:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
     observed, notices = _observed(container, demos[0])
     followed = all(container.has(f"{demos[0]}/next_{key}") for key in observed) and observed != ["states"]
     following = [f"next_{key}" for key in observed] if followed else []
-    infos = survey(container, "robomimic", demos, [*observed, "actions", *following])
-    steps = _steps(container, demos, infos)
+    infos = declared_arrays(container, "robomimic", demos, [*observed, "actions", *following])
+    steps = common_rows(container, demos, infos)
     _check_counts(container, demos, steps)
+
+    # Features
     dt = _control_period(container)
     if observed == ["states"]:
-        states, time, said = states_without_time(container, demos, infos["states"][0])
-        loaders, dt, notices = [states], dt or time, [*notices, *said]
+        states, time, more = states_without_time(container, demos, infos["states"][0])
+        loaders, dt, notices = [states], dt or time, [*notices, *more]
     else:
         loaders = [_observation(container, key, infos[key][0], followed) for key in observed]
     loaders.append(_actions(container, infos["actions"][0], followed))
+
+    # Description
     points = steps + followed
     summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(points)}"
     names = [demo.removeprefix(f"{GROUP}/") for demo in demos]
@@ -64,7 +71,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
-    """Return the observation keys that are vectors, and what to say of the others."""
+    """Return the observation keys that are vectors, and notices on the others."""
     keys = [f"obs/{name}" for name in container.names(f"{demo}/obs") if container.is_array(f"{demo}/obs/{name}")]
     if not keys:
         if not container.has(f"{demo}/states"):
@@ -95,23 +102,14 @@ def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
     return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load)
 
 
-def _steps(container: Container, demos: Sequence[str], infos: dict[str, list[ArrayInfo]]) -> Int64:
-    """Return the rows of each demonstration, which all of its arrays share."""
-    steps = [
-        same_rows(container, {key: found[i].shape[0] for key, found in infos.items()}, demo)
-        for i, demo in enumerate(demos)
-    ]
-    return np.array(steps, dtype=np.int64)
-
-
 def _check_counts(container: Container, demos: Sequence[str], steps: Int64) -> None:
-    for demo, found in zip(demos, steps, strict=True):
-        check_declared(container, f"samples in {demo}", container.attribute(demo, "num_samples"), int(found))
+    for demo, count in zip(demos, steps, strict=True):
+        check_declared(container, f"samples in {demo}", container.attribute(demo, "num_samples"), int(count))
     check_declared(container, "samples", container.attribute(GROUP, "total"), int(steps.sum()))
 
 
 def _control_period(container: Container) -> float | None:
-    """Return 1 / control_freq of the environment's arguments, where they say so."""
+    """Return 1 / control_freq (s) from the environment's arguments, or None."""
     text = container.attribute(GROUP, "env_args")
     try:
         arguments = json.loads(text) if isinstance(text, str) else {}
@@ -123,7 +121,7 @@ def _control_period(container: Container) -> float | None:
 
 
 def _given(container: Container, names: Sequence[str]) -> list[str | None]:
-    """Return the split that `mask/train` and its like give each demonstration."""
+    """Return the split of each demonstration by `mask/train`, `mask/valid` and `mask/test`."""
     split: dict[str, str] = {}
     for mask in container.names("mask"):
         if mask in _MASKS:

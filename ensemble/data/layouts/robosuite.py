@@ -1,7 +1,7 @@
 """Raw robosuite 0.3 demonstrations: simulator states and joint velocities, before robomimic's processing.
 
 `data/demo_i/{states, joint_velocities, gripper_actuations, right_dpos, right_dquat, left_*}`. The first column of
-`states` is the simulation's time, which no model may see; arrays of an absent arm have no columns.
+`states` is the simulation's time, which is no state; arrays of an absent arm have no columns.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,26 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values
-from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, survey
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.grouped import (
+    Loader,
+    common_rows,
+    declared_arrays,
+    demonstrations,
+    grouped_recording,
+    lengths_text,
+    matrix,
+)
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
 from ensemble.errors import DataError
 
 TITLE = "raw robosuite"
 GROUP = "data"
 _CONTROLS = ("joint_velocities", "gripper_actuations")
-_EVEN = 1e-3  # time steps that differ by less, relative, are one time step
+_EVEN = 1e-3  # relative spread below which time steps are equal
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return what this layout needs and whether it is there."""
+    """Return the names that this layout needs, and whether each exists."""
     names = natural_order(container.names(GROUP))
     first = f"{GROUP}/{names[0]}" if names else f"{GROUP}/demo_1"
     keys = (f"{first}/states", f"{first}/joint_velocities")
@@ -29,37 +37,40 @@ def wanted(container: Container) -> dict[str, bool]:
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
-    """Understand a file of this layout; DataError where it contradicts itself."""
-    names = [n for n in natural_order(container.names(GROUP)) if not container.is_array(f"{GROUP}/{n}")]
-    demos = [f"{GROUP}/{name}" for name in names]
+    """Open a file of this layout; DataError where it is inconsistent."""
+    # Demonstrations
+    demos = demonstrations(container, GROUP)
     if not demos:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
+
+    # Arrays
     present = [key for key in container.names(demos[0]) if container.is_array(f"{demos[0]}/{key}")]
     empty = [key for key in present if container.array(f"{demos[0]}/{key}").width() == 0]
     others = [key for key in present if key not in empty and key not in ("states", *_CONTROLS)]
     controls = [key for key in _CONTROLS if key in present and key not in empty]
-    infos = survey(container, "robosuite", demos, ["states", *controls, *others])
-    points = [
-        same_rows(container, {key: found[i].shape[0] for key, found in infos.items()}, demo)
-        for i, demo in enumerate(demos)
-    ]
+    infos = declared_arrays(container, "robosuite", demos, ["states", *controls, *others])
+    points = common_rows(container, demos, infos)
+
+    # Features
     states, dt, notices = states_without_time(container, demos, infos["states"][0])
     loaders = [states]
     loaders += [_loader(container, key, infos[key][0], key in _CONTROLS) for key in [*controls, *others]]
     if empty:
         notices.append(f"arrays without columns left out: {', '.join(empty)}")
-    rows = np.array(points, dtype=np.int64)
-    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(rows)}"
+
+    # Description
+    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(points)}"
+    names = [demo.removeprefix(f"{GROUP}/") for demo in demos]
     given = [None] * len(demos)
-    return grouped_recording(container, "robosuite", summary, demos, names, rows, loaders, given, dt, notices)
+    return grouped_recording(container, "robosuite", summary, demos, names, points, loaders, given, dt, notices)
 
 
 def states_without_time(
     container: Container, demos: Sequence[str], info: ArrayInfo
 ) -> tuple[Loader, float | None, list[str]]:
-    """Return the loader of `states`, the time step, and what to say.
+    """Return the loader of `states`, the time step in seconds, and notices.
 
-    MuJoCo's flattened state begins with the time. The column is taken for it, and left out, when it rises at every
+    MuJoCo's flattened state begins with the time. Column 0 counts as time, and is left out, when it increases at every
     step of every demonstration.
     """
     steps = [np.diff(matrix(container.read(f"{demo}/states", slice(None), slice(0, 1)))[:, 0]) for demo in demos]
