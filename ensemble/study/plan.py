@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from ensemble.config import Experiment, ExperimentFile
-from ensemble.config.document import TreeNode, dotted, parse, read_text
+from ensemble.config.document import TreeNode, dotted, leading_comment, parse, read_text
 from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
 from ensemble.config.space import Choice
@@ -223,16 +223,6 @@ def first_difference(
         elif there != here:
             return f"{dotted((*path, name))} is {there} {words[0]}, {here} {words[1]}"
     return None
-
-
-def leading_comment(text: str) -> str:
-    """Return the comment lines on top of a file, which hold its question."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line + "\n")
-    return "".join(lines)
 
 
 def _read(path: Path) -> dict[str, Any]:
