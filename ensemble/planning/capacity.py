@@ -14,7 +14,7 @@ import torch
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import Needs, Node, cpu_count, needs, slots
+from ensemble.study.cluster import ClusterNode, Needs, cpu_count, needs, slots
 
 _OBJECT_STORE = 0.3  # share of a machine's memory that Ray takes for its object store, and other processes have
 
@@ -23,7 +23,7 @@ _OBJECT_STORE = 0.3  # share of a machine's memory that Ray takes for its object
 class Capacity:
     """Nodes, and what a trial of some experiment gets there."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[ClusterNode, ...]
     request: Needs
     slots: int  # trials at a time
     device: str  # cpu or cuda
@@ -43,16 +43,18 @@ class Capacity:
             return self.request.memory
         return min((node.memory - data) / max(1, held(self.request, node)) for node in self._holding())
 
-    def _holding(self) -> list[Node]:
+    def _holding(self) -> list[ClusterNode]:
         return [node for node in self.nodes if held(self.request, node)] or list(self.nodes)
 
 
-def this_machine() -> Node:
+def this_machine() -> ClusterNode:
     """Return what this machine offers."""
-    return Node(socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE))
+    return ClusterNode(
+        socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE)
+    )
 
 
-def capacity_of(resources: ResourcesConfig, nodes: Sequence[Node] | None, device: str | None) -> Capacity:
+def capacity_of(resources: ResourcesConfig, nodes: Sequence[ClusterNode] | None, device: str | None) -> Capacity:
     """Return where trials with these resources run; `nodes` None is this machine.
 
     Raises UsageError when no node holds a trial.
@@ -65,7 +67,7 @@ def capacity_of(resources: ResourcesConfig, nodes: Sequence[Node] | None, device
     return Capacity(tuple(known), request, slots(request, known), "cuda" if on_gpu else "cpu", memory, here)
 
 
-def held(request: Needs, node: Node) -> int:
+def held(request: Needs, node: ClusterNode) -> int:
     """Return how many trials one node holds by itself."""
     try:
         return slots(request, [node])

@@ -18,9 +18,9 @@ from ensemble.planning.data_outlook import DataOutlook, data_outlook
 from ensemble.planning.sample import Sample, sample_space
 from ensemble.planning.speed import Speed, measure_machine
 from ensemble.schema import Feature
-from ensemble.search.describe_space import finalist_members, seeds_of, trial_count
+from ensemble.search.describe_space import finalist_members, seed_count, trial_count
 from ensemble.search.rungs import kept_share
-from ensemble.study.cluster import Node
+from ensemble.study.cluster import ClusterNode
 from ensemble.text import byte_size
 
 LONG_HOURS = 12.0  # on this machine; above, `tune` asks for --yes
@@ -49,7 +49,7 @@ class Survey:
     @property
     def seeds(self) -> int:
         """Seeds of each configuration."""
-        return seeds_of(self.file)
+        return seed_count(self.file)
 
     @property
     def trials(self) -> int:
@@ -110,7 +110,7 @@ def survey(
     file: ExperimentFile,
     results: Path,
     device: str | None = None,
-    nodes: Sequence[Node] | None = None,
+    nodes: Sequence[ClusterNode] | None = None,
     sample: Sample | None = None,
 ) -> Survey:
     """Count an experiment file out; `nodes` None is this machine.
@@ -166,7 +166,7 @@ def _within_budget(found: Survey) -> float:
 
 
 def expected_hours(
-    file: ExperimentFile, results: Path, device: str | None = None, nodes: Sequence[Node] | None = None
+    file: ExperimentFile, results: Path, device: str | None = None, nodes: Sequence[ClusterNode] | None = None
 ) -> float:
     """Return roughly how many hours the file takes on this machine (or on nodes as fast as it), in about a second.
 

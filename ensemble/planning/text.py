@@ -14,9 +14,9 @@ from ensemble.planning.capacity import held
 from ensemble.planning.cost import trial_bytes
 from ensemble.planning.estimate import Case, Hours, Survey, hours, model_words
 from ensemble.planning.speed import Speed, Timing
-from ensemble.search.describe_space import size_words, space_words
+from ensemble.search.describe_space import describe_distributions, describe_size
 from ensemble.search.rungs import kept_share
-from ensemble.study.checks import notes
+from ensemble.study.checks import search_notes
 from ensemble.text import byte_size, plural, rough_duration
 
 _RULES = 4  # broken rules that are listed
@@ -40,7 +40,7 @@ def plan_view(found: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> Re
         parts += [_nodes(found)]
     if timings:
         parts += [_calibration(timings)]
-    parts += [Text(f"note: {note}") for note in notes(found.file)]
+    parts += [Text(f"note: {note}") for note in search_notes(found.file)]
     if found.too_large:
         parts += [Text(f"does not fit: {found.too_large}")]
     return Group(*parts)
@@ -53,9 +53,9 @@ def _grid(*headers: str, title: str | None = None) -> Table:
 
 
 def _space(found: Survey) -> Table:
-    title = f"{found.file.first.experiment}: {size_words(found.file)}"
+    title = f"{found.file.first.experiment}: {describe_size(found.file)}"
     table = _grid("searched", "values", title=title)
-    for name, words in space_words(found.file):
+    for name, words in describe_distributions(found.file):
         table.add_row(Text(name), Text(words))
     return table
 
