@@ -1,7 +1,7 @@
-"""One driver for one run: a lock beside the run directory that dies with the process that holds it.
+"""One driver for each run: a lock file next to the run directory, released when the process that holds it ends.
 
-The lock is the file system's (flock), so that of a killed process is free. Its file is there while it is held and is
-removed by its holder alone: who was still opening it then holds a file that is gone, sees that, and opens it anew.
+The lock is the file system's (flock), so it is free after its process was killed. Only its holder removes the file. A
+process that opened the file before the removal then has a lock on a deleted file; it checks for that and opens again.
 """
 
 import fcntl
@@ -16,12 +16,12 @@ from typing import TextIO
 
 from ensemble.errors import StorageError, UsageError
 
-_TRIES = 10_000  # to open a file, or to make a directory, that another process removes in the same moment
+_ATTEMPTS = 10_000  # to open a file, or make a directory, that other processes keep removing
 
 
 @contextmanager
 def sole_driver(run: Path) -> Iterator[None]:
-    """Hold the right to write into `run`; UsageError naming who holds it, at once."""
+    """Hold the lock of a run directory; UsageError at once, naming the process that holds it."""
     with held(run.parent / f".{run.name}.driver", str(run)) as file:
         file.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -31,56 +31,59 @@ def sole_driver(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(place: Path, what: str | None = None) -> Iterator[TextIO]:
-    """Hold the lock `place`: wait for it, or, where `what` is written is said, UsageError at once if another has it.
+def held(path: Path, target: str | None = None) -> Iterator[TextIO]:
+    """Hold the lock file `path`: wait for it, or, with the `target` it protects, UsageError at once if it is held.
 
-    Directories that are made for it and are empty in the end, since what was begun was refused, are removed with it.
+    Directories made for it are removed with it where they are empty in the end, after a refusal for example.
     Raises StorageError where nothing can be written.
     """
-    made = [directory for directory in place.parents if not directory.exists()]
-    with _taken(place, what) as file:
+    made = [directory for directory in path.parents if not directory.exists()]
+    with _acquire(path, target) as file:
         try:
             yield file
         finally:
-            place.unlink(missing_ok=True)
-            with suppress(OSError):  # the first that is not empty ends it
+            # While it is locked: removed later, it could be the file of the next holder.
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # stop at the first that is not empty
                 for directory in made:
                     directory.rmdir()
 
 
-def _taken(place: Path, what: str | None) -> TextIO:
-    """Return the file of the lock, open and locked; the one that `place` names, not one that was removed meanwhile."""
-    for _ in range(_TRIES):
-        file = _opened(place)
+def _acquire(path: Path, target: str | None) -> TextIO:
+    """Return the lock file, open and locked: the one at `path`, not one that was removed meanwhile."""
+    for _ in range(_ATTEMPTS):
+        file = _open(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if what is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if target is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             with file:
-                raise UsageError(f"{what} is being written by {_owner(file.read())}") from error
+                raise UsageError(f"{target} is being written by {_owner(file.read())}") from error
         except OSError as error:
             file.close()
-            raise StorageError(f"{place}: cannot be locked: {error.strerror}") from error
-        if _names(place, file):
+            raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
+        if _is_at(path, file):
             return file
         file.close()
-    raise StorageError(f"{place}: cannot be locked: another file stands there each time that it is opened")
+    raise StorageError(f"{path}: cannot be locked: the file is replaced each time that it is opened")
 
 
-def _opened(place: Path) -> TextIO:
-    for left in reversed(range(_TRIES)):
+def _open(path: Path) -> TextIO:
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            return os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not "w", which would erase the name of the holder.
+            return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
         except OSError as error:
-            removed = isinstance(error, FileNotFoundError | FileExistsError)  # perhaps by its maker, who was refused
-            if not (removed and left):
-                raise StorageError(f"{place}: cannot be written: {error.strerror}") from error
-    raise AssertionError("the last try returns or raises")
+            # Another process may have removed the directory that it made, between the two calls.
+            removed = isinstance(error, FileNotFoundError | FileExistsError)
+            if not (removed and remaining):
+                raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _names(place: Path, file: TextIO) -> bool:
+def _is_at(path: Path, file: TextIO) -> bool:
     with suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(place), os.fstat(file.fileno()))
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     return False
 
 

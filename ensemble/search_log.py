@@ -1,9 +1,9 @@
-"""The log of a search: what was suggested, told and decided, one JSON object a line, in the order it happened.
+"""The log of a search: its suggestions, outcomes and decisions, one JSON object a line, in the order of the events.
 
-It is the only memory of a search: the judge is a function of it, so that a search is resumed by reading it from the
-start, and the rows of `trials.parquet` and `rungs.parquet` are made of it, so that a search can be reported while it
-runs. Each line carries a checksum and is on disk before it is acted on; a last line that a killed process left half
-written is dropped, damage anywhere else is refused.
+It is the only memory of a search: the judge is a function of it, so a search is resumed by replaying it, and the rows
+of `trials.parquet` and `rungs.parquet` are computed from it, so a search can be reported while it runs. Each line
+carries a checksum and is on disk before it is acted on; a last line that a killed process left incomplete is dropped,
+damage anywhere else is refused.
 """
 
 import json
@@ -19,21 +19,21 @@ from ensemble.errors import StorageError
 
 Event = dict[str, Any]
 Row = dict[str, Any]
-UNLIMITED = 1 << 40  # planned trials where the space says when it is exhausted
+UNLIMITED = 1 << 40  # planned trials of a search that ends when its space is exhausted
 
 
 class EventLog:
-    """Appends events to a file; in memory alone where there is no path. Raises StorageError where it cannot."""
+    """Appends events to a file, or only keeps them in memory (path None). Raises StorageError where it cannot."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self.events: list[Event] = []
-        self._whole = 0  # bytes of whole lines
+        self._size = 0  # bytes of complete lines
         if path is not None and path.is_file():
-            self.events, whole = _read(path)
-            self._whole = whole
-            if whole < path.stat().st_size:
-                os.truncate(path, whole)
+            self.events, self._size = _read(path)
+            # An incomplete last line was not acted on. Left there, it would damage the next one.
+            if self._size < path.stat().st_size:
+                os.truncate(path, self._size)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write one event; it is on disk when this returns."""
@@ -48,16 +48,17 @@ class EventLog:
             with path.open("a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
+                # Before the event is acted on: what a trial did must never be missing in a replay.
                 os.fsync(file.fileno())
         except OSError as error:
             if path.is_file():
-                os.truncate(path, self._whole)  # half a line must not stand before the next one
+                os.truncate(path, self._size)  # an incomplete line must not precede the next one
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-        self._whole += len(line.encode())
+        self._size += len(line.encode())
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return the events of a log, without a torn last line; none where there is no log.
+    """Return the events of a log, without an incomplete last line; none where there is no log.
 
     Raises:
         StorageError: a line before the last is damaged; the message names it.
@@ -66,13 +67,14 @@ def read_events(path: Path) -> list[Event]:
 
 
 def _read(path: Path) -> tuple[list[Event], int]:
-    """Return the events and the bytes they take up."""
+    """Return the events and the number of bytes of their lines."""
     content, events, end = path.read_bytes(), [], 0
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             break
         checksum, _, text = line[:-1].partition(b" ")
         if checksum != f"{zlib.crc32(text):08x}".encode():
+            # After a power cut a last line may end and still be incomplete: blocks are written in any order.
             if end + len(line) == len(content):
                 break
             raise StorageError(
@@ -83,18 +85,18 @@ def _read(path: Path) -> tuple[list[Event], int]:
     return events, end
 
 
-def keyed(values: Mapping[int, float]) -> dict[str, float]:
-    """Return values by seed with the keys that JSON knows."""
+def to_json_keys(values: Mapping[int, float]) -> dict[str, float]:
+    """Return values by seed with strings as keys, since JSON has no others."""
     return {str(seed): value for seed, value in values.items()}
 
 
-def seeded(values: Mapping[str, float]) -> dict[int, float]:
-    """Return what `keyed` made, by seed."""
+def from_json_keys(values: Mapping[str, float]) -> dict[int, float]:
+    """Return values by seed: the inverse of `to_json_keys`."""
     return {int(seed): value for seed, value in values.items()}
 
 
 def planned_trials(file: Path) -> int | None:
-    """Return how many configurations there were to be, as far as the log says."""
+    """Return how many configurations were planned; None where that is unlimited or there is no log."""
     counts = [event["count"] for event in read_events(file) if event["event"] == "trials"]
     return int(counts[-1]) if counts and counts[-1] < UNLIMITED else None
 
@@ -113,15 +115,15 @@ def trial_row(
     """Return the row of `trials.parquet` of one configuration.
 
     Args:
-        number: its place among the suggestions.
+        number: its number among the suggestions.
         identity: its config_hash.
         state: completed, pruned, diverged, failed or running.
-        steps: member-steps that it took.
-        seeds: how many of them were handed out.
-        parameters: by name as suggested.
-        settings: by dotted path, what they come to.
+        steps: member-steps spent on it.
+        seeds: number of seeds suggested for it.
+        parameters: as suggested, by name.
+        settings: the values that result, by dotted path.
         values: each metric by seed.
-        metrics: the search metric, then the further objectives.
+        metrics: the search metric, then the other objectives.
     """
     means = {metric: mean_over_seeds(values.get(metric, {})) for metric in metrics}
     objectives = {metric: mean for metric, mean in means.items() if mean is not None}
@@ -129,6 +131,7 @@ def trial_row(
         "number": number,
         "config_hash": identity,
         "state": state,
+        # Only a completed trial has a value: that of a pruned one is of another step, not to be compared.
         "value": objectives.get(metrics[0]) if state == "completed" else None,
         "steps": steps,
         "seeds": seeds,
@@ -139,22 +142,23 @@ def trial_row(
 
 
 def mean_over_seeds(values: Mapping[Any, float]) -> float | None:
-    """Return the mean over seeds; None where there is none, or where one has no finite value."""
-    found = list(values.values())
-    return math.fsum(found) / len(found) if found and all(map(math.isfinite, found)) else None
+    """Return the mean over seeds; None without values, or where one is not finite."""
+    finite = bool(values) and all(map(math.isfinite, values.values()))
+    # fsum is exact, so the order of the seeds does not matter: a replay has another one.
+    return math.fsum(values.values()) / len(values) if finite else None
 
 
 def rung_rows_of(number: int, identity: str, step: int, values: Mapping[Any, float], kept: bool) -> list[Row]:
-    """Return the rows of `rungs.parquet` of one configuration at one step, a row a seed."""
+    """Return the rows of `rungs.parquet` of one configuration at one step, one row per seed."""
     same = {"number": number, "config_hash": identity, "step": step, "kept": kept}
     return [{**same, "seed": int(seed), "value": value} for seed, value in sorted(values.items())]
 
 
 @dataclass
-class _Suggested:
-    """What the log says of one configuration."""
+class _LoggedTrial:
+    """The events of one configuration, summed up."""
 
-    event: Event  # that suggested it
+    event: Event  # the suggestion
     seeds: int = 0
     state: str = "running"
     steps: dict[int, int] = field(default_factory=dict)  # by job
@@ -167,16 +171,16 @@ def trial_rows(file: Path, metrics: Sequence[str]) -> list[Row]:
     return [
         trial_row(
             number,
-            found.event["config_hash"],
-            found.state,
-            sum(found.steps.values()),
-            found.seeds,
-            found.event["parameters"],
-            dict(found.event.get("settings", [])),
-            found.values,
+            trial.event["config_hash"],
+            trial.state,
+            sum(trial.steps.values()),
+            trial.seeds,
+            trial.event["parameters"],
+            dict(trial.event.get("settings", [])),
+            trial.values,
             metrics,
         )
-        for number, found in _suggestions(file)
+        for number, trial in _logged_trials(file)
     ]
 
 
@@ -184,36 +188,38 @@ def rung_rows(file: Path) -> list[Row]:
     """Return the rows of `rungs.parquet` so far."""
     return [
         row
-        for number, found in _suggestions(file)
-        for step, event in sorted(found.rungs.items())
-        for row in rung_rows_of(number, found.event["config_hash"], step, seeded(event["values"]), event["kept"])
+        for number, trial in _logged_trials(file)
+        for step, event in sorted(trial.rungs.items())
+        for row in rung_rows_of(
+            number, trial.event["config_hash"], step, from_json_keys(event["values"]), event["kept"]
+        )
     ]
 
 
-def _suggestions(file: Path) -> list[tuple[int, _Suggested]]:
-    """Return what became of each suggested configuration, by its number."""
-    found: dict[int, _Suggested] = {}
-    jobs: dict[int, int] = {}  # the configuration of each job; a race has several of one
+def _logged_trials(file: Path) -> list[tuple[int, _LoggedTrial]]:
+    """Return each suggested configuration with its number."""
+    trials: dict[int, _LoggedTrial] = {}
+    jobs: dict[int, int] = {}  # job: configuration; a race adds jobs to a configuration
     for event in read_events(file):
         number, kind = event.get("number", -1), event["event"]
         if kind == "suggest":
             jobs[number] = event["configuration"]
-            found.setdefault(event["configuration"], _Suggested(event)).seeds += len(event["seeds"])
+            trials.setdefault(event["configuration"], _LoggedTrial(event)).seeds += len(event["seeds"])
         elif kind in ("retry", "tell", "rung"):
-            _happened(found[jobs[number]], event, own=jobs[number] == number)
-    return sorted(found.items())
+            _apply(event, trials[jobs[number]], first=jobs[number] == number)
+    return sorted(trials.items())
 
 
-def _happened(trial: _Suggested, event: Event, own: bool) -> None:
-    """Take in what happened to a job of a configuration; `own` is its first one, not a further seed of a race."""
+def _apply(event: Event, trial: _LoggedTrial, first: bool) -> None:
+    """Update a configuration with an event of one of its jobs: the `first` one, or a further seed of a race."""
     if event["event"] == "rung":
         trial.rungs[event["step"]] = event
     elif event["event"] == "retry":
         trial.steps.pop(event["number"], None)
-        trial.state = "running" if own else "completed"
+        trial.state = "running" if first else "completed"
     else:
         trial.steps[event["number"]] = event["steps"]
-        for metric, found in event["values"].items():
-            trial.values.setdefault(metric, {}).update(found)
-        if own or event["state"] != "completed":
+        for metric, by_seed in event["values"].items():
+            trial.values.setdefault(metric, {}).update(by_seed)
+        if first or event["state"] != "completed":
             trial.state = event["state"]

@@ -1,4 +1,4 @@
-"""One driver for one run: who may write, and what is left behind."""
+"""One driver for each run: which process may write, and that its lock file is removed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with sole_driver(Path(sys.argv[1])):
     print("driving", flush=True)
     time.sleep(60)
 """
-# Takes the lock again and again; while it is held, `alone` is made and removed, which two at once cannot do.
+# Takes the lock repeatedly; while it is held, `alone` is made and removed, which fails for two at a time.
 CONTEND = """\
 import sys, time
 from pathlib import Path

@@ -12,7 +12,7 @@ from benchmarks.search.table import Table
 from ensemble.config.loading import load
 from ensemble.schema import VALIDATION_ROLLOUT, Float64
 from ensemble.search.judge import Judge
-from ensemble.search.records import Outcome, Suggestion
+from ensemble.search.records import JobOutcome, Suggestion
 
 
 @dataclass
@@ -134,5 +134,5 @@ class _Run:
 
     def _end(self, state: str, values: Mapping[int, float]) -> bool:
         steps = self.step * len(self.job.seeds)
-        self._judge.tell(self.job.number, Outcome(state, {VALIDATION_ROLLOUT: values}, steps))
+        self._judge.tell(self.job.number, JobOutcome(state, {VALIDATION_ROLLOUT: values}, steps))
         return False

@@ -23,7 +23,7 @@ from benchmarks.command import Parser, announce, row, say
 from benchmarks.study.sides import rows_of, run_ours, run_plain
 from benchmarks.timing import spread, take_turns
 from ensemble.config import load
-from ensemble.study.cluster import Node, connected
+from ensemble.study.cluster import ClusterNode, connected
 from ensemble.study.prepare import prepare
 from ensemble.text import plural
 
@@ -43,7 +43,7 @@ ensemble: {{finalists: 0}}
 Ends = tuple[float, list[float]]  # seconds of the tuner's run, and when each trial ended
 
 
-def ours(folder: Path, nodes: Sequence[Node], trials: int, seeds: int) -> Ends:
+def ours(folder: Path, nodes: Sequence[ClusterNode], trials: int, seeds: int) -> Ends:
     """Search; return the seconds of the tuner, and when each trial's last row was written."""
     number = time.monotonic_ns()
     path = folder / "nothing.yaml"

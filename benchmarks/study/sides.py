@@ -11,7 +11,7 @@ from ray import tune
 from ensemble.config.loading import ExperimentFile
 from ensemble.run_directory import RunDirectory
 from ensemble.store import read_table
-from ensemble.study.cluster import Node, needs, slots
+from ensemble.study.cluster import ClusterNode, needs, slots
 from ensemble.study.plan import make_plan, write_plan
 from ensemble.study.prepare import PreparedData
 from ensemble.study.runner import Runner
@@ -40,7 +40,7 @@ class Study(NamedTuple):
     tuning: float  # seconds of Tune alone
 
 
-def run_ours(file: ExperimentFile, results: Path, data: PreparedData, nodes: Sequence[Node]) -> Study:
+def run_ours(file: ExperimentFile, results: Path, data: PreparedData, nodes: Sequence[ClusterNode]) -> Study:
     """Train what a file asks for, as `ensemble tune` does once the data are prepared."""
     start = time.time()
     plan = make_plan(file, results)

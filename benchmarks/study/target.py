@@ -39,7 +39,7 @@ from ensemble.config import load
 from ensemble.config.loading import ExperimentFile
 from ensemble.schema import VALIDATION_ROLLOUT
 from ensemble.store import read_json, read_table, write_json
-from ensemble.study.cluster import Node, connected
+from ensemble.study.cluster import ClusterNode, connected
 from ensemble.study.prepare import PreparedData, prepare
 from ensemble.text import plural
 
@@ -112,7 +112,7 @@ def search_space(size: argparse.Namespace, *more: str) -> ExperimentFile:
 
 
 def ours(
-    folder: Path, data: PreparedData, nodes: Sequence[Node], size: argparse.Namespace, race: bool, seed: int
+    folder: Path, data: PreparedData, nodes: Sequence[ClusterNode], size: argparse.Namespace, race: bool, seed: int
 ) -> dict[str, Any]:
     """Search with `ensemble tune`'s own parts, in the Ray that is there."""
     file = search_space(size, f"search.seed={seed}", f"search.race={str(race).lower()}")

@@ -41,10 +41,10 @@ def import_(
     ensemble import trained_models/tinypi0_*.pth --family pi0 --name tinypi0
     ensemble import trained_models/tinypi0fast_*.pth --family pi0_fast --tokenizer fast_tokenizer.json --name tinyfast
     """
-    from ensemble.study.prepare import shown
+    from ensemble.study.prepare import short_path
     from ensemble.tinypi0.import_run import Request, import_policies
 
-    run = shown(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
+    run = short_path(import_policies(Request(files, family, name, results, tokenizer, heads, chunk, scale, overwrite)))
     say(f"{run}: {plural(len(files), 'member')} of {family}, imported as they are; nothing was measured")
     say(f"next: {command('ensemble', 'evaluate', run)}")
 

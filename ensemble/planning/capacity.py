@@ -14,7 +14,7 @@ import torch
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import Needs, Node, cpu_count, needs, slots
+from ensemble.study.cluster import ClusterNode, Needs, cpu_count, needs, slots
 
 _OBJECT_STORE = 0.3  # share of a machine's memory for Ray's object store and other processes
 
@@ -23,7 +23,7 @@ _OBJECT_STORE = 0.3  # share of a machine's memory for Ray's object store and ot
 class Capacity:
     """Nodes, and the resources of a trial of one experiment there."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[ClusterNode, ...]
     request: Needs
     slots: int  # concurrent trials
     device: str  # cpu or cuda
@@ -44,16 +44,18 @@ class Capacity:
         # The fullest node counts: any trial may run there.
         return min((node.memory - data) / max(1, trials_on(self.request, node)) for node in self._suitable_nodes())
 
-    def _suitable_nodes(self) -> list[Node]:
+    def _suitable_nodes(self) -> list[ClusterNode]:
         return [node for node in self.nodes if trials_on(self.request, node)] or list(self.nodes)
 
 
-def this_machine() -> Node:
+def this_machine() -> ClusterNode:
     """Return the resources of this machine."""
-    return Node(socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE))
+    return ClusterNode(
+        socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE)
+    )
 
 
-def capacity_of(resources: ResourcesConfig, nodes: Sequence[Node] | None, device: str | None) -> Capacity:
+def capacity_of(resources: ResourcesConfig, nodes: Sequence[ClusterNode] | None, device: str | None) -> Capacity:
     """Return the capacity for trials with these resources; `nodes` None is this machine.
 
     Raises UsageError when no node has room for a trial.
@@ -66,7 +68,7 @@ def capacity_of(resources: ResourcesConfig, nodes: Sequence[Node] | None, device
     return Capacity(tuple(nodes), request, slots(request, nodes), "cuda" if on_gpu else "cpu", memory, local)
 
 
-def trials_on(request: Needs, node: Node) -> int:
+def trials_on(request: Needs, node: ClusterNode) -> int:
     """Return the number of concurrent trials on one node."""
     try:
         return slots(request, [node])

@@ -13,7 +13,7 @@ from ensemble.config.experiment import Experiment
 from ensemble.data.trajectories import EPISODES, MANIFEST, describe, read_manifest, read_table
 from ensemble.errors import DataError
 from ensemble.schema import Feature
-from ensemble.study.prepare import planned_shards, shown, sources
+from ensemble.study.prepare import planned_shards, short_path, sources
 from ensemble.text import plural
 
 ASSUMED_STATES = 4
@@ -55,7 +55,7 @@ def _described(shards: Path) -> DataOutlook:
     data = describe(read_manifest(shards), read_table(shards / EPISODES))
     points = int(data.episodes.points.sum())
     size = f"{plural(len(data.episodes), 'episode', ',')}, {plural(points, 'point', ',')}"
-    return DataOutlook(data.features, len(data.episodes), points, True, f"{shown(shards)}: {size}")
+    return DataOutlook(data.features, len(data.episodes), points, True, f"{short_path(shards)}: {size}")
 
 
 def _simulated(config: DataConfig, experiment: Experiment) -> DataOutlook:
@@ -78,7 +78,9 @@ def _headers(config: DataConfig, files: list[Path]) -> DataOutlook:
 
     plans = [plan_source(file, config) for file in files]
     points = sum(each.points for each in plans) // config.decimate
-    names = ", ".join(shown(file) for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    names = ", ".join(short_path(file) for file in files[:3]) + (
+        f" and {len(files) - 3} more" if len(files) > 3 else ""
+    )
     description = f"{names}, converted by the run: {plural(points, 'point', ',')}"
     return DataOutlook(tuple(raw.feature for raw in plans[0].features), None, points, False, description)
 

@@ -17,9 +17,9 @@ from ensemble.planning.cost import Cost, cost_of, fitting_pack, trial_bytes
 from ensemble.planning.data_outlook import DataOutlook, data_outlook
 from ensemble.planning.sample import SpaceSample, sample_space
 from ensemble.planning.speed import Speed, measure_machine
-from ensemble.search.describe_space import finalist_members, seeds_of, trial_count
+from ensemble.search.describe_space import finalist_members, seed_count, trial_count
 from ensemble.search.rungs import kept_share
-from ensemble.study.cluster import Node
+from ensemble.study.cluster import ClusterNode
 from ensemble.text import byte_size
 
 LONG_SECONDS = 12 * 3600.0  # on this machine; above, `tune` needs --yes
@@ -47,7 +47,7 @@ class Survey:
     @property
     def seeds(self) -> int:
         """Seeds of each configuration."""
-        return seeds_of(self.file)
+        return seed_count(self.file)
 
     @property
     def trials(self) -> int:
@@ -118,7 +118,7 @@ def survey(
     file: ExperimentFile,
     results: Path,
     device: str | None = None,
-    nodes: Sequence[Node] | None = None,
+    nodes: Sequence[ClusterNode] | None = None,
     sample: SpaceSample | None = None,
 ) -> Survey:
     """Count models, data and memory of an experiment file; `nodes` None is this machine.
@@ -179,7 +179,7 @@ def refuse_too_large(survey: Survey) -> None:
 def describe_model(experiment: Experiment) -> str:
     """Return the settings of a model's size: `n_layer=12 n_head=16 n_embd=384`."""
     sizes = ("n_layer", "n_head", "n_embd", "block_size")
-    shown = {name: getattr(experiment.model, name) for name in sizes if hasattr(experiment.model, name)}
+    short_path = {name: getattr(experiment.model, name) for name in sizes if hasattr(experiment.model, name)}
     # A family without them is described by all that differs from its defaults.
-    values = shown or experiment.model.model_dump(mode="json", exclude_defaults=True)
+    values = short_path or experiment.model.model_dump(mode="json", exclude_defaults=True)
     return " ".join(f"{name}={value}" for name, value in values.items())

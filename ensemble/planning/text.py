@@ -14,9 +14,9 @@ from ensemble.planning.capacity import trials_on
 from ensemble.planning.cost import trial_bytes
 from ensemble.planning.estimate import Case, Survey, TimeEstimate, describe_model, estimate_time
 from ensemble.planning.speed import Speed, Timing
-from ensemble.search.describe_space import size_words, space_words
+from ensemble.search.describe_space import describe_distributions, describe_size
 from ensemble.search.rungs import kept_share
-from ensemble.study.checks import notes
+from ensemble.study.checks import search_notes
 from ensemble.text import byte_size, plural, rough_duration
 
 _RULES = 4  # broken rules in the list
@@ -45,7 +45,7 @@ def plan_view(survey: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> R
         parts += [_calibration(timings)]
 
     # Warnings last, next to the prompt
-    parts += [Text(f"note: {note}") for note in notes(survey.file)]
+    parts += [Text(f"note: {note}") for note in search_notes(survey.file)]
     if survey.too_large:
         parts += [Text(f"does not fit: {survey.too_large}")]
     return Group(*parts)
@@ -58,10 +58,10 @@ def _grid(*headers: str, title: str | None = None) -> Table:
 
 
 def _space(survey: Survey) -> Table:
-    title = f"{survey.file.first.experiment}: {size_words(survey.file)}"
+    title = f"{survey.file.first.experiment}: {describe_size(survey.file)}"
     table = _grid("searched", "values", title=title)
     # Text and not str: rich would take `[sgd]` in a name for markup.
-    for name, values in space_words(survey.file):
+    for name, values in describe_distributions(survey.file):
         table.add_row(Text(name), Text(values))
     return table
 

@@ -1,4 +1,4 @@
-"""What a search leaves beside its members: `trials.parquet`, `rungs.parquet`, `importances.parquet`, `search.json`."""
+"""The tables of a search: `trials.parquet`, `rungs.parquet` and `importances.parquet`, with `search.json`."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -33,12 +33,13 @@ class Findings:
 
 
 def findings(judge: Judge) -> Findings:
-    """Say what is known of a search now."""
+    """Return the tables of a search as they are now."""
     ranking = judge.ranking()
+    # Only at the end: importances need every outcome in the study, and sync order delays these on purpose.
     importances = judge.importances() if judge.finished else {}
-    seeds = Counter(number for number, _ in judge.members)
+    seed_counts = Counter(number for number, _ in judge.members)
     return Findings(
-        trials=table_of([_trial_row(judge, c, seeds[c.number]) for c in judge.configurations], TRIAL_COLUMNS),
+        trials=table_of([_trial_row(judge, c, seed_counts[c.number]) for c in judge.configurations], TRIAL_COLUMNS),
         rungs=table_of([row for c in judge.configurations for row in _rung_rows(c)], RUNG_COLUMNS),
         importances=table_of(_importance_rows(importances, len(ranking)), IMPORTANCE_COLUMNS),
         facts=_facts(judge),
@@ -47,24 +48,26 @@ def findings(judge: Judge) -> Findings:
     )
 
 
-def ending(judge: Judge) -> str | None:
-    """Say why a search is over before as many configurations were tried as planned; None where it is not."""
+def early_end_reason(judge: Judge) -> str | None:
+    """Return why a search ended before all planned configurations were tried; None where it did not."""
     tried, search = len(judge.configurations), judge.search
     if not judge.finished or judge.planned is None or tried >= judge.planned:
         return None
-    why = f"the space holds no other ({judge.infeasible} impossible and {judge.repeated} repeated ones were left out)"
+    reason = (
+        f"the space holds no other ({judge.infeasible} impossible and {judge.repeated} repeated ones were left out)"
+    )
     if search.budget is not None and judge.spent >= (search.budget / 2 if search.race else search.budget):
-        why = f"search.budget of {search.budget:,} member-steps is spent ({judge.spent:,})"
-    return f"ended with {tried} of {plural(judge.planned, 'configuration')}: {why}"
+        reason = f"search.budget of {search.budget:,} member-steps is spent ({judge.spent:,})"
+    return f"ended with {tried} of {plural(judge.planned, 'configuration')}: {reason}"
 
 
-def write_findings(run: Path, found: Findings, finalists: tuple[str, ...], finished: bool) -> None:
-    """Write them to the run directory."""
+def write_findings(run: Path, tables: Findings, finalists: tuple[str, ...], finished: bool) -> None:
+    """Write the tables of a search to its run directory."""
     directory = RunDirectory(run)
-    write_table(directory.trials_file, found.trials)
-    write_table(directory.rungs_file, found.rungs)
-    write_table(directory.importances_file, found.importances)
-    write_json(directory.search_file, {**found.facts, "finalists": list(finalists), "finished": finished})
+    write_table(directory.trials_file, tables.trials)
+    write_table(directory.rungs_file, tables.rungs)
+    write_table(directory.importances_file, tables.importances)
+    write_json(directory.search_file, {**tables.facts, "finalists": list(finalists), "finished": finished})
 
 
 def _trial_row(judge: Judge, c: Configuration, seeds: int) -> dict[str, Any]:
@@ -93,9 +96,10 @@ def _importance_rows(importances: Mapping[str, float], trials: int) -> list[dict
 
 def _facts(judge: Judge) -> dict[str, Any]:
     search = judge.search
-    chosen = ("sampler", "pruner", "order", "metric", "mode", "also", "budget", "race", "seed")
+    settings = ("sampler", "pruner", "order", "metric", "mode", "also", "budget", "race", "seed")
     return {
-        **{name: getattr(search, name) for name in chosen},
+        **{name: getattr(search, name) for name in settings},
+        # The space may be exhausted, or the budget spent, before the planned number is reached.
         "trials_planned": len(judge.configurations) if judge.finished else judge.planned,
         "points": len(search.points),
         "infeasible": judge.infeasible,

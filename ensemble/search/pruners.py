@@ -1,6 +1,6 @@
-"""Who stops a configuration early: Optuna's pruners, on our clock, and the simplest rule of all.
+"""Early stopping: Optuna's pruners, with training steps as their resource, and i-Epoch.
 
-Values reach a pruner as the mean over the seeds at a step; `wilcoxon` alone gets each seed's own, to pair them.
+A pruner receives the mean over the seeds at a step; `wilcoxon` alone receives each seed's value, to pair them.
 """
 
 import math
@@ -21,15 +21,16 @@ from ensemble.config.experiment import SearchConfig
 from ensemble.config.train import TrainConfig
 from ensemble.search.rungs import first_rung
 
-_SEEDS_APART = 1000  # wilcoxon: its "step" is step * 1000 + the seed's place
+# Optuna's Wilcoxon pruner pairs the values of two trials that have the same step: step * 1000 + rank of the seed.
+_STEP_STRIDE = 1000
 
 
 class IEpochPruner(BasePruner):
     """Train every configuration for a short while, then go on with the best few (i-Epoch).
 
     One rung at `grace` steps: a trial passes when its value there is among the `keep` best of all that have reached it.
-    The first `keep` always pass, so about keep * (1 + log(n / keep)) of n trials are trained to the end. The simple
-    baseline that is hard to beat: Egele et al., "The unreasonable effectiveness of early discarding after one epoch in
+    The first `keep` always pass, so about keep * (1 + log(n / keep)) of n trials are trained to the end. A simple and
+    strong baseline: Egele et al., "The unreasonable effectiveness of early discarding after one epoch in
     neural network hyperparameter optimization", Neurocomputing 2024.
     """
 
@@ -38,13 +39,13 @@ class IEpochPruner(BasePruner):
         self._keep = keep
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Say whether `trial` ends at the rung; before and after it none does."""
+        """Say whether `trial` stops at the rung; no trial stops before or after it."""
         step = _rung(trial, self._grace)
         if step is None or step != trial.last_step:
             return False
         value = trial.intermediate_values[step]
         if math.isnan(value):
-            return True
+            return True  # no value is better than NaN: without this line a diverged trial passes
         sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
         others = [
             other.intermediate_values[reached]
@@ -73,14 +74,14 @@ PRUNERS: dict[str, Callable[[SearchConfig, int, int], BasePruner]] = {
 
 
 def make_pruner(search: SearchConfig, longest: TrainConfig) -> BasePruner:
-    """Return the pruner; `longest` is the training of the configuration that trains longest."""
+    """Return the pruner; `longest` is the training of the configuration with the most steps."""
     return PRUNERS[search.pruner](search, longest.steps, first_rung(search, longest))
 
 
-def reports(search: SearchConfig, step: int, values: Mapping[int, float], mean: float) -> dict[int, float]:
-    """Return what a pruner is told at a rung, by its own clock."""
+def intermediate_values(search: SearchConfig, step: int, values: Mapping[int, float], mean: float) -> dict[int, float]:
+    """Return the values that are reported to a pruner at a rung, by the step under which it files them."""
     if search.pruner != "wilcoxon":
         return {step: mean}
     if step < (search.grace or 0):
         return {}
-    return {step * _SEEDS_APART + place: values[seed] for place, seed in enumerate(sorted(values))}
+    return {step * _STEP_STRIDE + rank: values[seed] for rank, seed in enumerate(sorted(values))}

@@ -1,4 +1,4 @@
-"""What is known of a search: jobs handed out, how they ended, and every configuration with its rungs."""
+"""The records of a search: jobs, how they ended, and each configuration with its rungs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from ensemble.search_log import mean_over_seeds
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A job: a configuration and the seeds to train. `number` names the job, `configuration` what was suggested."""
+    """A job: a configuration and the seeds to train. `number` identifies the job, `configuration` what is trained."""
 
     number: int
     experiment: Experiment
@@ -21,7 +21,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended: its state, each objective by seed, and the member-steps that it took."""
 
     state: str  # completed | pruned | diverged | failed
@@ -31,18 +31,20 @@ class Outcome:
 
 @dataclass
 class Configuration:
-    """What the judge knows of one suggested configuration."""
+    """The state of one suggested configuration."""
 
     number: int
     experiment: Experiment
     parameters: Parameters
     trial: optuna.Trial
-    view: optuna.Trial  # what decisions are asked of: the trial itself, or one in its own view of the past
+    # In async order `trial` itself. In sync order a trial of a study of its own, which holds only what was reported
+    # when the configuration was suggested: decisions then do not depend on which trial ends first.
+    pruner_trial: optuna.Trial
     rungs: dict[int, tuple[dict[int, float], bool]] = field(default_factory=dict)  # step: (seed: value, kept)
     state: str = "running"
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     steps: int = 0
-    told: bool = False
+    reported: bool = False  # whether the study knows how it ended
 
     def mean(self, metric: str) -> float | None:
         """Return the mean over the seeds; None where a seed has no finite value."""

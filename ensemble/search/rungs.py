@@ -1,7 +1,7 @@
 """When a search decides: the first rung of a pruner, and how much of the training it leaves.
 
-The pruners, `ensemble plan`, the refusal of a long search and the notes of a run all ask here, so that a plan promises
-what a pruner does. No torch, no Optuna.
+The pruners, `ensemble plan`, the refusal of a long search and the notes of a run all call these functions, so that a
+plan states what a pruner does. No torch, no Optuna.
 """
 
 from math import log
@@ -19,8 +19,8 @@ def first_rung(search: SearchConfig, train: TrainConfig) -> int:
     (`python -m benchmarks.search`) the expected cost of finding the winner hardly changes between steps / 20 and
     steps / 5, the share of searches that find it does.
     """
-    every = train.validation_interval
-    return search.grace or max(1, train.steps // search.eta**2 // every) * every
+    interval = train.validation_interval
+    return search.grace or max(1, train.steps // search.eta**2 // interval) * interval
 
 
 def kept_share(file: ExperimentFile) -> float | None:
@@ -42,30 +42,34 @@ def kept_share(file: ExperimentFile) -> float | None:
         return sum(_halving(start, search.eta, train) for start in starts) / len(starts)
     if search.pruner == "i_epoch":
         tried = search.most_trials or grid_size(file.tree)
-        stay = min(1.0, search.keep * (1 + log(max(1.0, tried / search.keep))) / tried)
-        decided = min(steps, _validated(grace, train))
-        return (decided + stay * (steps - decided)) / steps
+        kept = min(1.0, search.keep * (1 + log(max(1.0, tried / search.keep))) / tried)
+        rung = min(steps, _next_validation(grace, train))
+        return (rung + kept * (steps - rung)) / steps
     return 1.0 if search.pruner == "none" else None
 
 
 def _halving(grace: int, eta: int, train: TrainConfig) -> float:
-    taken, alive, rung, before = 0.0, 1.0, grace, 0
-    while (decided := _validated(rung, train)) < train.steps:
-        taken += alive * (decided - before)
-        before, rung, alive = decided, rung * eta, alive / eta
-    return (taken + alive * (train.steps - before)) / train.steps
+    steps, alive, resource, previous = 0.0, 1.0, grace, 0
+    while (rung := _next_validation(resource, train)) < train.steps:
+        steps += alive * (rung - previous)
+        previous, resource, alive = rung, resource * eta, alive / eta
+    return (steps + alive * (train.steps - previous)) / train.steps
 
 
-def _validated(step: int, train: TrainConfig) -> int:
-    """Return the first validation from `step` on: values are reported, and decided on, only there."""
+def _next_validation(step: int, train: TrainConfig) -> int:
+    """Return the first validation from `step` on: values are reported, and decisions made, only at validations."""
     return -(-step // train.validation_interval) * train.validation_interval
 
 
-def longest(file: ExperimentFile) -> TrainConfig:
-    """Return the training of the first configuration, as long as that of the one that trains longest."""
-    found = [file.first.train.steps]
-    for name, steps in file.space.items():
-        if name.partition("[")[0] == "train.steps":
-            found += [each for each in steps.options if isinstance(each, int)] if isinstance(steps, Choice) else []
-            found += [] if isinstance(steps, Choice) else [int(steps.high)]
-    return file.first.train.model_copy(update={"steps": max(found)})
+def longest_training(file: ExperimentFile) -> TrainConfig:
+    """Return the training of the first configuration with the steps of the configuration that trains longest."""
+    steps = [file.first.train.steps]
+    for name, distribution in file.space.items():
+        if name.partition("[")[0] != "train.steps":
+            continue
+        # A choice nested in an option is a distribution of its own: `space` lists it under the bracketed name.
+        if isinstance(distribution, Choice):
+            steps += [option for option in distribution.options if isinstance(option, int)]
+        else:
+            steps.append(int(distribution.high))
+    return file.first.train.model_copy(update={"steps": max(steps)})

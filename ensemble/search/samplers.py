@@ -1,7 +1,7 @@
 """Optuna's samplers by their names in the file.
 
-A sampler is made anew for every suggestion, seeded by the number of the suggestion. So a suggestion is a function of
-the search's seed, its number and the history, and a resumed search goes on as if nothing had happened.
+A new sampler is built for every suggestion, seeded by its number. A suggestion is therefore a function of the search's
+seed, its number and the history, and a resumed search continues exactly as an undisturbed one.
 """
 
 import warnings
@@ -23,6 +23,8 @@ from ensemble.config.experiment import SearchConfig
 
 
 def _tpe(seed: int, search: SearchConfig) -> BaseSampler:
+    # group: one joint model for each set of parameters that occur together, as conditional spaces need.
+    # constant_liar: running trials count as bad, so that parallel suggestions spread.
     return TPESampler(
         multivariate=True, group=True, constant_liar=True, n_startup_trials=search.startup, seed=seed,
         warn_independent_sampling=False,
@@ -43,7 +45,7 @@ def _cma(seed: int, search: SearchConfig) -> BaseSampler:
 
 
 def _qmc(seed: int, search: SearchConfig) -> BaseSampler:
-    """Return Sobol' points, scrambled by the search's seed alone: a sequence, whatever the number."""
+    # Scrambled by the search's seed alone: with a seed a suggestion the points would not form one Sobol' sequence.
     del seed
     return QMCSampler(scramble=True, seed=search.seed, warn_independent_sampling=False, warn_asynchronous_seeding=False)
 
@@ -59,12 +61,12 @@ SAMPLERS: dict[str, Callable[[int, SearchConfig], BaseSampler]] = {
     "cma": _cma,
     "qmc": _qmc,
     "nsga2": _nsga2,
-    "grid": _random,  # every point is given; nothing is left to suggest
+    "grid": _random,  # every parameter of a grid point is fixed: nothing is sampled
 }
 
 
 def make_sampler(search: SearchConfig, number: int, fallback: bool = False) -> BaseSampler:
-    """Return the sampler of suggestion `number`; the fallback is random, for a sampler that repeats itself."""
+    """Return the sampler of suggestion `number`; the fallback, for a sampler that repeats itself, is random."""
     seed = streams.key(search.seed, "sampler", number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

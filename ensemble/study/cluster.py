@@ -1,7 +1,7 @@
-"""The Ray that a run uses: its own on this machine, or the cluster whose job it is; and what fits on its nodes.
+"""The connection to Ray: one of its own on this machine, or the cluster of the job; and what fits on its nodes.
 
-Never a bare `ray.init`, which may join somebody's cluster. A Ray of our own listens on loopback only, and every caller
-must bring the token (file mode 0600). Nothing here knows trials or data.
+Never a bare `ray.init`, which may join another user's cluster. A Ray of our own listens on loopback only, and every
+client needs the token (file mode 0600). Trials and data are not used here.
 """
 
 import importlib
@@ -20,8 +20,8 @@ from ensemble.errors import UsageError
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's entrypoint
 
-# Read by Ray when it is imported or when its processes start. The first binds a Ray of our own to loopback: on Linux
-# the node address is otherwise the machine's, and its servers listen on every interface.
+# Ray reads these when it is imported or when its processes start. The first binds a Ray of our own to loopback: on
+# Linux the node address is otherwise the machine's, and its servers listen on every interface.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -36,8 +36,8 @@ QUIET = {
 
 
 @dataclass(frozen=True)
-class Node:
-    """What one machine offers."""
+class ClusterNode:
+    """The resources of one machine."""
 
     name: str
     cpus: float
@@ -47,7 +47,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Needs:
-    """What one trial holds: `workers` times these, each on one node."""
+    """The resources of one trial: `workers` times these, each on one node."""
 
     workers: int
     cpus: float
@@ -56,73 +56,80 @@ class Needs:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """Return one worker's request in Ray's words."""
+        """Return one worker's request under Ray's names."""
         request = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory / self.workers}
         return {name: amount for name, amount in request.items() if amount}
 
     def describe(self) -> str:
-        """Return the request as a reader would say it."""
+        """Return the request as text: `2 workers of 1 CPU, 0.5 GPU each`."""
         text = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
         text += f", {self.memory / self.workers / 2**30:.1f} GiB" if self.memory else ""
         return f"{self.workers} workers of {text} each" if self.workers > 1 else text
 
 
 def in_job() -> bool:
-    """Say whether this process is the entrypoint of a Ray job."""
+    """Return whether this process is the entrypoint of a Ray job."""
     return JOB_MARK in os.environ
 
 
 @contextmanager
-def connected(address: str, workers: bool) -> Iterator[list[Node]]:
+def connected(address: str, workers: bool) -> Iterator[list[ClusterNode]]:
     """Hold a connection to Ray and yield the nodes that are alive.
 
     `address` is "local" for a Ray of our own (inside a Ray job: that job's cluster) or the address of a running one.
-    `workers` says that trials will have Ray Train workers: what they hold is freed through the State API, which needs
+    `workers` says that trials have Ray Train workers: their resources are freed through the State API, which needs
     the dashboard (a second more to start) and processes that know their cluster.
     Raises UsageError when no Ray answers there.
     """
+    # Environment. Ray reads it at import, so it comes first.
     own = address == "local" and not in_job()
     os.environ.update(QUIET | (LOOPBACK if own else {}))
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if own:
         ensure_token()
-        os.environ.pop("RAY_ADDRESS", None)  # a stale one of another cluster breaks a Ray of our own
-    ray: Any = importlib.import_module("ray")  # after the environment: Ray reads it at import
+        os.environ.pop("RAY_ADDRESS", None)  # that of another cluster breaks a Ray of our own
+    ray: Any = importlib.import_module("ray")
+
+    # Connection
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if own:
         options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
     if workers:
-        options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.name_cluster"}
+        options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.set_cluster_address"}
+    # Ray installs a SIGTERM handler of its own, which exits with another code.
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address="auto" if address == "local" and in_job() else address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at --address {address}: {error}") from error
-    signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which exits with another code
-    quieten()
+    signal.signal(signal.SIGTERM, handler)
+    silence_loggers()
     try:
         yield _nodes(ray.nodes())
     finally:
         ray.shutdown()
 
 
-def name_cluster() -> None:
-    """Tell a Ray process its cluster: left to find it, Ray Train may ask another one there, and free nothing."""
+def set_cluster_address() -> None:
+    """Set the address of its cluster in a Ray process."""
     import ray
+
+    # Without it Ray Train searches the machine, may find another cluster, and frees nothing in ours.
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
-def quieten() -> None:
-    """Keep Ray's own lines off the terminal. Ray Data sets its level again at every use, but not its modules'."""
+def silence_loggers() -> None:
+    """Keep Ray's log lines off the terminal."""
+    # Ray Data sets the level of "ray.data" again at every use, but not that of its modules.
     for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray.data.dataset", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def needs(resources: ResourcesConfig, nodes: list[Node], device: str | None) -> Needs:
-    """Return what one trial holds on these nodes; `device` is --device (cpu, cuda or None for what there is)."""
-    some = any(node.gpus for node in nodes)
-    gpus = resources.gpus_per_worker if resources.gpus_per_worker is not None else float(some)
+def needs(resources: ResourcesConfig, nodes: list[ClusterNode], device: str | None) -> Needs:
+    """Return the resources of one trial on these nodes; `device` is --device (cpu, cuda; None: a GPU if any)."""
+    has_gpu = any(node.gpus for node in nodes)
+    gpus = resources.gpus_per_worker if resources.gpus_per_worker is not None else float(has_gpu)
     if device == "cpu":
         gpus = 0.0
     elif device is not None and device.startswith("cuda"):
@@ -131,24 +138,26 @@ def needs(resources: ResourcesConfig, nodes: list[Node], device: str | None) -> 
     return Needs(resources.workers, cpus, gpus, float(resources.memory or 0))
 
 
-def slots(request: Needs, nodes: list[Node]) -> int:
-    """Return how many trials run at the same time; UsageError that names what is missing when not even one does."""
-    fits = [_fits(request, node) for node in nodes]
-    if not any(fits):
+def slots(request: Needs, nodes: list[ClusterNode]) -> int:
+    """Return how many trials run at the same time; UsageError that names what is missing when none does."""
+    # Counted here: Tune does not count the workers of a nested trainer, and a trial without workers waits for ever.
+    workers = [_workers_on(node, request) for node in nodes]
+    if not any(workers):
         largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory))
         raise UsageError(
             f"resources: a trial needs {request.describe()}; the largest of {len(nodes)} node(s), {largest.name}, has "
             f"{largest.cpus:g} CPU, {largest.gpus:g} GPU, {largest.memory / 2**30:.1f} GiB"
         )
-    if sum(fits) < request.workers:
+    if sum(workers) < request.workers:
         raise UsageError(
-            f"resources.workers: a trial needs {request.describe()}; {len(nodes)} node(s) hold {sum(fits)} such workers"
+            f"resources.workers: a trial needs {request.describe()}; {len(nodes)} node(s) "
+            f"hold {sum(workers)} such workers"
         )
-    return sum(fits) // request.workers
+    return sum(workers) // request.workers
 
 
 def cpu_count() -> int:
-    """Return the cores that this process may use: its affinity, and the quota of its control group."""
+    """Return the cores that this process may use: its affinity, limited by the quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -158,7 +167,7 @@ def cpu_count() -> int:
 
 
 def token_file() -> Path:
-    """Return where Ray looks for the token."""
+    """Return the path at which Ray reads the token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
@@ -168,6 +177,7 @@ def ensure_token() -> None:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The mode is set when the file is created: a later chmod would leave a moment in which others can read the token.
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -178,10 +188,10 @@ def ensure_token() -> None:
         file.write(secrets.token_hex(32))
 
 
-def _nodes(described: list[dict[str, Any]]) -> list[Node]:
+def _nodes(described: list[dict[str, Any]]) -> list[ClusterNode]:
     alive = [node for node in described if node["Alive"]]
     return [
-        Node(
+        ClusterNode(
             node["NodeManagerHostname"],
             node["Resources"].get("CPU", 0.0),
             node["Resources"].get("GPU", 0.0),
@@ -191,11 +201,11 @@ def _nodes(described: list[dict[str, Any]]) -> list[Node]:
     ]
 
 
-def _fits(request: Needs, node: Node) -> int:
-    """Return how many workers of this kind one node holds."""
+def _workers_on(node: ClusterNode, request: Needs) -> int:
+    """Return how many workers of a trial one node holds."""
     pairs = [
         (request.cpus, node.cpus),
         (request.gpus, node.gpus),
         (request.memory / request.workers, node.memory),
     ]
-    return min(int(has // wanted) for wanted, has in pairs if wanted)
+    return min(int(available // needed) for needed, available in pairs if needed)

@@ -1,7 +1,7 @@
-"""The actor that decides at each rung whether a trial goes on; during a search it holds the judge.
+"""The actor that decides at each rung whether a trial continues; during a search it holds the judge.
 
-Trials call it from any node. It is also the way to interrupt a run: once it is paused, every trial that calls saves
-what it has trained and ends. `Suggested` hands the judge's suggestions to Tune.
+Trials call it from any node. It also interrupts a run: once it is paused, every trial that calls saves its members and
+ends. `JudgeSource` passes the judge's suggestions to Tune.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,10 +14,10 @@ import ray
 
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.experiment import SearchConfig
-from ensemble.search.findings import Findings, ending, findings
+from ensemble.search.findings import Findings, early_end_reason, findings
 from ensemble.search.judge import Judge
-from ensemble.search.records import Outcome, Suggestion
-from ensemble.study.tuning import rows
+from ensemble.search.records import JobOutcome, Suggestion
+from ensemble.study.tuning import member_rows
 from ensemble.training.context import Paused, Question
 from ensemble.training.trial import Trial
 
@@ -25,13 +25,13 @@ _WORST_FIRST = ("failed", "diverged", "pruned", "completed")
 
 
 class PauseActor:
-    """Answers the trials of an ensemble: each goes on until the run is interrupted."""
+    """The actor of an ensemble: every trial continues until the run is interrupted."""
 
     def __init__(self) -> None:
         self._paused = False
 
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
-        """Say whether trial `number` goes on after this rung; None: it is paused."""
+        """Return whether trial `number` continues after this rung; None: it is paused."""
         del number, step, values
         return None if self._paused else True
 
@@ -41,7 +41,7 @@ class PauseActor:
 
 
 class JudgeActor(PauseActor):
-    """Answers the trials of a search, and hands out its suggestions."""
+    """The actor of a search: it holds the judge."""
 
     _judge: Judge
     _waiting: list[Suggestion]
@@ -51,59 +51,57 @@ class JudgeActor(PauseActor):
         file: ExperimentFile,
         log: Path,
         journal: Path,
-        feasible: Callable[[Experiment], str | None],
-        rows: Collection[str],
+        feasibility: Callable[[Experiment], str | None],
+        member_ids: Collection[str],
     ) -> None:
-        """Continue a search where its log ends; a member that failed, or is not among `rows`, is trained again.
-
-        Called before anything else: an error raised here reaches the caller, one of `__init__` would kill the actor.
-        """
-        self._judge = Judge(file, log, journal, feasible)
-        self._judge.reopen_failures(rows)
+        """Continue a search at the end of its log; train members again that failed or are not in `member_ids`."""
+        # Not in __init__: an error there would end the actor, one here is raised in the caller.
+        self._judge = Judge(file, log, journal, feasibility)
+        self._judge.reopen_failures(member_ids)
         self._waiting = self._judge.unfinished
 
     def may_continue(self, number: int, step: int, values: Mapping[int, float]) -> bool | None:
-        """Say whether trial `number` goes on after this rung; None: it is paused. Asked twice it says the same."""
+        """Return whether trial `number` continues after this rung; None: it is paused. Repeated calls agree."""
         return None if self._paused else self._judge.may_continue(number, step, values)
 
     def suggest(self) -> tuple[Suggestion | None, bool]:
-        """Return the next job if there is one now, and whether there will never be another."""
+        """Return the next job if there is one now, and whether there are no further jobs."""
         if self._waiting:
             return self._waiting.pop(0), False
         job = self._judge.suggest()
         return job, job is None and self._judge.finished
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def tell(self, number: int, outcome: JobOutcome) -> None:
         """Record how a job ended."""
         self._judge.tell(number, outcome)
 
     def planned(self) -> int | None:
-        """Return how many configurations there will be; None until the space is exhausted."""
+        """Return the number of configurations; None where it is unknown until the space is exhausted."""
         return self._judge.planned
 
-    def ended(self) -> int:
+    def ended_count(self) -> int:
         """Return how many configurations have ended."""
         return sum(configuration.state != "running" for configuration in self._judge.configurations)
 
-    def ending(self) -> str | None:
-        """Return why a search ended before all its configurations were tried; None where it did not."""
-        return ending(self._judge)
+    def early_end_reason(self) -> str | None:
+        """Return why the search ended before all planned configurations were tried; None where it did not."""
+        return early_end_reason(self._judge)
 
     def findings(self) -> Findings:
-        """Return what is to be written about the search."""
+        """Return the tables of the search."""
         return findings(self._judge)
 
 
 def start_actor(kind: type[PauseActor]) -> Any:
-    """Start the actor on this node, which has the run directory; it holds no cores."""
+    """Start an actor on this node, which has the run directory; it reserves no cores."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=this_node).remote()
 
 
 def question(actor: Any, number: int) -> Question:
-    """Return how trial `number` asks, from whichever process it runs in."""
+    """Return the function with which trial `number` calls the actor at a rung; it can be sent to other processes."""
     return partial(_ask, actor, number)
 
 
@@ -114,13 +112,13 @@ def _ask(actor: Any, number: int, step: int, values: Mapping[int, float]) -> boo
     return bool(answer)
 
 
-class Suggested:
-    """The source of a search's trials.
+class JudgeSource:
+    """The trials of a search, as the judge suggests them.
 
     Args:
-        desk: the actor with the judge.
+        actor: the actor with the judge.
         run: the run directory.
-        origin: finds where a configuration's `train.init_from` points.
+        origin: returns the absolute path of a configuration's `train.init_from`.
     """
 
     def __init__(self, actor: Any, run: Path, origin: Callable[[Experiment], str | None]) -> None:
@@ -131,11 +129,11 @@ class Suggested:
 
     @property
     def finished(self) -> bool:
-        """Whether the judge will make no further suggestion."""
+        """Whether the judge has no further suggestions."""
         return self._finished
 
     @property
-    def left(self) -> None:
+    def remaining(self) -> None:
         """Unknown until the space is exhausted: None."""
         return None
 
@@ -148,22 +146,23 @@ class Suggested:
 
     def ended(self, trial: Trial) -> None:
         """Report the rows of a trial to the judge."""
-        ray.get(self._actor.tell.remote(trial.number, outcome(trial)))
+        ray.get(self._actor.tell.remote(trial.number, job_outcome(trial)))
 
 
-def outcome(trial: Trial) -> Outcome:
-    """Return how a trial ended, from the rows of its members; the worst of their ends is the trial's."""
+def job_outcome(trial: Trial) -> JobOutcome:
+    """Return how a trial ended, from the rows of its members; the worst of their states is the trial's."""
     search: SearchConfig = trial.experiment.search
     metrics = (search.metric, *search.also)
-    found = rows(trial, "seed", "status", "steps", *metrics)
-    states = {row["status"] for row in found}
+    rows = member_rows(trial, "seed", "status", "steps", *metrics)
+    states = {row["status"] for row in rows}
     values = {
-        metric: {row["seed"]: float(row[metric]) for row in found if _is_number(row.get(metric))} for metric in metrics
+        metric: {row["seed"]: float(row[metric]) for row in rows if _is_number(row.get(metric))} for metric in metrics
     }
     state = next(state for state in _WORST_FIRST if state in states)  # every member has its row
-    if state == "completed" and any(len(each) < len(found) for each in values.values()):
-        state = "diverged"  # trained to the end, and yet without a number to compare
-    return Outcome(state, values, sum(row["steps"] for row in found))
+    # A member may be trained to its end and have a value that is not finite, which nothing can be compared with.
+    if state == "completed" and any(len(by_seed) < len(rows) for by_seed in values.values()):
+        state = "diverged"
+    return JobOutcome(state, values, sum(row["steps"] for row in rows))
 
 
 def _is_number(value: object) -> bool:

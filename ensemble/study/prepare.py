@@ -1,8 +1,8 @@
 """From the `data:` section to shards on disk, before anything is trained.
 
-What is missing is simulated and converted once, by the command, and said so. The shards lie in `shards/` beside the
-results directory, named by a hash of the options that change data, so that experiments share them. Then whatever the
-experiment asks of the data is checked, without Ray and without reading a shard.
+Missing shards are simulated and converted once, by the command, with a line for the user. They are in `shards/` next to
+the results directory, named by a hash of the options that change data, so that experiments share them. Then features,
+metrics and windows of the experiment are checked against the data, without Ray and without reading a shard.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from ensemble.schema import TRAIN_LOSS, Feature, Say
 from ensemble.text import did_you_mean, plural
 from ensemble.training.tasks import task_of
 
-# What `data:` says about using the data rather than about what lies in the shards.
+# Options of `data:` that change the contents of the shards; those of `_NOT_CONVERTED` only their use or their source.
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
-_COSTS = ("parameters", "seconds")  # columns of a row that may be objectives beside the metric
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
+_COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class PreparedData:
 
 
 def prepare(config: DataConfig, base_dir: Path, results: Path, say: Say) -> PreparedData:
-    """Return the experiment's shards, made where they are missing.
+    """Return the experiment's shards; make missing ones.
 
-    Relative paths count from the working directory, or else from `beside`, the folder of the experiment file.
-    Raises DataError for missing files and for what `convert` refuses.
+    Relative paths count from the working directory, or else from `base_dir`, the folder of the experiment file.
+    Raises DataError for missing files and for data that `convert` refuses.
     """
     cache = results.absolute().parent / "shards"
     if config.path is None:
@@ -53,12 +53,12 @@ def prepare(config: DataConfig, base_dir: Path, results: Path, say: Say) -> Prep
 
 
 def planned_shards(config: DataConfig, base_dir: Path, results: Path) -> Path:
-    """Return where `prepare` finds or will make the shards; nothing is made. DataError for missing files."""
+    """Return the directory in which `prepare` finds or makes the shards. DataError for missing files."""
     cache = results.absolute().parent / "shards"
     if config.path is None:
         return _simulated_target(config, cache)
-    found = sources(config, base_dir)
-    return found[0] if len(found) == 1 and found[0].is_dir() else _converted_target(config, found, cache)
+    paths = sources(config, base_dir)
+    return paths[0] if len(paths) == 1 and paths[0].is_dir() else _converted_target(config, paths, cache)
 
 
 def sources(config: DataConfig, base_dir: Path) -> list[Path]:
@@ -67,37 +67,38 @@ def sources(config: DataConfig, base_dir: Path) -> list[Path]:
     return [_find(path, base_dir) for path in paths]
 
 
-def check(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
-    """Refuse experiments that these data cannot serve; return the data set's description (no rows).
+def check_experiments(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
+    """Refuse experiments that these data do not fit; return the description of the data set (no rows).
 
     Raises UsageError that lists every unknown feature and metric, DataError when a split has no window.
     """
-    whole = _description(data.main)
+    main = _description(data.main)
     named = {name: _description(path) for name, path in data.named.items()}
     problems: list[str] = []
     for experiment in experiments:
-        problems += [problem for problem in problems_of(experiment, whole.features) if problem not in problems]
+        problems += [problem for problem in problems_of(experiment, main.features) if problem not in problems]
         if not problems:
-            _check_windows(experiment, whole, named)
+            _check_windows(experiment, main, named)
     if problems:
         raise UsageError("\n".join(problems))
-    return whole
+    return main
 
 
 def find_origin(init_from: str | None, base_dir: Path) -> str | None:
-    """Return `train.init_from` as an absolute path; UsageError when nothing trained lies there."""
+    """Return `train.init_from` as an absolute path; UsageError when it is no trained member and no run."""
     if init_from is None:
         return None
-    for place in (Path(init_from).expanduser(), base_dir / init_from):
-        inside = RunDirectory(place.parent).member(place.name)
-        near = (MemberDirectory(place), inside, *RunDirectory(place).trained)
-        if any(member.model_file.is_file() for member in near):
-            return str(place.absolute())
+    for path in (Path(init_from).expanduser(), base_dir / init_from):
+        by_name = RunDirectory(path.parent).member(path.name)
+        members = (MemberDirectory(path), by_name, *RunDirectory(path).trained)
+        if any(member.model_file.is_file() for member in members):
+            # Absolute: Ray Train's workers change directory.
+            return str(path.absolute())
     raise UsageError(f"train.init_from: {init_from}: no trained member there (a run directory or its members/<id>)")
 
 
 def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
-    """Return every metric that a search may compare on these data: none of the test split, which it must not see."""
+    """Return every metric that a search may compare on these data; those of the test split would bias the test."""
     splits = ("validation", *(f"validation_{name}" for name in experiment.data.validation))
     task = task_of(experiment.model)
     return [TRAIN_LOSS, *(name for split in splits for name in task.metric_names(experiment, features, split))]
@@ -108,28 +109,29 @@ def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
     target = _simulated_target(config, cache)
     if (target / MANIFEST).is_file():
         return target
+    # The simulated file has a hash of its own: another conversion of the same simulation reuses it.
     amount = config.simulate.model_dump(mode="json")
     raw = cache / f"{config.source}-{_digest([config.source, amount])}.h5"
     with held(target.with_name(f".{target.name}.lock")):
         if not raw.is_file():
-            from ensemble.simulation import simulate  # MuJoCo, needed only here
+            from ensemble.simulation import simulate  # loads MuJoCo
 
-            say(f"simulating {plural(config.simulate.episodes, 'episode')} of {config.source} to {shown(raw)}")
+            say(f"simulating {plural(config.simulate.episodes, 'episode')} of {config.source} to {short_path(raw)}")
             simulate(config.source, config.simulate, raw)
         return _convert(config, [raw], target, say)
 
 
 def _converted(config: DataConfig, paths: str | list[str], base_dir: Path, cache: Path, say: Say) -> Path:
-    found = [_find(path, base_dir) for path in ([paths] if isinstance(paths, str) else paths)]
-    if len(found) == 1 and found[0].is_dir():
-        read_manifest(found[0])  # refuses what is no data set
-        _refuse_conversion(config, found[0])
-        return found[0]
-    target = _converted_target(config, found, cache)
+    files = [_find(path, base_dir) for path in ([paths] if isinstance(paths, str) else paths)]
+    if len(files) == 1 and files[0].is_dir():
+        read_manifest(files[0])  # raises where this is no data set
+        _refuse_conversion(config, files[0])
+        return files[0]
+    target = _converted_target(config, files, cache)
     if (target / MANIFEST).is_file():
         return target
     with held(target.with_name(f".{target.name}.lock")):
-        return _convert(config, found, target, say)
+        return _convert(config, files, target, say)
 
 
 def _simulated_target(config: DataConfig, cache: Path) -> Path:
@@ -137,13 +139,14 @@ def _simulated_target(config: DataConfig, cache: Path) -> Path:
     return cache / f"{config.source}-{_digest([config.source, amount, _conversion(config)])}"
 
 
-def _converted_target(config: DataConfig, found: list[Path], cache: Path) -> Path:
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    return cache / f"{found[0].stem}-{_digest([stamps, _conversion(config)])}"
+def _converted_target(config: DataConfig, files: list[Path], cache: Path) -> Path:
+    # Size and time of change stand for the content, which may be too large to be hashed at every start.
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return cache / f"{files[0].stem}-{_digest([stamps, _conversion(config)])}"
 
 
 def _refuse_conversion(config: DataConfig, shards: Path) -> None:
-    """Raise UsageError for options that only a conversion can follow: these shards are converted already."""
+    """Raise UsageError for options of a conversion: these shards are converted already."""
     plain = DataConfig(path=str(shards))
     for name in sorted(_CONVERSION):
         if getattr(config, name) != getattr(plain, name):
@@ -154,11 +157,11 @@ def _refuse_conversion(config: DataConfig, shards: Path) -> None:
 
 
 def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
-    if (target / MANIFEST).is_file():  # another process made it while this one waited
-        return target
-    from ensemble.data.convert import convert  # HDF5, needed only here
+    if (target / MANIFEST).is_file():
+        return target  # another process made it while this one waited for the lock
+    from ensemble.data.convert import convert  # loads HDF5
 
-    say(f"converting {', '.join(path.name for path in sources)} to {shown(target)}")
+    say(f"converting {', '.join(path.name for path in sources)} to {short_path(target)}")
     manifest = convert(sources, target, config)
     for notice in manifest.notices:
         say(f"  {notice}")
@@ -180,10 +183,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def shown(path: Path) -> str:
-    """Return a path as short as it can be said here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def short_path(path: Path) -> str:
+    """Return a path relative to the working directory where it is inside, else unchanged."""
+    base = Path.cwd()
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
 
 
 def _description(directory: Path) -> Trajectories:
@@ -191,19 +194,19 @@ def _description(directory: Path) -> Trajectories:
 
 
 def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
-    """Return what an experiment names that data of these features do not have: inputs and metrics."""
+    """Return a message for each input and metric of an experiment that data of these features do not have."""
     problems = []
     try:
         input_features(experiment.model, features)
     except UsageError as error:
         problems += str(error).splitlines()
     metrics = metric_names(experiment, features)
-    wanted = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
-    for key, names in wanted.items():
+    requested = {"metric": [experiment.search.metric], "also": list(experiment.search.also)}
+    for key, names in requested.items():
         allowed = metrics if key == "metric" else [*metrics, *_COSTS]
         unknown = [name for name in names if name not in allowed]
-        there = f"; there are {', '.join(allowed[:12])}"
-        problems += [f"search.{key}: no metric '{name}'{did_you_mean(name, allowed) or there}" for name in unknown]
+        available = f"; there are {', '.join(allowed[:12])}"
+        problems += [f"search.{key}: no metric '{name}'{did_you_mean(name, allowed) or available}" for name in unknown]
     return problems
 
 

@@ -1,7 +1,7 @@
-"""What is known of every trial while a study runs, fed by the flat progress that rank 0 reports.
+"""The progress of a study: the state of every trial, from the values that rank 0 reports.
 
-It knows no Ray; the study passes on what Tune tells it. Rates are member-steps per second: a pack of three doing one
-step counts three.
+It imports no Ray; a callback of Tune calls it. Rates are member-steps per second: one step of a pack of three counts
+three.
 """
 
 import time
@@ -15,8 +15,8 @@ Clock = Callable[[], float]
 
 
 @dataclass
-class TrialView:
-    """What is known of one trial; `title` names its configuration by what varies."""
+class TrialProgress:
+    """The state of one trial; `title` has the searched values of its configuration."""
 
     title: str
     seeds: Sequence[int]
@@ -26,18 +26,19 @@ class TrialView:
     error: str = ""
     started: float | None = None
     ended: float | None = None
-    first: tuple[float, float] | None = None  # time and done share of the first report: rates leave out the start-up
+    # Time and share done of the first and the last report: a rate between these does not include the start-up.
+    first: tuple[float, float] | None = None
     last: tuple[float, float] | None = None
 
     @property
-    def worked(self) -> float:
-        """Return the member-steps done so far."""
-        whole = self.ended is not None and "pruned" not in self.status and "diverged" not in self.status
-        return (1.0 if whole else self._reached) * self.steps * len(self.seeds)
+    def done_steps(self) -> float:
+        """The member-steps done so far."""
+        complete = self.ended is not None and "pruned" not in self.status and "diverged" not in self.status
+        return (1.0 if complete else self._reached) * self.steps * len(self.seeds)
 
     @property
     def share(self) -> float:
-        """Return the finished share of the trial's steps, 0 to 1."""
+        """The share of the trial that is over, 0 to 1; 1 after an early stop too."""
         return 1.0 if self.ended is not None else self._reached
 
     @property
@@ -47,116 +48,116 @@ class TrialView:
 
     @property
     def rate(self) -> float | None:
-        """Return member-steps per second between the first report and the last one."""
+        """Member-steps per second between the first report and the last one; None where there is nothing to measure."""
+        # A trial that was started again may be behind its first report.
         if self.first is None or self.last is None or self.last[0] <= self.first[0] or self.last[1] < self.first[1]:
-            return None  # nothing to measure; a trial that began again stands behind its first report
+            return None
         return (self.last[1] - self.first[1]) * self.steps * len(self.seeds) / (self.last[0] - self.first[0])
 
 
 class StudyProgress:
-    """All trials of a study so far, fed by what they report.
+    """All trials of a study so far.
 
-    `expected` is how many there will be, None where nobody knows, `before` how many of them had ended when this began;
-    what is not seen here counts as much as the mean of what has ended, so that the time left allows for trials that are
-    stopped early.
+    `expected` is the number of trials (None: unknown), `ended_before` how many of them ended in earlier runs. A trial
+    that has not started counts as many steps as the mean of the ended ones, so that the remaining time allows for early
+    stopping.
     """
 
-    def __init__(self, expected: int | None, clock: Clock = time.monotonic, before: int = 0) -> None:
+    def __init__(self, expected: int | None, clock: Clock = time.monotonic, ended_before: int = 0) -> None:
         self.expected = expected
-        self.before = before
+        self.ended_before = ended_before
         self.clock = clock
         self.started = clock()
-        self._views: dict[int, TrialView] = {}
+        self._trials: dict[int, TrialProgress] = {}
 
     @property
-    def trials(self) -> list[TrialView]:
+    def trials(self) -> list[TrialProgress]:
         """Every trial so far, in the order they were added."""
-        return list(self._views.values())
+        return list(self._trials.values())
 
-    def place(self, number: int) -> int:
-        """Return the place of a trial, from 1."""
-        return self.before + list(self._views).index(number) + 1
+    def position(self, number: int) -> int:
+        """Return the position of a trial among all of the study, from 1."""
+        return self.ended_before + list(self._trials).index(number) + 1
 
-    def view(self, number: int) -> TrialView:
+    def trial(self, number: int) -> TrialProgress:
         """Return one trial."""
-        return self._views[number]
+        return self._trials[number]
 
-    def add(self, number: int, view: TrialView) -> None:
-        """Take up a trial."""
-        self._views[number] = view
+    def add(self, number: int, trial: TrialProgress) -> None:
+        """Add a trial."""
+        self._trials[number] = trial
 
     def begin(self, number: int) -> None:
-        """Note that a trial runs."""
-        view = self._views[number]
-        view.status, view.started = "running", self.clock()
+        """Record that a trial runs."""
+        trial = self._trials[number]
+        trial.status, trial.started = "running", self.clock()
 
     def update(self, number: int, progress: Progress) -> None:
-        """Note what a trial reports."""
-        view = self._views[number]
-        if view.started is None:
+        """Record the progress that a trial reports."""
+        trial = self._trials[number]
+        if trial.started is None:
             self.begin(number)
-        view.progress.update(progress)
-        view.last = (self.clock(), view.share)
-        view.first = view.first or view.last
+        trial.progress.update(progress)
+        trial.last = (self.clock(), trial.share)
+        trial.first = trial.first or trial.last
 
     def pause(self, number: int, status: str) -> None:
-        """Note that a trial stopped before its end, to be resumed."""
-        self._views[number].status = status
+        """Record that a trial was interrupted and can be resumed."""
+        self._trials[number].status = status
 
     def end(self, number: int, status: str, error: str = "") -> None:
-        """Note how a trial ended."""
-        view = self._views[number]
-        view.status, view.error, view.ended = status, error, self.clock()
+        """Record how a trial ended."""
+        trial = self._trials[number]
+        trial.status, trial.error, trial.ended = status, error, self.clock()
 
     @property
     def share(self) -> float:
-        """Return the finished share of the member-steps that are expected, 0 to 1."""
+        """The share of the expected member-steps that is done, 0 to 1."""
         if not self.trials:
             return self.ended / self.expected if self.expected else 0.0
-        done, left, typical = self._work
-        earlier = typical * self.before
-        return (earlier + done) / (earlier + done + left) if left else 1.0
+        done, remaining, mean = self._work
+        earlier = mean * self.ended_before
+        return (earlier + done) / (earlier + done + remaining) if remaining else 1.0
 
     @property
     def remaining(self) -> float | None:
-        """Return the seconds still to go at the mean rate so far; None while nothing is known."""
-        done, left, _ = self._work
-        known = self.expected is not None and done > 0.01 * (done + left)
-        return (self.clock() - self.started) * left / done if known else None
+        """The remaining seconds at the mean rate so far; None while they are unknown."""
+        done, remaining, _ = self._work
+        known = self.expected is not None and done > 0.01 * (done + remaining)
+        return (self.clock() - self.started) * remaining / done if known else None
 
     @property
     def _work(self) -> tuple[float, float, float]:
-        """Return member-steps done and left here, and those of a typical trial."""
-        views = self.trials
-        done = sum(view.worked for view in views)
-        ended = [view.worked for view in views if view.ended is not None]
-        begun = sum(view.worked if view.ended is not None else view.steps * len(view.seeds) for view in views)
-        typical = sum(ended) / len(ended) if ended else begun / len(views) if views else 0.0
-        waiting = max(0, (self.expected or 0) - self.before - len(views))
-        return done, begun + typical * waiting - done, typical
+        """Member-steps done and remaining in this run, and the mean of a trial."""
+        trials = self.trials
+        done = sum(trial.done_steps for trial in trials)
+        ended = [trial.done_steps for trial in trials if trial.ended is not None]
+        started = sum(t.done_steps if t.ended is not None else t.steps * len(t.seeds) for t in trials)
+        mean = sum(ended) / len(ended) if ended else started / len(trials) if trials else 0.0
+        waiting = max(0, (self.expected or 0) - self.ended_before - len(trials))
+        return done, started + mean * waiting - done, mean
 
     @property
     def ended(self) -> int:
-        """Return how many trials have ended, those before this began among them."""
-        return self.before + sum(view.ended is not None for view in self.trials)
+        """The number of trials that have ended, earlier runs included."""
+        return self.ended_before + sum(trial.ended is not None for trial in self.trials)
 
     @property
     def paused(self) -> int:
-        """Return how many trials stopped before their end."""
-        return sum("paused" in view.status for view in self.trials)
+        """The number of trials that were interrupted."""
+        return sum("paused" in trial.status for trial in self.trials)
 
     @property
     def finished(self) -> bool:
-        """Say whether every trial that is expected has ended."""
+        """Whether every expected trial has ended."""
         return self.ended == self.expected
 
     def summary(self) -> str:
-        """Return one line on the whole study."""
-        views, ended = self.trials, self.ended
-        of = plural(self.expected, "trial") if self.expected else "? trials"
-        text = f"{ended} of {of}, {self.share:.0%}, {duration(self.clock() - self.started)}"
+        """Return one line on the study."""
+        expected = plural(self.expected, "trial") if self.expected else "? trials"
+        text = f"{self.ended} of {expected}, {self.share:.0%}, {duration(self.clock() - self.started)}"
         for status in ("pruned", "diverged", "failed", "paused"):
-            if count := sum(status in view.status for view in views):
+            if count := sum(status in trial.status for trial in self.trials):
                 text += f", {count} {status}"
         if not (self.finished or self.paused) and self.remaining is not None:
             text += f", about {duration(self.remaining)} left"
@@ -164,6 +165,6 @@ class StudyProgress:
 
 
 def number_in(progress: Progress, name: str) -> float | None:
-    """Return what a trial reported under a name; None where it is no number."""
+    """Return the value that a trial reported under a name; None where it is no number."""
     value = progress.get(name)
     return float(value) if isinstance(value, int | float) else None

@@ -1,4 +1,4 @@
-"""What a run shows of its `Board` while it trains: a live table on a terminal, plain lines elsewhere."""
+"""The display of a study's progress: a live table on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -10,27 +10,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_ROLLOUT, Progress
-from ensemble.study.progress import StudyProgress, TrialView, number_in
+from ensemble.study.progress import StudyProgress, TrialProgress, number_in
 from ensemble.text import duration, plural
 
 SECONDS_BETWEEN_LINES = 5.0  # of one trial, at first
-SHARE_BETWEEN_LINES = 0.02  # of the time so far: a run of ten hours does not say something every few seconds
+SHARE_BETWEEN_LINES = 0.02  # of the time so far: the log of a long run stays short
 
-# One column of the live table: header, and how a view reads under it.
-Column = tuple[str, Callable[[TrialView], str]]
-COLUMNS: tuple[Column, ...] = (
-    ("configuration", lambda view: view.title),
-    ("seeds", lambda view: seed_text(view.seeds)),
-    ("step", lambda view: f"{number_in(view.progress, 'step') or 0:.0f}/{view.steps}"),
-    ("loss", lambda view: _spread(view.progress, TRAIN_LOSS, f"{TRAIN_LOSS}_std")),
-    ("error", lambda view: _error(view.progress)),  # of rollouts or of actions
-    ("steps/s", lambda view: f"{view.rate:.0f}" if view.rate else ""),
-    ("left", lambda view: _left(view) or view.status),
+TrialColumn = tuple[str, Callable[[TrialProgress], str]]  # header, text of a trial
+COLUMNS: tuple[TrialColumn, ...] = (
+    ("configuration", lambda trial: trial.title),
+    ("seeds", lambda trial: seed_text(trial.seeds)),
+    ("step", lambda trial: f"{number_in(trial.progress, 'step') or 0:.0f}/{trial.steps}"),
+    ("loss", lambda trial: _mean_std(trial.progress, TRAIN_LOSS, f"{TRAIN_LOSS}_std")),
+    ("error", lambda trial: _error(trial.progress)),  # of rollouts or of actions
+    ("steps/s", lambda trial: f"{trial.rate:.0f}" if trial.rate else ""),
+    ("left", lambda trial: _remaining_time(trial) or trial.status),
 )
 
 
 class Screen(Protocol):
-    """Where a board is shown."""
+    """A display of the progress."""
 
     def __enter__(self) -> Self: ...
 
@@ -38,13 +37,13 @@ class Screen(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def changed(self, index: int) -> None:
-        """Show what changed in one trial."""
+    def update(self, number: int) -> None:
+        """Show the new state of one trial."""
         ...
 
 
 class TableScreen:
-    """A table on a terminal, redrawn in place; at most `height` trials, the running and latest ones first."""
+    """A table on a terminal, redrawn in place; running trials first, then the latest, as many as fit."""
 
     def __init__(self, progress: StudyProgress, console: Console) -> None:
         self._progress = progress
@@ -60,7 +59,7 @@ class TableScreen:
     ) -> None:
         self._live.stop()
 
-    def changed(self, index: int) -> None:
+    def update(self, number: int) -> None:
         """Do nothing: the table redraws itself."""
 
     def _table(self) -> Group:
@@ -68,24 +67,24 @@ class TableScreen:
         for header, _ in COLUMNS:
             table.add_column(header, no_wrap=True)
         height = max(3, self._console.size.height - 4)
-        views = self._progress.trials
-        latest_first = views[::-1]
-        running_first = sorted(latest_first, key=lambda view: _ORDER.get(view.status, 2))
-        for view in running_first[:height]:
-            table.add_row(*(Text(text(view)) for _, text in COLUMNS))
-        hidden = len(views) - height
+        trials = self._progress.trials
+        latest_first = trials[::-1]
+        running_first = sorted(latest_first, key=lambda trial: _ORDER.get(trial.status, 2))
+        for trial in running_first[:height]:
+            table.add_row(*(Text(text(trial)) for _, text in COLUMNS))
+        hidden = len(trials) - height
         more = f" ({plural(hidden, 'trial')} not shown)" if hidden > 0 else ""
         return Group(table, Text(self._progress.summary() + more))
 
 
 class LineScreen:
-    """Plain lines: when a trial starts and while it runs, ever less often; when one ends also how the whole stands."""
+    """Plain lines: when a trial starts, less and less often while it runs, and at its end with a summary."""
 
     def __init__(self, progress: StudyProgress, echo: Callable[[str], None]) -> None:
         self._progress = progress
         self._echo = echo
-        self._said: dict[int, tuple[str, float]] = {}
-        self._summed: tuple[int, int, int | None] | None = None  # what the last summary counted
+        self._last_lines: dict[int, tuple[str, float]] = {}  # trial: status, time
+        self._last_counts: tuple[int, int, int | None] | None = None  # of the last summary
 
     def __enter__(self) -> Self:
         return self
@@ -93,39 +92,40 @@ class LineScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sum_up()
+        self._summarize()
 
-    def _sum_up(self) -> None:
-        """Say how the whole stands, where that is another count than the last."""
+    def _summarize(self) -> None:
+        """Print a summary of the study, unless its counts are those of the last one."""
         counts = self._progress.ended, self._progress.paused, self._progress.expected
-        if counts != self._summed:
+        if counts != self._last_counts:
             self._echo(self._progress.summary())
-        self._summed = counts
+        self._last_counts = counts
 
-    def changed(self, index: int) -> None:
-        """Say it where it is news: another status, or some seconds since the last line of this trial."""
-        view, now = self._progress.view(index), self._progress.clock()
-        status, when = self._said.get(index, ("", 0.0))
+    def update(self, number: int) -> None:
+        """Print a line on a new status, or when the last line of this trial is some seconds old."""
+        trial, now = self._progress.trial(number), self._progress.clock()
+        status, printed = self._last_lines.get(number, ("", 0.0))
         pause = max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._progress.started))
-        if status == view.status and now - when < pause:
+        if status == trial.status and now - printed < pause:
             return
-        self._said[index] = (view.status, now)
-        self._echo(line(self._progress.place(index), self._progress.expected, view))
-        if view.ended is not None and not self._progress.finished:
-            self._sum_up()
+        self._last_lines[number] = (trial.status, now)
+        self._echo(trial_line(self._progress.position(number), self._progress.expected, trial))
+        # The summary of a finished study is printed once, when the screen is closed.
+        if trial.ended is not None and not self._progress.finished:
+            self._summarize()
 
 
-def line(place: int, trials: int | None, view: TrialView) -> str:
-    """Return one trial as one line of text."""
-    parts = [f"[{place}/{trials or '?'}] {view.title}", f"seeds {seed_text(view.seeds)}", view.status]
-    if view.progress:
-        parts += [f"{header} {value}" for header, text in COLUMNS[2:-1] if (value := text(view))]
-    if left := _left(view):
-        parts.append(f"{left} left")
-    return " | ".join([*parts, view.error] if view.error else parts)
+def trial_line(position: int, expected: int | None, trial: TrialProgress) -> str:
+    """Return one line on a trial: `[3/8] lr=0.001 | seeds 0-2 | running | step 40/100 | ..`."""
+    parts = [f"[{position}/{expected or '?'}] {trial.title}", f"seeds {seed_text(trial.seeds)}", trial.status]
+    if trial.progress:
+        parts += [f"{header} {value}" for header, text in COLUMNS[2:-1] if (value := text(trial))]
+    if remaining := _remaining_time(trial):
+        parts.append(f"{remaining} left")
+    return " | ".join([*parts, trial.error] if trial.error else parts)
 
 
-def screen(progress: StudyProgress, echo: Callable[[str], None]) -> Screen:
+def progress_screen(progress: StudyProgress, echo: Callable[[str], None]) -> Screen:
     """Return a table where standard output is a terminal, lines elsewhere."""
     console = Console()
     return (
@@ -145,19 +145,20 @@ def seed_text(seeds: Sequence[int]) -> str:
 _ORDER = {"running": 0, "waiting": 1}
 
 
-def _spread(progress: Progress, mean: str, std: str) -> str:
-    middle, spread = number_in(progress, mean), number_in(progress, std)
-    if middle is None:
+def _mean_std(progress: Progress, mean_name: str, std_name: str) -> str:
+    mean, std = number_in(progress, mean_name), number_in(progress, std_name)
+    if mean is None:
         return ""
-    return f"{middle:.3g}" if spread is None or spread != spread else f"{middle:.3g} ± {spread:.1g}"
+    # One member has no deviation: NaN.
+    return f"{mean:.3g}" if std is None or std != std else f"{mean:.3g} ± {std:.1g}"
 
 
 def _error(progress: Progress) -> str:
     name = VALIDATION_ROLLOUT if VALIDATION_ROLLOUT in progress else VALIDATION_ACTION
-    return _spread(progress, name, f"{name}_std")
+    return _mean_std(progress, name, f"{name}_std")
 
 
-def _left(view: TrialView) -> str:
-    if view.status != "running" or not view.rate:
+def _remaining_time(trial: TrialProgress) -> str:
+    if trial.status != "running" or not trial.rate:
         return ""
-    return duration((1 - view.share) * view.steps * len(view.seeds) / view.rate)
+    return duration((1 - trial.share) * trial.steps * len(trial.seeds) / trial.rate)

@@ -1,4 +1,4 @@
-"""What an earlier run left in its directory: its plan, its data, and whether the world is still what it was."""
+"""The state of an earlier run: its plan, its data, and what has changed since it began."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,22 +9,26 @@ from ensemble.config import load
 from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.store import read_json
-from ensemble.study.plan import Plan, as_written, first_difference, make_plan, noted, planned_members
+from ensemble.study.plan import Plan, first_difference, make_plan, plain_values, planned_members, read_notes
 from ensemble.versions import git_commit, versions
 
 
 def plan_of_run(run: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Return the plan that a run directory holds, perhaps extended; UsageError when it is none."""
-    left = RunDirectory(run)
-    if not left.experiment_file.is_file():
-        raise UsageError(f"{run} is no run directory: it has no {left.experiment_file.name}")
+    """Return the plan of a run directory, extended by `overrides`; UsageError when it is not a run directory."""
+    directory = RunDirectory(run)
+    if not directory.experiment_file.is_file():
+        raise UsageError(f"{run} is no run directory: it has no {directory.experiment_file.name}")
     refuse_edited(run)
-    file = load(left.experiment_file, overrides)
+
+    # Plan. The directory may have been moved or renamed, and the folder of the experiment file is another one.
+    file = load(directory.experiment_file, overrides)
     plan = replace(make_plan(file, run.parent), run=run.absolute())
-    plan = replace(plan, base_dir=Path(noted(plan).get("beside", plan.base_dir)))
-    if left.planned_file.is_file() and plan.known:
-        known = {identity for identity, role, _ in planned_members(run) if role == plan.role}
-        if not known <= {identity for identity, _, _ in plan.known}:
+    plan = replace(plan, base_dir=Path(read_notes(plan).get("beside", plan.base_dir)))
+
+    # Members. Under other config hashes every member would be trained again, next to the old ones.
+    if directory.planned_file.is_file() and plan.known:
+        planned = {identity for identity, role, _ in planned_members(run) if role == plan.role}
+        if not planned <= {identity for identity, _, _ in plan.known}:
             raise UsageError(
                 f"{run} was made by another version of ensemble, which names its members differently; "
                 "`ensemble tune --overwrite` discards it and begins anew"
@@ -33,22 +37,23 @@ def plan_of_run(run: Path, overrides: Sequence[str] = ()) -> Plan:
 
 
 def refuse_edited(run: Path) -> None:
-    """Raise UsageError, naming the first key, where a file of a run is not as the run was begun with.
+    """Raise UsageError, naming the first key, where a file of a run was edited since the run began.
 
-    More trials and more seeds are an extension, and are no edit.
+    More trials and more seeds are an extension, not an edit.
     """
-    left = RunDirectory(run)
-    known = read_json(left.notes_file) if left.notes_file.is_file() else {}
-    for file, key in ((left.experiment_file, "asked"), (left.space_file, "given")):
-        then, now = known.get(key), as_written(file)
-        if isinstance(then, dict) and isinstance(now, dict):
-            found = first_difference(_not_extended(then), _not_extended(now), words=("in the run", f"in {file.name}"))
-            if found is not None:
-                raise UsageError(f"{file} was edited: {found}. Restore it; another question is another experiment")
+    directory = RunDirectory(run)
+    notes = read_json(directory.notes_file) if directory.notes_file.is_file() else {}
+    for file, key in ((directory.experiment_file, "asked"), (directory.space_file, "given")):
+        old, new = notes.get(key), plain_values(file)
+        if isinstance(old, dict) and isinstance(new, dict):
+            places = ("in the run", f"in {file.name}")
+            difference = first_difference(_without_extensions(old), _without_extensions(new), places=places)
+            if difference is not None:
+                raise UsageError(f"{file} was edited: {difference}. Restore it; another question is another experiment")
 
 
-def _not_extended(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what `resume --trials --seeds` changes."""
+def _without_extensions(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections without the keys that `resume --trials --seeds` changes."""
     extended = {"search": "trials", "ensemble": "seeds"}
     return {
         name: {key: each for key, each in part.items() if key != extended.get(name)} if isinstance(part, dict) else part
@@ -57,13 +62,13 @@ def _not_extended(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def other_versions(plan: Plan) -> list[str]:
-    """Return what is not as it was when the run began: `torch was 2.13.0, is 2.14.0`."""
-    then = noted(plan).get("versions", {})
-    now = {**versions(), "git_commit": git_commit()}
-    return [f"{name} was {was}, is {now.get(name)}" for name, was in then.items() if was and was != now.get(name)]
+    """Return the versions that have changed since the run began: `torch was 2.13.0, is 2.14.0`."""
+    old = read_notes(plan).get("versions", {})
+    new = {**versions(), "git_commit": git_commit()}
+    return [f"{name} was {was}, is {new.get(name)}" for name, was in old.items() if was and was != new.get(name)]
 
 
 def data_of_run(plan: Plan) -> dict[str, Path] | None:
-    """Return the shards that the run used, by name (`main` and the named sets), while they are all there."""
-    shards = {name: Path(path) for name, path in noted(plan).get("shards", {}).items()}
+    """Return the shards of the run by name (`main` and the named sets); None where one of them is gone."""
+    shards = {name: Path(path) for name, path in read_notes(plan).get("shards", {}).items()}
     return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None

@@ -1,7 +1,7 @@
 """The trials of a study on Ray Tune: a search and then its finalists, or the members of an ensemble.
 
-Ray and torch are loaded here, when everything has been checked. Two Tune runs of one study share the data, which lie
-in the object store once, and the desk.
+Ray and torch are loaded here, after all checks. The Tune runs of one study share the data, once in the object store;
+each has an actor of its own.
 """
 
 import logging
@@ -24,30 +24,30 @@ from ensemble.evaluation.baselines import write_baselines
 from ensemble.run_directory import RunDirectory, config_hash
 from ensemble.schema import MemberRole, Say
 from ensemble.search.findings import Findings, write_findings
-from ensemble.study import progress_screen as live
-from ensemble.study.checks import Feasible
-from ensemble.study.cluster import Needs, quieten
-from ensemble.study.judge_actor import JudgeActor, PauseActor, Suggested, start_actor
-from ensemble.study.plan import Plan, Planned, row_status, title, write_planned
+from ensemble.study.checks import FeasibilityCheck
+from ensemble.study.cluster import Needs, silence_loggers
+from ensemble.study.judge_actor import JudgeActor, JudgeSource, PauseActor, start_actor
+from ensemble.study.plan import Plan, PlannedMember, configuration_title, row_status, write_planned
 from ensemble.study.prepare import PreparedData, find_origin
 from ensemble.study.progress import StudyProgress
-from ensemble.study.trial import Shared, train_distributed, train_inline
-from ensemble.study.tuning import Given, Source, TrialQueue, Watcher
+from ensemble.study.progress_screen import progress_screen
+from ensemble.study.trial import SharedInputs, train_distributed, train_inline
+from ensemble.study.tuning import FixedSource, ProgressCallback, Source, TrialQueue
 from ensemble.text import command, plural
 from ensemble.training.tasks import measure_baselines
 from ensemble.training.trial import Trial
 
 _log = logging.getLogger(__name__)
-_WITHOUT_FINALISTS = 3  # configurations that the baselines are measured for
+_BASELINE_CONFIGURATIONS = 3  # that baselines are measured for where a search has no finalists
 
 
 class Runner:
-    """Everything that trains for one plan: `count` trials at a time, each holding `request`."""
+    """Trains the members of a plan, `count` trials at a time, each with the resources of `request`."""
 
     def __init__(self, plan: Plan, data: PreparedData, request: Needs, count: int, say: Say) -> None:
-        quieten()
+        silence_loggers()
         self._plan = plan
-        self._first = plan.file.first
+        self._experiment = plan.first
         self._needs = request
         self._count = count
         self._say = say
@@ -56,103 +56,119 @@ class Runner:
         self._named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
         self._fingerprint: str = read_manifest(data.main)["fingerprint"]
         self._actor: Any = None  # of the running phase: called at each rung
-        self._waiting: list[Any] = []
+        self._pending: list[Any] = []  # references of baselines that are being measured
 
     def run(self) -> None:
-        """Train what the plan asks for; KeyboardInterrupt, with everything saved, when it is interrupted."""
+        """Train all members; KeyboardInterrupt, with everything saved, when it is interrupted."""
         if self._plan.role == "search":
             self._search()
         else:
             self._measure_baselines(self._plan.configurations)
             self._train(self._plan.configurations, self._plan.seeds, self._plan.role)
-        ray.get(self._waiting)
+        ray.get(self._pending)
 
     def _search(self) -> None:
-        plan = self._plan
-        rows = {file.parent.name for file in RunDirectory(plan.run).row_files}
+        # Judge
+        plan, search = self._plan, self._experiment.search
+        member_ids = {file.parent.name for file in RunDirectory(plan.run).row_files}
         self._actor = start_actor(JudgeActor)
-        journal, feasible = RunDirectory(plan.run).journal_file, Feasible(self._data, plan.base_dir)
-        ray.get(self._actor.open_search.remote(plan.file, plan.log, journal, feasible, rows))
-        source = Suggested(self._actor, plan.run, self._origin)
-        search = self._first.search
+        journal, feasibility = RunDirectory(plan.run).journal_file, FeasibilityCheck(self._data, plan.base_dir)
+        ray.get(self._actor.open_search.remote(plan.file, plan.log, journal, feasibility, member_ids))
+
+        # Trials. In sync order more than `lag` at a time would only wait for suggestions.
+        source = JudgeSource(self._actor, plan.run, self._origin)
         width = min(self._count, search.lag) if search.order == "sync" else self._count
-        whole = False
+        complete = False
         try:
             expected = ray.get(self._actor.planned.remote()) or len(plan.configurations)
-            whole = self._tune(source, expected, "search", width, ray.get(self._actor.ended.remote()))
-            if ending := ray.get(self._actor.ending.remote()):
-                self._say(ending)
+            complete = self._tune(source, expected, "search", width, ray.get(self._actor.ended_count.remote()))
+            if reason := ray.get(self._actor.early_end_reason.remote()):
+                self._say(reason)
         finally:
+            # After an interruption too, so that an unfinished search can be reported. Unless it is complete, the plan
+            # keeps the members of a grid that were not suggested yet.
             found: Findings = ray.get(self._actor.findings.remote())
             write_findings(plan.run, found, (), finished=False)
-            self._write_planned(found, (), [] if whole else plan.known)
-        if not whole:
+            self._write_planned(found, (), [] if complete else plan.known)
+        if not complete:
             return
-        finalists = found.ranking[: self._first.ensemble.finalists]
+
+        # Finalists. They are planned before the search is marked as finished: a finished search without planned
+        # finalists would count as a complete run.
+        finalists = found.ranking[: self._experiment.ensemble.finalists]
         self._write_planned(found, finalists, [])
         write_findings(plan.run, found, tuple(map(config_hash, finalists)), finished=True)
         self._measure_baselines(
-            finalists or (found.ranking[:_WITHOUT_FINALISTS] if plan.sampled else plan.configurations)
+            finalists or (found.ranking[:_BASELINE_CONFIGURATIONS] if plan.sampled else plan.configurations)
         )
         if finalists:
-            seeds = fresh_seeds(self._first)
-            who, fresh = plural(len(finalists), "finalist"), plural(len(seeds), "fresh seed")
-            self._say(f"{who}, trained again from scratch on {fresh}")
+            seeds = fresh_seeds(self._experiment)
+            finalist_count, seed_count = plural(len(finalists), "finalist"), plural(len(seeds), "fresh seed")
+            self._say(f"{finalist_count}, trained again from scratch on {seed_count}")
             self._train(finalists, seeds, "finalist")
 
     def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:
-        """Train each configuration on all seeds, spread over as many trials as run at once."""
+        """Train each configuration on all seeds, split into as many trials as run at once."""
         self._actor = start_actor(PauseActor)
-        groups = spread(seeds, self._count, self._first.resources.pack)
+        groups = split_seeds(seeds, self._count, self._experiment.resources.pack)
         pairs = [(experiment, group) for experiment in configurations for group in groups]
         trials = [
             Trial(experiment, group, role, self._plan.run, number, self._origin(experiment))
             for number, (experiment, group) in enumerate(pairs)
         ]
-        self._tune(Given(trials), len(trials), role, self._count)
+        self._tune(FixedSource(trials), len(trials), role, self._count)
 
     def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int, ended: int = 0) -> bool:
-        """Run the trials of a source; say whether all were begun, and not stopped by a bug that all of them have."""
-        distributed = self._needs.workers > 1
-        progress = StudyProgress(expected, before=ended)
-        before = [row_status(file) for file in RunDirectory(self._plan.run).row_files].count("completed")
+        """Run the trials of a source; return whether all were started, False after an error that all of them have."""
+        # Queue and progress
+        progress = StudyProgress(expected, ended_before=ended)
+        completed = [row_status(file) for file in RunDirectory(self._plan.run).row_files].count("completed")
         queue = TrialQueue(
-            source, progress, lambda experiment: title(self._plan, experiment), self._fingerprint, before
+            source, progress, lambda each: configuration_title(self._plan, each), self._fingerprint, completed
         )
+
+        # Tune. Reusing the actor of an inline trial saves about a second. A trial with workers requests none of their
+        # cores, since Ray Train reserves these itself, and a little memory, since an empty request is refused.
+        distributed = self._needs.workers > 1
         run, storage = self._plan.run, RunDirectory(self._plan.run).ray
-        shared = Shared(role, run, self._actor, self._main, self._named, self._fingerprint, self._needs, storage)
-        with live.screen(progress, self._say) as screen, self._interruptible(queue):
+        shared = SharedInputs(role, run, self._actor, self._main, self._named, self._fingerprint, self._needs, storage)
+        with progress_screen(progress, self._say) as screen, self._interruptible(queue):
             trainable = tune.with_parameters(train_distributed if distributed else train_inline, shared=shared)
             tune.Tuner(
-                # A trial with workers holds none of their cores itself; asking for nothing at all is refused.
                 tune.with_resources(trainable, {"memory": 1_000_000} if distributed else _bundle(self._needs)),
                 tune_config=tune.TuneConfig(
                     search_alg=queue, num_samples=-1, max_concurrent_trials=count, reuse_actors=not distributed
                 ),
                 run_config=tune.RunConfig(
-                    name=role, storage_path=str(storage), verbose=0, callbacks=[Watcher(progress, screen, queue)]
+                    name=role,
+                    storage_path=str(storage),
+                    verbose=0,
+                    callbacks=[ProgressCallback(progress, screen, queue)],
                 ),
             ).fit()
-            if source.finished and not queue.interrupted:  # a budget or a space may end before what was expected
+            if source.finished and not queue.interrupted:  # a budget or a space may end before `expected` trials
                 progress.expected = progress.ended
+
+        # How it ended
         if queue.interrupted:
             raise KeyboardInterrupt
-        if queue.bug is not None and queue.left != 0:
-            left = "no more" if queue.left is None else f"{queue.left}"
-            self._say(f"stopped: the first trials all failed with one error, {left} were started: {queue.bug}")
+        if queue.common_error is not None and queue.remaining != 0:
+            remaining = "no more were" if queue.remaining is None else f"{queue.remaining} were not"
+            self._say(f"stopped: the first trials all failed with one error, {remaining} started: {queue.common_error}")
             return False
         return True
 
     @contextmanager
     def _interruptible(self, queue: TrialQueue) -> Iterator[None]:
-        """Take the first Ctrl-C as a wish to stop at the next rungs; the second one ends the process at once."""
-        before = signal.getsignal(signal.SIGINT)
+        """Stop at the next rungs after a first Ctrl-C; end the process at once after a second one."""
+        previous = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: object) -> None:
             del number, frame
             if queue.interrupted:
                 self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
-                os._exit(INTERRUPTED)  # all that is on disk is whole, and Ray's processes follow this one
+                # Files are written atomically, so the run can be resumed; Ray's processes end with this one.
+                os._exit(INTERRUPTED)
             queue.interrupted = True
             self._actor.pause.remote()
             self._say("stopping: running trials save their members at the next validation; Ctrl-C again stops at once")
@@ -161,15 +177,15 @@ class Runner:
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
     def _origin(self, experiment: Experiment) -> str | None:
         return find_origin(experiment.train.init_from, self._plan.base_dir)
 
-    def _write_planned(self, found: Findings, finalists: Sequence[Experiment], known: Sequence[Planned]) -> None:
-        members: list[Planned] = [(identity, "search", seed) for identity, seed in found.planned]
+    def _write_planned(self, found: Findings, finalists: Sequence[Experiment], known: Sequence[PlannedMember]) -> None:
+        members: list[PlannedMember] = [(identity, "search", seed) for identity, seed in found.planned]
         members += [each for each in known if each not in members]
-        seeds = fresh_seeds(self._first)
+        seeds = fresh_seeds(self._experiment)
         members += [(config_hash(experiment), "finalist", seed) for experiment in finalists for seed in seeds]
         write_planned(self._plan.run, members)
 
@@ -179,19 +195,20 @@ class Runner:
         def measure(references: Mapping[str, Any]) -> None:
             write_baselines(path, configurations, resident(references["main"]), measure_baselines)
 
+        # Without a core, next to the trials: they are not delayed.
         if configurations:
-            self._waiting.append(ray.remote(num_cpus=0)(measure).remote({"main": self._main}))
+            self._pending.append(ray.remote(num_cpus=0)(measure).remote({"main": self._main}))
 
 
 def _bundle(request: Needs) -> dict[str, float]:
-    """Return the request in Tune's spelling."""
+    """Return the request under Tune's names."""
     return {{"CPU": "cpu", "GPU": "gpu"}.get(name, name): amount for name, amount in request.bundle.items()}
 
 
-def spread(seeds: Sequence[int], slots: int, pack: int | str) -> list[tuple[int, ...]]:
+def split_seeds(seeds: Sequence[int], slots: int, pack: int | str) -> list[tuple[int, ...]]:
     """Split the seeds of an ensemble into trials: as many as run at once, each at least a pack.
 
-    >>> spread(range(10), 4, "auto")
+    >>> split_seeds(range(10), 4, "auto")
     [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
     """
     size = max(pack if isinstance(pack, int) else 1, ceil(len(seeds) / slots))

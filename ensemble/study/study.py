@@ -1,6 +1,6 @@
-"""A study from beginning to end: data made ready, trials run by Ray Tune, rows collected.
+"""A study from beginning to end: prepare data, run trials with Ray Tune, collect rows.
 
-It decides who trains with whom and when, which changes nothing about the results (the law of independence).
+It decides which members train together and when; the results do not depend on that (the law of independence).
 """
 
 import os
@@ -17,22 +17,22 @@ from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
 from ensemble.store import read_table
-from ensemble.study.checks import KnownTrials, check_search, notes
-from ensemble.study.cluster import Needs, Node, connected, cpu_count, in_job, needs, slots
+from ensemble.study.checks import KnownTrials, check_search, search_notes
+from ensemble.study.cluster import ClusterNode, Needs, connected, cpu_count, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, write_plan
-from ensemble.study.prepare import PreparedData, check, find_origin, prepare, shown
+from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says about where a study runs."""
+    """The options of the command line on where and how a study runs."""
 
     address: str = "local"
     device: str | None = None
     overwrite: bool = False  # discard an earlier run of this name, once everything is checked
-    forced: Sequence[str] = ()  # what differs from the beginning of the run and was accepted
+    forced: Sequence[str] = ()  # differences from the beginning of the run that --force accepted
 
 
 def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path] | None = None) -> None:
@@ -40,70 +40,80 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
 
     Args:
         plan: what to train.
-        options: where.
+        options: where to train it.
         say: prints a line for the user.
-        shards: data sets on disk by name, `main` and the named ones; made from the plan's `data:` by default.
+        shards: data sets on disk by name, `main` and the named ones; by default made from the plan's `data:`.
 
     Raises:
         UsageError: the experiment does not fit its data, or no node holds a trial.
         DataError: bad or too little data.
         KeyboardInterrupt: it was interrupted; what was trained is saved.
     """
-    first = plan.configurations[0]
-    base_dir = plan.base_dir
-    _refuse_early(first, options)
-    for experiment in plan.configurations:
-        find_origin(experiment.train.init_from, base_dir)
+    # Checks, before anything is simulated or converted
+    experiment, base_dir = plan.first, plan.base_dir
+    _check_resources(experiment, options)
+    for configuration in plan.configurations:
+        find_origin(configuration.train.init_from, base_dir)
     known = check_search(plan.file, base_dir) if plan.role == "search" else []
+
+    # Data
     if shards is None:
-        data = prepare(first.data, base_dir, plan.run.parent, say)
+        data = prepare(experiment.data, base_dir, plan.run.parent, say)
     else:
         data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
-    description = check(plan.configurations, data)
+    description = check_experiments(plan.configurations, data)
     _refuse_other_data(plan, data)
-    with connected(options.address, workers=first.resources.workers > 1) as nodes:
-        request = needs(first.resources, nodes, options.device)
+
+    with connected(options.address, workers=experiment.resources.workers > 1) as nodes:
+        request = needs(experiment.resources, nodes, options.device)
         count = slots(request, nodes)
+
+        # Run directory. An earlier run is removed only now: every refusal above leaves it in place.
         if options.overwrite:
             clear(plan)
-        write_plan(plan, _notes(first, data, description, options.forced))
+        write_plan(plan, _notes(experiment, data, description, options.forced))
         if plan.role == "search":
             _open_log(plan, data, known)
         _announce(plan, request, count, description, data, say)
-        from ensemble.study.runner import Runner  # torch and all of Ray, when everything has been checked
+
+        # Training
+        from ensemble.study.runner import Runner  # loads torch and all of Ray
 
         try:
             Runner(plan, data, request, count, say).run()
         finally:
-            RunDirectory(plan.run).collect()  # what has ended is there to be read, however this ends
+            # After an error or an interruption too: what has ended can be reported.
+            RunDirectory(plan.run).collect()
 
 
 def _open_log(plan: Plan, data: PreparedData, known: KnownTrials) -> None:
-    """Begin the log of a search with what is known, or refuse one that does not follow from this file."""
+    """Begin the log of a search with the known trials, or refuse a log that this file does not reproduce."""
+    # In this process, where a UsageError reaches the user before any actor or trial is started.
     from ensemble.search.judge import Judge
-    from ensemble.study.checks import Feasible
+    from ensemble.study.checks import FeasibilityCheck
 
-    Judge(plan.file, plan.log, known=known, feasible=Feasible(data, plan.base_dir))
+    Judge(plan.file, plan.log, known=known, feasibility=FeasibilityCheck(data, plan.base_dir))
 
 
 def _refuse_other_data(plan: Plan, data: PreparedData) -> None:
-    """Raise UsageError when a member of this run was trained on data that are no longer these."""
+    """Raise UsageError when a member of this run was trained on other data."""
     fingerprint = read_manifest(data.main)["fingerprint"]
     for file in RunDirectory(plan.run).row_files:
-        known = read_table(file)["data_fingerprint"][0].as_py()
-        if known != fingerprint:
+        trained_on = read_table(file)["data_fingerprint"][0].as_py()
+        if trained_on != fingerprint:
             raise UsageError(
-                f"{plan.run}: member {file.parent.name} was trained on data_fingerprint {known}, the data now have "
-                f"{fingerprint}; start again with --overwrite"
+                f"{plan.run}: member {file.parent.name} was trained on data_fingerprint {trained_on}, the data now "
+                f"have {fingerprint}; start again with --overwrite"
             )
 
 
-def _refuse_early(experiment: Experiment, options: Options) -> None:
-    """Refuse what this machine cannot hold before data are made; a cluster is asked when it is reached."""
+def _check_resources(experiment: Experiment, options: Options) -> None:
+    """Refuse a trial that does not fit on this machine; the nodes of a cluster are known only after connecting."""
     if options.address != "local" or in_job():
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    machine = Node(socket.gethostname(), cpu_count(), 0.0, memory)
+    machine = ClusterNode(socket.gethostname(), cpu_count(), 0.0, memory)
+    # CPUs and memory only: counting GPUs would load torch.
     slots(needs(experiment.resources.model_copy(update={"gpus_per_worker": 0.0}), [machine], "cpu"), [machine])
 
 
@@ -120,15 +130,15 @@ def _notes(
 
 
 def _announce(plan: Plan, request: Needs, count: int, description: Trajectories, data: PreparedData, say: Say) -> None:
-    first = plan.configurations[0]
+    experiment = plan.first
     episodes, points = len(description.episodes), int(description.episodes.points.sum())
     say(
-        f"device {'cuda' if request.gpus else 'cpu'}, {first.train.precision}, {first.resources.threads} thread(s) a "
-        f"process, {count} trial(s) at a time of {request.describe()}"
+        f"device {'cuda' if request.gpus else 'cpu'}, {experiment.train.precision}, {experiment.resources.threads} "
+        f"thread(s) a process, {count} trial(s) at a time of {request.describe()}"
     )
-    say(f"data {shown(data.main)}: {plural(episodes, 'episode')}, {plural(points, 'point')}")
+    say(f"data {short_path(data.main)}: {plural(episodes, 'episode')}, {plural(points, 'point')}")
     for values, reason in () if plan.sampled else plan.file.infeasible:
         say(f"left out {', '.join(f'{name}={value}' for name, value in values.items())}: {reason}")
-    for note in notes(plan.file):
+    for note in search_notes(plan.file):
         say(f"note: {note}")
-    say(f"{planned_text(plan)} to {shown(plan.run)}")
+    say(f"{planned_text(plan)} to {short_path(plan.run)}")

@@ -21,9 +21,9 @@ from ensemble.planning.sample import sample_space
 from ensemble.planning.speed import LinearFit, Machine, Speed, calibrate, fit_line
 from ensemble.planning.text import plan_text
 from ensemble.schema import Feature
-from ensemble.search.describe_space import distribution_words, trial_count
+from ensemble.search.describe_space import describe_distribution, trial_count
 from ensemble.search.rungs import first_rung, kept_share
-from ensemble.study.cluster import Node
+from ensemble.study.cluster import ClusterNode
 from ensemble.study.prepare import prepare
 
 Tiny = Callable[..., Path]
@@ -145,13 +145,13 @@ def test_constraints_are_counted_by_rule(tiny: Tiny) -> None:
 )
 def test_a_distribution_is_said_in_words(tiny: Tiny, value: str, words: str) -> None:
     [distribution] = load(tiny(), ["train.optimizer.lr=1e-3", f"train.patience={value}"]).space.values()
-    assert distribution_words(distribution) == words
+    assert describe_distribution(distribution) == words
 
 
 def test_options_with_parts_of_their_own_are_named(tiny: Tiny) -> None:
     optimizer = "{choice: [{name: adam}, {name: sgd, lr: {log_uniform: [1e-3, 1]}}]}"
     space = load(tiny(), [f"train.optimizer={optimizer}"]).space
-    assert [distribution_words(each) for each in space.values()] == ["adam or sgd ..", "0.001 to 1, logarithmic"]
+    assert [describe_distribution(each) for each in space.values()] == ["adam or sgd ..", "0.001 to 1, logarithmic"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_hours_are_trials_times_their_time_over_what_runs_at_once(tiny: Tiny, tm
     space = ("choice: [1e-3, 1e-2]", "log_uniform: [1e-3, 1e-2]")
     # A second a step.
     speed = Speed(Machine(1e10, 1e10), setup=0.0, step=LinearFit(1.0, 0.0), validation=LinearFit(0.0, 0.0))
-    nodes = [Node("a", 4.0, 0.0, 8e9)]
+    nodes = [ClusterNode("a", 4.0, 0.0, 8e9)]
     found = survey(load(tiny(space), overrides), tmp_path / "results", "cpu", nodes)
     time = estimate_time(found, speed)
     assert found.capacity.slots == 4
@@ -234,7 +234,7 @@ def test_hours_are_trials_times_their_time_over_what_runs_at_once(tiny: Tiny, tm
 
 def test_an_ensemble_takes_as_many_rounds_as_its_seeds_need(tiny: Tiny, tmp_path: Path) -> None:
     file = load(tiny(), ["train.optimizer.lr=1e-3", "ensemble.seeds=10"])
-    found = survey(file, tmp_path / "results", "cpu", [Node("a", 4.0, 0.0, 8e9)])
+    found = survey(file, tmp_path / "results", "cpu", [ClusterNode("a", 4.0, 0.0, 8e9)])
     speed = Speed(Machine(1e10, 1e10), setup=0.0, step=LinearFit(1.0, 0.0), validation=LinearFit(0.0, 0.0))
     assert estimate_time(found, speed) == TimeEstimate(pytest.approx(8 + 3 * 20 + 0.4), None, 0.0)
 
@@ -242,16 +242,16 @@ def test_an_ensemble_takes_as_many_rounds_as_its_seeds_need(tiny: Tiny, tmp_path
 def test_what_fits_no_trial_is_named_with_its_size(tiny: Tiny, tmp_path: Path) -> None:
     space = ("n_embd: 8", "n_embd: {choice: [8, 1024, 2048]}")
     file = load(tiny(space))
-    small = [Node("small", 2.0, 0.0, 2.2e9)]
+    small = [ClusterNode("small", 2.0, 0.0, 2.2e9)]
     found = survey(file, tmp_path / "results", "cpu", small)
     assert [found.pack(case) for case in found.cases] == [2, 2, 0, 0, 0, 0]
     with pytest.raises(UsageError, match=r"n_embd=2048 .*with batch 8 needs .* for a trial of 2 member\(s\)"):
         refuse_too_large(found)
-    refuse_too_large(survey(file, tmp_path / "results", "cpu", [Node("large", 2.0, 0.0, 1e12)]))
+    refuse_too_large(survey(file, tmp_path / "results", "cpu", [ClusterNode("large", 2.0, 0.0, 1e12)]))
 
 
 def test_the_memory_of_a_cluster_s_gpus_is_not_made_up(tiny: Tiny, tmp_path: Path) -> None:
-    nodes = [Node("gpus", 8.0, 4.0, 1e8), Node("none", 8.0, 0.0, 1e8)]
+    nodes = [ClusterNode("gpus", 8.0, 4.0, 1e8), ClusterNode("none", 8.0, 0.0, 1e8)]
     found = survey(load(tiny()), tmp_path / "results", None, nodes)
     assert (found.capacity.device, found.capacity.slots, found.too_large) == ("cuda", 4, None)
     assert "GPU memory unknown from here" in plan_text(found, Speed(Machine(1e10, 1e10)))
@@ -259,7 +259,7 @@ def test_the_memory_of_a_cluster_s_gpus_is_not_made_up(tiny: Tiny, tmp_path: Pat
 
 def test_more_than_every_node_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs 1 CPU, 3 GPU"):
-        survey(load(tiny(), ["resources.gpus_per_worker=3"]), tmp_path, None, [Node("a", 4.0, 2.0, 1e10)])
+        survey(load(tiny(), ["resources.gpus_per_worker=3"]), tmp_path, None, [ClusterNode("a", 4.0, 2.0, 1e10)])
 
 
 def test_expected_hours_grow_with_the_work(tiny: Tiny, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_calibration_trains_what_the_file_says_and_leaves_nothing(tiny: Tiny, 
 
 
 def test_the_plan_says_space_members_models_and_time(tiny: Tiny, tmp_path: Path) -> None:
-    nodes = [Node("first", 4.0, 0.0, 8e9), Node("second", 2.0, 0.0, 4e9)]
+    nodes = [ClusterNode("first", 4.0, 0.0, 8e9), ClusterNode("second", 2.0, 0.0, 4e9)]
     file = load(tiny(("n_embd: 8", "n_embd: {choice: [7, 8, 16]}")), ["search.sampler=grid"])
     text = plan_text(survey(file, tmp_path / "results", "cpu", nodes), Speed(Machine(1e10, 1e10)))
     for words in (

@@ -19,7 +19,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import config_hash, member_id
 from ensemble.search.findings import findings
 from ensemble.search.judge import Judge
-from ensemble.search.records import Outcome, Suggestion
+from ensemble.search.records import JobOutcome, Suggestion
 from ensemble.search.space import labels
 from ensemble.search_log import EventLog, read_events
 
@@ -52,11 +52,11 @@ def space(tmp_path: Path) -> Callable[..., ExperimentFile]:
 
 
 def value(job: Suggestion, seed: int, step: int) -> float:
-    """A made-up curve: the best learning rate is 1e-2, deeper is better, every seed has its own luck."""
+    """A made-up curve: the best learning rate is 1e-2, deeper is better, every seed adds its own noise."""
     lr, depth = job.experiment.train.optimizer.lr, job.experiment.model.n_layer
     floor = (math.log10(lr) + 2) ** 2 + 1 / depth
-    luck = np.random.default_rng([seed, depth, int(1e6 * lr)]).normal()
-    return float((1 + floor + 2 * math.exp(-step / 30)) * math.exp(0.1 * luck))
+    noise = np.random.default_rng([seed, depth, int(1e6 * lr)]).normal()
+    return float((1 + floor + 2 * math.exp(-step / 30)) * math.exp(0.1 * noise))
 
 
 def run(judge: Judge, width: int = 1, shuffle: int | None = None, most: int = 10_000) -> list[Suggestion]:
@@ -77,17 +77,17 @@ def run(judge: Judge, width: int = 1, shuffle: int | None = None, most: int = 10
         step = RUNGS[rung]
         values = {seed: value(job, seed, step) for seed in job.seeds}
         if step == RUNGS[-1]:
-            judge.tell(number, Outcome("completed", {METRIC: values}, step * len(job.seeds)))
+            judge.tell(number, JobOutcome("completed", {METRIC: values}, step * len(job.seeds)))
             del active[number]
         elif judge.may_continue(number, step, values):
             active[number] = job, rung + 1
         else:
-            judge.tell(number, Outcome("pruned", {METRIC: values}, step * len(job.seeds)))
+            judge.tell(number, JobOutcome("pruned", {METRIC: values}, step * len(job.seeds)))
             del active[number]
     return jobs
 
 
-def story(judge: Judge) -> list[Any]:
+def history(judge: Judge) -> list[Any]:
     return [(c.number, c.parameters, c.state, c.rungs, c.values) for c in judge.configurations]
 
 
@@ -153,8 +153,8 @@ def test_a_configuration_that_loses_a_seed_is_stopped_and_never_the_best(space: 
     assert first is not None
     assert second is not None
     assert not judge.may_continue(first.number, 10, {0: math.nan, 1: 0.0, 2: 0.0})
-    judge.tell(first.number, Outcome("diverged", {METRIC: {1: 0.0, 2: 0.0}}, 30))
-    judge.tell(second.number, Outcome("completed", {METRIC: {0: 9.0, 1: 9.0, 2: 9.0}}, 270))
+    judge.tell(first.number, JobOutcome("diverged", {METRIC: {1: 0.0, 2: 0.0}}, 30))
+    judge.tell(second.number, JobOutcome("completed", {METRIC: {0: 9.0, 1: 9.0, 2: 9.0}}, 270))
     assert [c.number for c in judge.ranking()] == [second.number]
 
 
@@ -173,12 +173,12 @@ def test_an_answer_once_given_is_given_again(space: Callable[..., ExperimentFile
 def test_in_sync_order_a_search_comes_out_the_same_whoever_ends_first(
     space: Callable[..., ExperimentFile], sampler: str, pruner: str, race: bool
 ) -> None:
-    stories = []
+    histories = []
     for width, shuffle in ((1, 0), (2, 1), (4, 2), (3, 3)):
         judge = Judge(space(sampler=sampler, pruner=pruner, order="sync", lag=4, race=race, seeds=5, trials=16))
         run(judge, width, shuffle)
-        stories.append(story(judge))
-    assert all(each == stories[0] for each in stories)
+        histories.append(history(judge))
+    assert all(each == histories[0] for each in histories)
 
 
 @pytest.mark.parametrize("order", ["async", "sync"])
@@ -195,7 +195,7 @@ def test_a_search_resumed_from_its_log_goes_on_as_if_nothing_had_happened(
         log.write_bytes(b"".join(lines[:cut]) + lines[cut][:7])  # and a torn line
         resumed = Judge(file, log)
         run(resumed)
-        assert story(resumed) == story(whole), cut
+        assert history(resumed) == history(whole), cut
         assert log.read_bytes() == b"".join(lines)
 
 
@@ -204,7 +204,7 @@ def test_a_failed_job_is_tried_again_after_a_resume(space: Callable[..., Experim
     judge = Judge(file, log)
     job = judge.suggest()
     assert job is not None
-    judge.tell(job.number, Outcome("failed"))
+    judge.tell(job.number, JobOutcome("failed"))
     resumed = Judge(file, log)
     assert not resumed.unfinished
     resumed.reopen_failures()
@@ -220,7 +220,7 @@ def test_more_trials_extend_a_finished_search(space: Callable[..., ExperimentFil
         judge = Judge(space(trials=trials, race=True, seeds=4), log)
         run(judge)
         assert len(judge.configurations) == trials
-    assert story(Judge(space(trials=9, race=True, seeds=4), log)) == story(judge)
+    assert history(Judge(space(trials=9, race=True, seeds=4), log)) == history(judge)
 
 
 def test_another_space_than_the_log_is_refused(space: Callable[..., ExperimentFile], tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_several_objectives_put_the_pareto_front_first(space: Callable[..., Expe
         job = judge.suggest()
         assert job is not None
         values = {METRIC: dict.fromkeys(job.seeds, error), "parameters": dict.fromkeys(job.seeds, parameters)}
-        judge.tell(job.number, Outcome("completed", values, 270))
+        judge.tell(job.number, JobOutcome("completed", values, 270))
     assert [c.number for c in judge.ranking()] == [1, 3, 0, 2]
 
 
@@ -337,7 +337,7 @@ def test_seeds_in_any_order_give_the_same_means_after_a_resume(
     file = space(sampler="gp", startup=4, seeds=[7, 10, 3, 0, 11], trials=8, pruner="none", order=order, lag=1)
     whole = Judge(file, tmp_path / "log")
     run(whole)
-    assert story(Judge(file, tmp_path / "log")) == story(whole)
+    assert history(Judge(file, tmp_path / "log")) == history(whole)
 
 
 def test_a_race_waits_for_a_failure_that_is_tried_again(space: Callable[..., ExperimentFile], tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_race_waits_for_a_failure_that_is_tried_again(space: Callable[..., Exp
     jobs = [judge.suggest(), judge.suggest()]
     for job in jobs:
         assert job is not None
-        judge.tell(job.number, Outcome("failed", steps=7) if job.number == 0 else Outcome("completed", steps=9))
+        judge.tell(job.number, JobOutcome("failed", steps=7) if job.number == 0 else JobOutcome("completed", steps=9))
     resumed = Judge(file, log)
     resumed.reopen_failures()
     assert not resumed.finished

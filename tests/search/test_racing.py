@@ -1,4 +1,4 @@
-"""The race: who may still be the best, and who gets the next seed. Laws, and rates on draws whose truth is known."""
+"""The race: contenders and their next seeds. Laws, and error rates on draws with known means."""
 
 import math
 

@@ -1,6 +1,6 @@
 """A study of one trial with two workers, one of whose processes is killed; prints the cores that are free afterwards.
 
-Run by test_distributed.py in a process of its own, beside a second Ray: `python killed_trial.py PLACE PROCESS_TITLE`.
+Run by test_distributed.py in a process of its own, next to a second Ray: `python killed_trial.py FOLDER TITLE`.
 """
 
 import os
@@ -44,7 +44,7 @@ def descendants() -> dict[int, str]:
 
 
 def kill_when_training(plan: Plan, title: str) -> None:
-    """Wait for a checkpoint, start another Ray beside ours, and kill one process of the trial."""
+    """Wait for a checkpoint, start another Ray next to ours, and kill one process of the trial."""
     while not list(plan.run.glob("members/*/checkpoints/*/MANIFEST.json")):
         time.sleep(0.2)
     with subprocess.Popen([sys.executable, "-c", OTHER_RAY], stdout=subprocess.PIPE, text=True) as other:
@@ -59,12 +59,12 @@ def kill_when_training(plan: Plan, title: str) -> None:
 DONE = threading.Event()
 
 
-def main(place: Path, title: str) -> None:
+def main(folder: Path, title: str) -> None:
     endless = ["train.steps=10000000", "train.validate_every=50", "train.checkpoint_every=50"]
     overrides = ["resources.workers=2", "ensemble.seeds=1", "train.optimizer.lr=1e-3"]
-    file = load(place / "tiny.yaml", [*endless, *overrides])
-    plan = make_plan(file, place / "results")
-    data = prepare(file.first.data, place, place / "results", print)
+    file = load(folder / "tiny.yaml", [*endless, *overrides])
+    plan = make_plan(file, folder / "results")
+    data = prepare(file.first.data, folder, folder / "results", print)
     with connected("local", workers=True) as nodes:
         import ray
 

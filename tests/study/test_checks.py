@@ -1,4 +1,4 @@
-"""What a plan refuses is what a run refuses: both go through one door."""
+"""The checks that `plan` and a run share: both refuse the same files."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from ensemble.config import load
 from ensemble.errors import UsageError
 from ensemble.planning.data_outlook import data_outlook
-from ensemble.study.checks import check_plan, notes
+from ensemble.study.checks import check_plan, search_notes
 from ensemble.study.plan import make_plan
 
 SPACE = """\
@@ -53,8 +53,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(space: Path, overr
 
 
 def test_a_pruner_that_comes_too_late_is_said(space: Path) -> None:
-    assert notes(load(space)) == []
-    assert notes(load(space, ["search.grace=50"])) == [
+    assert search_notes(load(space)) == []
+    assert search_notes(load(space, ["search.grace=50"])) == [
         "search.grace: asha decides from step 50 on, training ends at 40: nothing is stopped"
     ]
-    assert notes(load(space, ["search.grace=50", "search.pruner=none"])) == []
+    assert search_notes(load(space, ["search.grace=50", "search.pruner=none"])) == []

@@ -1,4 +1,4 @@
-"""What fits on which nodes, and the token that Ray asks for."""
+"""The resources of trials on nodes, and the token of Ray."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 
 from ensemble.config import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import Needs, Node, ensure_token, needs, slots
-from ensemble.study.runner import spread
+from ensemble.study.cluster import ClusterNode, Needs, ensure_token, needs, slots
+from ensemble.study.runner import split_seeds
 
-LAPTOP = Node("laptop", 2.0, 0.0, 16 * 2**30)
-SERVER = Node("server", 64.0, 4.0, 256 * 2**30)
+LAPTOP = ClusterNode("laptop", 2.0, 0.0, 16 * 2**30)
+SERVER = ClusterNode("server", 64.0, 4.0, 256 * 2**30)
 
 
 def test_a_trial_asks_for_a_gpu_where_there_are_any() -> None:
@@ -41,7 +41,7 @@ def test_what_no_node_holds_is_refused_by_name() -> None:
 @pytest.mark.parametrize("pack", ["auto", 1, 4])
 @pytest.mark.parametrize("count", [1, 2, 3, 16])
 def test_seeds_are_spread_over_the_slots_each_once(count: int, pack: int | str) -> None:
-    trials = spread(range(10), count, pack)
+    trials = split_seeds(range(10), count, pack)
     assert [seed for seeds in trials for seed in seeds] == list(range(10))
     assert len(trials) <= max(count, 1)
     assert all(len(seeds) >= (pack if isinstance(pack, int) else 1) for seeds in trials[:-1])

@@ -1,4 +1,4 @@
-"""Trials with several Ray Train workers: the same numbers as one process, and nothing left behind however they end."""
+"""Trials with several Ray Train workers: the same numbers as one process, and free resources however they end."""
 
 import os
 import subprocess

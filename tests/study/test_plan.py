@@ -1,4 +1,4 @@
-"""The plan of a study, its run directory, and what an earlier run left."""
+"""The plan of a study, its run directory, and the files of an earlier run."""
 
 import shlex
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def members(plan: Plan) -> list[str]:
     return [member_id(identity, seed) for identity, _, seed in plan.known]
 
 
-def leave_row(plan: Plan, identity: str, status: str = "completed") -> None:
+def write_row(plan: Plan, identity: str, status: str = "completed") -> None:
     write_table(RunDirectory(plan.run).member(identity).row_file, pa.table({"status": [status]}))
 
 
@@ -80,10 +80,10 @@ def test_a_run_is_finished_when_every_member_of_the_same_experiment_has_its_row(
     assert not is_finished(plan)
     write_plan(plan, {})
     for identity in members(plan)[1:]:
-        leave_row(plan, identity)
+        write_row(plan, identity)
     with pytest.raises(UsageError, match=r"unfinished, 1 of 4 members to go; .*`ensemble resume .*--overwrite"):
         is_finished(plan)
-    leave_row(plan, members(plan)[0])
+    write_row(plan, members(plan)[0])
     end_search(plan)
     assert is_finished(plan)
 
@@ -111,7 +111,7 @@ def test_where_curves_go_makes_no_other_experiment(tiny: Tiny) -> None:
     plan = plan_of(tiny())
     write_plan(plan, {})
     for identity in members(plan):
-        leave_row(plan, identity)
+        write_row(plan, identity)
     end_search(plan)
     assert is_finished(plan_of(tiny(), "logging.tensorboard=false"))
 
@@ -127,7 +127,7 @@ def test_a_directory_of_something_else_is_left_alone(tiny: Tiny) -> None:
 def test_only_failed_members_are_tried_again(tiny: Tiny) -> None:
     plan = plan_of(tiny())
     for identity, status in zip(members(plan), ("completed", "failed", "diverged", "failed"), strict=True):
-        leave_row(plan, identity, status)
+        write_row(plan, identity, status)
     assert forget_failures(plan) == 2
     left = [RunDirectory(plan.run).member(identity).row_file.is_file() for identity in members(plan)]
     assert left == [True, False, True, False]

@@ -1,4 +1,4 @@
-"""From `data:` to shards, and what is refused before anything is trained."""
+"""From `data:` to shards, and the checks of an experiment against its data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.config import load
 from ensemble.errors import DataError, UsageError
-from ensemble.study.prepare import PreparedData, check, prepare
+from ensemble.study.prepare import PreparedData, check_experiments, prepare
 
 Tiny = Callable[..., Path]
 
@@ -62,7 +62,7 @@ def test_unknown_features_and_metrics_are_refused_together_with_the_nearest_name
     data, _ = ready(path, tmp_path / "results")
     file = load(path, ["search.metric=validation/rolout_rmse"])
     with pytest.raises(UsageError) as caught:
-        check(file.configurations(), data)
+        check_experiments(file.configurations(), data)
     assert "model.inputs.all.features: no feature 'state'; the nearest is 'states'" in str(caught.value)
     assert "search.metric: no metric 'validation/rolout_rmse'; did you mean 'validation/rollout_rmse'?" in str(
         caught.value
@@ -77,16 +77,16 @@ def test_every_metric_that_a_trial_validates_may_be_searched(tiny: Tiny, tmp_pat
     data, _ = ready(tiny(), tmp_path / "results")
     override = f"data.validation={{far: {data.main}}}"
     named, _ = ready(tiny(), tmp_path / "results", override)
-    check(load(tiny(), [override, f"search.metric={metric}"]).configurations(), named)
+    check_experiments(load(tiny(), [override, f"search.metric={metric}"]).configurations(), named)
 
 
 def test_a_search_must_not_look_at_the_test_split(tiny: Tiny, tmp_path: Path) -> None:
     data, _ = ready(tiny(), tmp_path / "results")
     with pytest.raises(UsageError, match="no metric 'test/loss'"):
-        check(load(tiny(), ["search.metric=test/loss"]).configurations(), data)
+        check_experiments(load(tiny(), ["search.metric=test/loss"]).configurations(), data)
 
 
 def test_episodes_too_short_for_the_rollout_are_refused_with_the_counts(tiny: Tiny, tmp_path: Path) -> None:
     data, _ = ready(tiny(), tmp_path / "results")
     with pytest.raises(DataError, match=r"rollouts of 30 steps: 0 of \d+ episodes >= 34 steps \(longest 24\)"):
-        check(load(tiny(), ["train.rollout.horizon=30"]).configurations(), data)
+        check_experiments(load(tiny(), ["train.rollout.horizon=30"]).configurations(), data)

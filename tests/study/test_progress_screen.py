@@ -1,10 +1,10 @@
-"""What is shown while a study runs."""
+"""The progress of a study and its display."""
 
 from io import StringIO
 
 from rich.console import Console
 
-from ensemble.study.progress import StudyProgress, TrialView
+from ensemble.study.progress import StudyProgress, TrialProgress
 from ensemble.study.progress_screen import LineScreen, TableScreen, seed_text
 from ensemble.text import duration
 
@@ -18,8 +18,8 @@ class Clock:
 
 def make_progress(clock: Clock) -> StudyProgress:
     progress = StudyProgress(2, clock)
-    progress.add(0, TrialView("lr=0.001", (0, 1, 2), 100))
-    progress.add(1, TrialView("lr=0.01", (0, 1, 2), 100))
+    progress.add(0, TrialProgress("lr=0.001", (0, 1, 2), 100))
+    progress.add(1, TrialProgress("lr=0.01", (0, 1, 2), 100))
     return progress
 
 
@@ -59,17 +59,17 @@ def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds(
     progress = make_progress(clock)
     with LineScreen(progress, lines.append) as screen:
         progress.begin(0)
-        screen.changed(0)
+        screen.update(0)
         for step in (10, 20, 30):
             clock.now += 1
             progress.update(0, report(step))
-            screen.changed(0)
+            screen.update(0)
         assert len(lines) == 1
         clock.now += 10
         progress.update(0, report(40))
-        screen.changed(0)
+        screen.update(0)
         progress.end(0, "failed", "ValueError: no")
-        screen.changed(0)
+        screen.update(0)
     assert "step 40/100" in lines[1]
     assert "0.5 ± 0.2" in lines[1]
     assert lines[2].endswith("ValueError: no")
@@ -79,7 +79,7 @@ def test_lines_tell_every_change_of_status_and_else_keep_quiet_for_some_seconds(
 def test_a_terminal_shows_running_trials_first_and_counts_the_hidden_ones() -> None:
     progress = StudyProgress(30, Clock())
     for n in range(30):
-        progress.add(n, TrialView(f"width={n} [x]", (0,), 10))
+        progress.add(n, TrialProgress(f"width={n} [x]", (0,), 10))
     progress.begin(9)
     console = Console(file=StringIO(), force_terminal=True, width=120, height=10)
     screen = TableScreen(progress, console)
@@ -108,14 +108,14 @@ def test_a_paused_trial_has_not_ended() -> None:
         progress.pause(0, "paused")
         progress.pause(1, "1 completed, 2 paused")
         for number in (0, 1):
-            screen.changed(number)
+            screen.update(number)
     assert said[0].startswith("[1/2] lr=0.001 | seeds 0-2 | paused")
     assert said[-1] == "0 of 2 trials, 30%, 1 min 00 s, 2 paused"
 
 
 def test_nothing_is_done_before_the_first_trial() -> None:
     assert StudyProgress(2, Clock()).summary() == "0 of 2 trials, 0%, 0.0 s"
-    assert StudyProgress(4, Clock(), before=3).summary() == "3 of 4 trials, 75%, 0.0 s"
+    assert StudyProgress(4, Clock(), ended_before=3).summary() == "3 of 4 trials, 75%, 0.0 s"
 
 
 def test_one_trial_is_singular() -> None:
@@ -123,14 +123,14 @@ def test_one_trial_is_singular() -> None:
 
 
 def test_trials_that_ended_before_a_run_was_extended_are_counted() -> None:
-    progress = StudyProgress(expected=6, clock=Clock(), before=4)
+    progress = StudyProgress(expected=6, clock=Clock(), ended_before=4)
     said: list[str] = []
     with LineScreen(progress, said.append) as screen:
         for number in (4, 5):
-            progress.add(number, TrialView("lr=0.1", [0], 100))
+            progress.add(number, TrialProgress("lr=0.1", [0], 100))
             progress.begin(number)
             progress.end(number, "completed")
-            screen.changed(number)
+            screen.update(number)
     assert said[0].startswith("[5/6]")
     assert [line.partition(",")[0] for line in said if " trials" in line] == ["5 of 6 trials", "6 of 6 trials"]
     assert "100%" in said[-1]

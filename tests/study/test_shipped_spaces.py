@@ -10,7 +10,7 @@ from ensemble.data.trajectories import Trajectories, read_trajectories
 from ensemble.planning.cost import cost_of
 from ensemble.planning.estimate import estimate_time, rough_speed, survey
 from ensemble.planning.sample import sample_space
-from ensemble.study.prepare import check, find_origin, prepare
+from ensemble.study.prepare import check_experiments, find_origin, prepare
 from ensemble.training.context import InlineContext
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup, TrialData
@@ -24,7 +24,7 @@ STEPPED = 3  # of each file: the smallest, the median and the largest
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of all these tests, made once."""
+    """The data of all these tests, made once."""
     return tmp_path_factory.mktemp("shipped")
 
 
@@ -97,7 +97,7 @@ def test_some_configurations_fit_their_data_and_take_a_step(path: Path, folder: 
     data = prepare(file.first.data, path.parent, folder / "results", lambda line: None)
     read = read_trajectories(data.main)
     sample = sample_space(file, 60)
-    check(sample.configurations, data)
+    check_experiments(sample.configurations, data)
     assert find_origin(file.first.train.init_from, path.parent) is None
     ordered = sorted(sample.configurations, key=lambda each: cost_of(each, read.features).parameters)
     for experiment in {id(each): each for each in (ordered[0], ordered[len(ordered) // 2], ordered[-1])}.values():
@@ -105,7 +105,7 @@ def test_some_configurations_fit_their_data_and_take_a_step(path: Path, folder: 
 
 
 def step(experiment: Experiment, data: Trajectories) -> None:
-    """Train one step of a small batch: width and depth are what may break."""
+    """Train one step of a small batch: width and depth are what can fail."""
     train = experiment.train.model_copy(update={"batch_size": 8, "validation_windows": 8})
     tried = experiment.model_copy(update={"train": train})
     context = InlineContext()

@@ -1,4 +1,4 @@
-"""Trials of earlier searches that guide a new one: read from files, refused where they answer another question."""
+"""Trials of earlier searches that a new one starts from: read from files, refused where space or objective differ."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SAMPLED = ("sampler: grid, pruner: none", "sampler: tpe")
 
 
 def earlier(tiny: Tiny, *replaced: tuple[str, str]) -> Path:
-    """Leave what a search of three trials leaves, one of them pruned."""
+    """Write the files of a search of three trials, one of them pruned."""
     run = tiny(SAMPLED, *replaced).parent / "earlier"
     run.mkdir(exist_ok=True)
     (run / "experiment.yaml").write_text(tiny(SAMPLED, *replaced).read_text())
