@@ -58,7 +58,7 @@ class Judge:
         self.search = file.first.search
         self.configurations: list[Configuration] = []
         self.infeasible = self.repeated = 0
-        self._feasible = feasibility
+        self._feasibility = feasibility
         self._seeds = seed_numbers(self.search.seeds)
         self._jobs: dict[int, Suggestion] = {}
         self._running: set[int] = set()  # jobs without an outcome
@@ -253,7 +253,7 @@ class Judge:
         reason: str | None = None
         try:
             experiment = configuration_of(trial, self.file)
-            reason = self._feasible(experiment)
+            reason = self._feasibility(experiment)
         except UsageError as error:
             reason = str(error)
         if experiment is not None and reason is None:
