@@ -43,5 +43,5 @@ check: setup  ## ruff, ruff format, mypy
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
 
-bench: setup  ## ratios against what one would use instead
+bench: setup  ## ratios against what one would use instead: ARGS=--quick sees that they run, ARGS=windows is one
 	.venv/bin/python -m benchmarks $(ARGS)

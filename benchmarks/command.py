@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
 
 def announce(options: argparse.Namespace, what: str, minutes: float) -> None:
     """Say what the benchmark is going to do, and how many minutes it takes on two cores with its default sizes."""
-    takes = "--quick: seconds, its numbers mean nothing" if options.quick else f"about {minutes:g} min on two cores"
-    say(f"{what} ({takes})")
+    full = f"about {minutes:g} min on two quiet cores with the default sizes"
+    say(f"{what} ({'--quick: seconds, its numbers mean nothing' if options.quick else full})")
 
 
 def equivalence(text: str) -> None:

@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse()
     torch.set_num_threads(options.threads)
     what = f"Batches of {options.batch} windows, gathered in eight ways, from {len(WIDTHS)} data sets"
-    announce(options, f"{what}, {plural(options.rounds, 'round')}", 5)
+    announce(options, f"{what}, {plural(options.rounds, 'round')}", 1)
     for widths in WIDTHS.values():
         compare(options.rows, widths, options.batch, options.rounds)
 

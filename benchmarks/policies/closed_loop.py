@@ -152,7 +152,7 @@ def main() -> None:
         one_by_one(options.member, options.episodes, options.out, options.through)
         return
     count = plural(options.members, "member")
-    announce(options, f"Closed loops of {count} x {options.many} episodes, {plural(options.rounds, 'round')}", 5)
+    announce(options, f"Closed loops of {count} x {options.many} episodes, {plural(options.rounds, 'round')}", 1)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         if options.run:

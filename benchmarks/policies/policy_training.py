@@ -253,7 +253,7 @@ def main() -> None:
         return
     families = FAMILIES if options.family == "both" else (options.family,)
     rounds = plural(options.rounds, "round")
-    announce(options, f"An epoch of {' and of '.join(families)}, {rounds} of {5 + len(options.packs)} sides", 15)
+    announce(options, f"An epoch of {' and of '.join(families)}, {rounds} of {5 + len(options.packs)} sides", 4)
     with tempfile.TemporaryDirectory() as name:
         folder = (options.data or Path(name)).resolve()
         prepare(folder, options.episodes)

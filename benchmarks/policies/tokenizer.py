@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000)
     options = parser.parse()
     rounds = plural(options.rounds, "round")
-    announce(options, f"Two tokenizers on {options.chunks:,} chunks, {rounds}, then ours on {options.many:,}", 3)
+    announce(options, f"Two tokenizers on {options.chunks:,} chunks, {rounds}, then ours on {options.many:,}", 1)
     kinds: tuple[Kind, ...] = ("tiny", "fast")
     for kind in kinds:
         chunks = smooth_chunks(options.chunks)

@@ -85,9 +85,9 @@ def everything(seeds: int = SEEDS) -> int:
     return table().values.shape[0] * seeds * table().steps[-1]
 
 
-def course_of(method: Method, seed: int) -> Course:
+def course_of(method: Method, trials: int, seed: int) -> Course:
     """Search once; a search that found a winner ends after the largest budget."""
-    settings = {"sampler": method.sampler, "pruner": method.pruner, "seeds": SEEDS, "trials": len(table().means)}
+    settings = {"sampler": method.sampler, "pruner": method.pruner, "seeds": SEEDS, "trials": trials}
 
     def enough(course: Course) -> bool:
         late = bool(course.spent) and course.spent[-1] > BUDGETS[-1] * everything()
@@ -122,7 +122,7 @@ def ratio(slow: Result, fast: Result, random: np.random.Generator, draws: int = 
     return f"{slow.expected() / fast.expected():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def report(repetitions: int, processes: int) -> None:
+def report(repetitions: int, processes: int, trials: int) -> None:
     """Print a row for each method as it ends."""
     say(f"\nSearching with {SEEDS} seeds each, {repetitions} repetitions (shares of evaluating everything with them)")
     budgets = [f"right at {budget:.2f}" for budget in BUDGETS]
@@ -133,7 +133,7 @@ def report(repetitions: int, processes: int) -> None:
     with ProcessPoolExecutor(processes) as pool:
         for method in METHODS:
             count = repetitions * (_MORE if method.name == REFERENCE else 1)
-            result = evaluate(list(pool.map(partial(course_of, method), range(count))))
+            result = evaluate(list(pool.map(partial(course_of, method, trials), range(count))))
             results[method.name] = result
             numbers = f"{result.found:.0%}", f"{np.median(result.to_target):.3f}", f"{result.expected():.3f}"
             right = [f"{result.right[b]:.0%} ({result.finalist[b]:.0%})" for b in BUDGETS]

@@ -33,8 +33,9 @@ def report_table() -> None:
 
 
 def main() -> None:
-    parser = Parser(__doc__, quick={"repetitions": 1, "races": 2, "draws": 100})
+    parser = Parser(__doc__, quick={"repetitions": 1, "trials": 10, "races": 2, "draws": 100})
     parser.add_argument("--repetitions", type=int, default=30, help="of each search")
+    parser.add_argument("--trials", type=int, default=64, help="of each search; the space has 64 configurations")
     parser.add_argument("--races", type=int, default=200, help="repetitions of a race")
     parser.add_argument("--draws", type=int, default=20_000, help="samples of which an interval is taken")
     parser.add_argument("--processes", type=int, default=2)
@@ -45,12 +46,12 @@ def main() -> None:
         tune.report(table(), options.tune)
         return
     parts = {
-        "methods": lambda: methods.report(options.repetitions, options.processes),
+        "methods": lambda: methods.report(options.repetitions, options.processes, options.trials),
         "racing": lambda: race.report(table(), options.races),
         "coverage": lambda: coverage.report(options.draws),
         "asha": lambda: asha.report(table(), options.repetitions),
     }
-    announce(options, f"Claims about search on a recorded table: {', '.join(options.only)}", 20)
+    announce(options, f"Claims about search on a recorded table: {', '.join(options.only)}", 7)
     report_table()
     for part in options.only:
         parts[part]()

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse()
-    announce(options, f"A search of {options.trials} configurations by Ray Tune against its replay", 5)
+    announce(options, f"A search of {options.trials} configurations by Ray Tune against its replay", 3)
     with tempfile.TemporaryDirectory() as name:
         report(Table.read(), search(Path(name) / "results", options.trials, options.seeds))
 

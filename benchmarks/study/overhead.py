@@ -115,7 +115,7 @@ def main() -> None:
     options = parser.parse()
     trials, seeds = options.trials, options.seeds
     rounds = plural(options.rounds, "round")
-    announce(options, f"{trials} configurations x {seeds} seeds of one step, {rounds} of five searches in one Ray", 12)
+    announce(options, f"{trials} configurations x {seeds} seeds of one step, {rounds} of five searches in one Ray", 3)
 
     # Turns
     with tempfile.TemporaryDirectory() as name, connected("local", workers=False) as nodes:

@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", help="some of them")
     options = parser.parse()
     what = f"Searches of {options.trials} configurations, of {options.samples} on the plain side, until one is good"
-    announce(options, f"{what}, {plural(options.rounds, 'round')} of four sides in one Ray", 120)
+    announce(options, f"{what}, {plural(options.rounds, 'round')} of four sides in one Ray", 30)
     with tempfile.TemporaryDirectory() if options.quick else nullcontext(options.results) as name:
         folder = Path(name).absolute()
         folder.mkdir(parents=True, exist_ok=True)

@@ -183,7 +183,7 @@ def main() -> None:
         parser.add_argument(f"--{part}", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse()
     count = options.small * options.rounds * (1 + options.nested) + options.large * 2
-    announce(options, f"Ensembles end to end against plain scripts, each time from nothing, {plural(count, 'Ray')}", 12)
+    announce(options, f"Ensembles end to end against plain scripts, each time from nothing, {plural(count, 'Ray')}", 9)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards, archive = prepare(folder, options.episodes)

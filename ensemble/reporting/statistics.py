@@ -21,7 +21,7 @@ _NAN = float("nan")
 def student_t(values: Float64, level: float) -> tuple[float, float]:
     """Return the Student t interval of the mean of `values` (n,), n >= 2.
 
-    With n = 3 normal values it covers the nominal 95 %, where a percentile bootstrap covers 73 % (benchmarks.search).
+    With n = 3 normal values it covers the nominal 95 %, where a percentile bootstrap covers 73 % (`benchmarks search`).
     """
     half = float(stdtrit(values.size - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / math.sqrt(values.size)
     return float(values.mean()) - half, float(values.mean()) + half

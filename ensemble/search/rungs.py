@@ -16,7 +16,7 @@ def first_rung(search: SearchConfig, train: TrainConfig) -> int:
     """Return the steps before the first decision about a configuration that trains for `train.steps`.
 
     `search.grace`, or the last validation before steps / eta^2: later decisions err less often. On the recorded table
-    (`python -m benchmarks.search`) the expected cost of finding the winner hardly changes between steps / 20 and
+    (`python -m benchmarks search`) the expected cost of finding the winner hardly changes between steps / 20 and
     steps / 5, the share of searches that find it does.
     """
     interval = train.validation_interval

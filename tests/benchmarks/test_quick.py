@@ -37,8 +37,8 @@ ROWS = {  # a name that begins a line, in which a number follows
     "record_search": [" +[0-9]+ s  0 ", " +[0-9]+ s  calm:", " +[0-9]+ s  skewed:"],
     "search_tune": ["  trials", "  largest relative difference"],
 }
-EQUIVALENCES = {  # checks that both sides do the same; the other benchmarks compare what is not the same
-    "conversion": 1, "windows": 2, "training_step": 1, "target": 3, "search": 1, "tokenizer": 2, "policy_training": 2,
+EQUIVALENCES = {  # checks that both sides do the same, at least; what the other benchmarks compare is not the same
+    "conversion": 1, "windows": 2, "training_step": 1, "target": 3, "search": 1, "tokenizer": 2, "policy_training": 1,
     "closed_loop": 1, "search_tune": 2,
 }  # fmt: skip
 
@@ -60,7 +60,7 @@ def check(name: str, output: str) -> None:
     assert announcement.endswith("(--quick: seconds, its numbers mean nothing)")
     missing = [row for row in ROWS[name] if not any(re.match(rf"{row}.*\d", line) for line in lines)]
     assert not missing, output
-    assert sum(line.startswith("equivalence: ") for line in lines) == EQUIVALENCES.get(name, 0)
+    assert sum(line.startswith("equivalence: ") for line in lines) >= EQUIVALENCES.get(name, 0)
 
 
 def test_every_benchmark_is_listed_and_checked_here() -> None:
@@ -71,14 +71,21 @@ def test_every_benchmark_is_listed_and_checked_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "conversion", "windows", "training_step", "search", "record_search", "tokenizer", "policy_training",
-        "closed_loop",
-    ],
-)  # fmt: skip
+    "name", ["conversion", "windows", "training_step", "search", "record_search", "tokenizer", "closed_loop"]
+)
 def test_a_benchmark_without_a_ray_runs(tmp_path: Path, name: str) -> None:
     check(name, quick(tmp_path, name))
+
+
+def test_an_epoch_of_a_policy_is_measured(tmp_path: Path) -> None:
+    check("policy_training", quick(tmp_path, "policy_training", "--family", "pi0_fast"))
+
+
+@pytest.mark.slow  # as many processes again
+def test_epochs_of_both_policies_are_measured(tmp_path: Path) -> None:
+    output = quick(tmp_path, "policy_training")
+    check("policy_training", output)
+    assert output.count("equivalence: ") == 2
 
 
 @pytest.mark.ray

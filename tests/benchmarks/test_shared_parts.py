@@ -33,7 +33,7 @@ def test_the_first_line_says_how_long(capsys: pytest.CaptureFixture[str]) -> Non
     announce(parser().parse([]), "Ten rows", 3)
     announce(parser().parse(["--quick"]), "Ten rows", 3)
     full, quick = capsys.readouterr().out.splitlines()
-    assert full == "Ten rows (about 3 min on two cores)"
+    assert full == "Ten rows (about 3 min on two quiet cores with the default sizes)"
     assert "--quick: seconds" in quick
 
 
