@@ -191,7 +191,7 @@ class RunDirectory:
 
     @property
     def evaluation_file(self) -> Path:
-        """One row per episode of a closed loop."""
+        """One row per controller, seed and setting of a closed loop."""
         return self.path / "evaluation.parquet"
 
     @property

@@ -27,6 +27,7 @@ FLOORS = {
     "store": 1,
     "run_directory": 2,
     "lock": 1,
+    "signals": 1,
     "search_log": 2,
     "tokenizers": 2,
     "data": 3,

@@ -3,9 +3,7 @@
 Errors that a user can act on become a message on standard error and an exit code. Nothing is computed here.
 """
 
-import signal
 import sys
-from types import FrameType
 
 import click
 
@@ -19,7 +17,8 @@ from ensemble.cli.plan import plan
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
-from ensemble.errors import INTERRUPTED, TERMINATED, EnsembleError
+from ensemble.errors import INTERRUPTED, EnsembleError
+from ensemble.signals import exit_on_sigterm
 
 EPILOG = """\b
 First steps:
@@ -43,8 +42,7 @@ for command in (simulate, inspect, convert, *_RUNS, export, import_, schema, doc
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    # As an exception, so that `finally` blocks run: locks are released and Ray is shut down.
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm()
     # Click's standalone mode would exit with 1 on an interrupt and show our errors as tracebacks.
     try:
         code = cli.main(args=arguments, standalone_mode=False)
@@ -58,8 +56,3 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise SystemExit(TERMINATED)

@@ -1,4 +1,4 @@
-"""Films and pictures of the inverted pendulum, drawn from its states: no OpenGL, no screen, any machine.
+"""Films of the inverted pendulum, drawn from its states without OpenGL or a screen, and recordings of its episodes.
 
 A still picture shows cart, pole and rail from the side with a mark every half metre, wide enough for all the motion. A
 pole that fell is drawn in another colour and stays as it was when its episode ended. Several members run side by side.

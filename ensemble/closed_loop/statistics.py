@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from ensemble.errors import UsageError
 from ensemble.reporting.number_format import setting as setting_text
-from ensemble.reporting.statistics import Statistics, describe
+from ensemble.reporting.statistics import Statistics, describe, student_interval
 from ensemble.schema import Float64
 
 EvaluationRow = Mapping[str, Any]  # of evaluation.parquet
@@ -273,5 +273,5 @@ def _statistics(mean: float, std: float, n: int) -> Statistics:
     """Describe what is known of n members: Student's interval from their mean and deviation alone."""
     if math.isnan(std) or n < 2:
         return Statistics(n, mean, math.nan, math.nan, math.nan, "none", math.nan, math.nan, math.nan)
-    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * std / math.sqrt(n)
-    return Statistics(n, mean, std, mean - half, mean + half, "t", math.nan, math.nan, math.nan)
+    low, high = student_interval(mean, std, n, LEVEL)
+    return Statistics(n, mean, std, low, high, "t", math.nan, math.nan, math.nan)

@@ -22,9 +22,9 @@ from ensemble.config import Experiment
 from ensemble.config.train import SGDConfig, TrainConfig
 from ensemble.models.cost import Step, cost_of_step
 from ensemble.schema import Feature
+from ensemble.training.measure_dynamics import VALIDATION_CHUNK
 
 PROCESS = 450 * 2**20  # bytes of a trial's process before it has a model: Python, torch, Ray
-VALIDATION_CHUNK = 256  # windows of a forward pass when measuring
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Cost:
     flops_forward: float  # of one window, forward
     saved: int  # bytes that a step keeps for its backward pass
     working: int  # bytes alive on top of them at its peak
-    state: int  # bytes of parameters, gradients, moments and two best copies
+    state: int  # bytes of parameters, gradients, moments, two best copies and an average
     layers: int  # matrices that are multiplied with; each costs kernels to launch
     validation: Passes  # measuring it once during training
     test: Passes  # measuring it once at its end
@@ -67,7 +67,7 @@ def cost_of(experiment: Experiment, features: Sequence[Feature], device: str = "
         flops_forward=step.forward,
         saved=step.saved,
         working=step.working,
-        state=4 * sizes.parameters * (2 + _moments(experiment) + 2),
+        state=4 * sizes.parameters * _copies(experiment),
         layers=sizes.matrices,
         validation=_passes(train, ahead or rollout.horizon, 1 + len(experiment.data.validation)),
         test=_passes(train, ahead or rollout.test_horizon or rollout.horizon, 1),
@@ -103,6 +103,8 @@ def _passes(train: TrainConfig, horizon: int, sets: int) -> Passes:
     return Passes(sets * (chunks + rollouts * horizon), sets * windows)
 
 
-def _moments(experiment: Experiment) -> int:
+def _copies(experiment: Experiment) -> int:
+    """Return how often a member's parameters are held: as weights, gradients, moments, two best ones and an average."""
     optimizer = experiment.train.optimizer
-    return (1 if optimizer.momentum else 0) if isinstance(optimizer, SGDConfig) else 2
+    moments = (1 if optimizer.momentum else 0) if isinstance(optimizer, SGDConfig) else 2
+    return 2 + moments + 2 + (experiment.train.ema is not None)

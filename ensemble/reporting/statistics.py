@@ -4,15 +4,12 @@ Pure functions of numbers; which members count is decided in `groups`.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
 from ensemble.schema import Float64, Mode
-
-IntervalMethod = Callable[[Float64, float], tuple[float, float]]
 
 _HIGHER_IS_BETTER = ("success", "success_rate", "return", "reward", "accuracy", "r2", "fit")
 _NAN = float("nan")
@@ -23,11 +20,13 @@ def student_t(values: Float64, level: float) -> tuple[float, float]:
 
     With n = 3 normal values it covers the nominal 95 %, where a percentile bootstrap covers 73 % (`benchmarks search`).
     """
-    half = float(stdtrit(values.size - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / math.sqrt(values.size)
-    return float(values.mean()) - half, float(values.mean()) + half
+    return student_interval(float(values.mean()), float(values.std(ddof=1)), values.size, level)
 
 
-INTERVALS: dict[str, IntervalMethod] = {"t": student_t}
+def student_interval(mean: float, std: float, n: int, level: float) -> tuple[float, float]:
+    """Return the Student t interval of a mean of n >= 2 values whose standard deviation (ddof 1) is `std`."""
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * std / math.sqrt(n)
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Statistics:
     std: float  # ddof 1
     ci_low: float
     ci_high: float
-    ci_method: str  # a name of INTERVALS, or "none"
+    ci_method: str  # t or none
     median: float
     min: float
     max: float
@@ -48,21 +47,21 @@ class Statistics:
 NOTHING = Statistics(0, _NAN, _NAN, _NAN, _NAN, "none", _NAN, _NAN, _NAN)
 
 
-def describe(values: Float64, method: str = "t", level: float = 0.95) -> Statistics:
+def describe(values: Float64, level: float = 0.95) -> Statistics:
     """Describe finite `values` (n,); below two there is no spread and the method is "none"."""
     if not np.isfinite(values).all():
         raise ValueError(f"statistics of values that are not finite: {values}")
     if values.size == 0:
         return NOTHING
     several = values.size > 1
-    low, high = INTERVALS[method](values, level) if several else (_NAN, _NAN)
+    low, high = student_t(values, level) if several else (_NAN, _NAN)
     return Statistics(
         n=values.size,
         mean=float(values.mean()),
         std=float(values.std(ddof=1)) if several else _NAN,
         ci_low=low,
         ci_high=high,
-        ci_method=method if several else "none",
+        ci_method="t" if several else "none",
         median=float(np.median(values)),
         min=float(values.min()),
         max=float(values.max()),

@@ -8,7 +8,6 @@ import importlib
 import logging
 import os
 import secrets
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
+from ensemble.signals import kept_sigterm
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's entrypoint
 
@@ -96,13 +96,11 @@ def connected(address: str, workers: bool) -> Iterator[list[ClusterNode]]:
         options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
     if workers:
         options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.set_cluster_address"}
-    # Ray installs a SIGTERM handler of its own, which exits with another code.
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address="auto" if address == "local" and in_job() else address, **options)
+        with kept_sigterm():
+            ray.init(address="auto" if address == "local" and in_job() else address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at --address {address}: {error}") from error
-    signal.signal(signal.SIGTERM, handler)
     silence_loggers()
     try:
         yield _nodes(ray.nodes())

@@ -1,14 +1,12 @@
 """The trials of a study on Ray Tune: a search and then its finalists, or the members of an ensemble.
 
 Ray and torch are loaded here, after all checks. The Tune runs of one study share the data, once in the object store;
-each has an actor of its own.
+each has an actor of its own, which a Ctrl-C pauses (`signals` has the handler).
 """
 
 import logging
-import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import ceil
 from typing import Any
 
@@ -19,11 +17,11 @@ from ensemble.config import Experiment
 from ensemble.config.experiment import fresh_seeds
 from ensemble.data.loading import load_resident, resident
 from ensemble.data.trajectories import read_manifest
-from ensemble.errors import INTERRUPTED
 from ensemble.evaluation.baselines import write_baselines
 from ensemble.run_directory import RunDirectory, config_hash
 from ensemble.schema import MemberRole, Say
 from ensemble.search.findings import Findings, write_findings
+from ensemble.signals import two_interrupts
 from ensemble.study.checks import FeasibilityCheck
 from ensemble.study.cluster import Needs, silence_loggers
 from ensemble.study.judge_actor import JudgeActor, JudgeSource, PauseActor, start_actor
@@ -158,26 +156,19 @@ class Runner:
             return False
         return True
 
-    @contextmanager
-    def _interruptible(self, queue: TrialQueue) -> Iterator[None]:
+    def _interruptible(self, queue: TrialQueue) -> AbstractContextManager[None]:
         """Stop at the next rungs after a first Ctrl-C; end the process at once after a second one."""
-        previous = signal.getsignal(signal.SIGINT)
 
-        def interrupt(number: int, frame: object) -> None:
-            del number, frame
-            if queue.interrupted:
-                self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
-                # Files are written atomically, so the run can be resumed; Ray's processes end with this one.
-                os._exit(INTERRUPTED)
+        def stop() -> None:
             queue.interrupted = True
             self._actor.pause.remote()
             self._say("stopping: running trials save their members at the next validation; Ctrl-C again stops at once")
 
-        signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        # Files are written atomically, so the run can be resumed; Ray's processes end with this one.
+        def leave() -> None:
+            self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
+
+        return two_interrupts(stop, leave)
 
     def _origin(self, experiment: Experiment) -> str | None:
         return find_origin(experiment.train.init_from, self._plan.base_dir)

@@ -21,7 +21,7 @@ from ensemble.schema import Float64, one_step_metric
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack
 
-_CHUNK = 256  # windows per forward pass
+VALIDATION_CHUNK = 256  # windows per forward pass
 
 
 class DynamicsMeasure:
@@ -89,8 +89,8 @@ class DynamicsMeasure:
     def _shares(self, points: Tensor, members: int) -> Iterator[Tensor]:
         """Yield this worker's windows in chunks, repeated for every member: (E, n, T + 1, D)."""
         mine = points[self._context.rank :: self._context.world_size]
-        for start in range(0, len(mine), _CHUNK):
-            chunk = mine[start : start + _CHUNK]
+        for start in range(0, len(mine), VALIDATION_CHUNK):
+            chunk = mine[start : start + VALIDATION_CHUNK]
             yield chunk.expand(members, *chunk.shape).contiguous()
 
 

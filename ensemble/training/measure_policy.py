@@ -16,10 +16,10 @@ from ensemble.models.noise import noise_keys
 from ensemble.schema import ACTION_MAE, ACTION_MSE, Feature, Float32, role_columns
 from ensemble.tokenizers.tokenizer import ActionTokenizer
 from ensemble.training.context import Context
+from ensemble.training.measure_dynamics import VALIDATION_CHUNK
 from ensemble.training.pack import Pack
 from ensemble.training.tokens import ChunkTokens
 
-_CHUNK = 256  # windows per forward pass
 _QUESTIONS = 1 << 31  # the "seed" of the questions' noise: beyond those of members
 
 
@@ -93,7 +93,7 @@ class PolicyMeasure:
         """Yield this worker's windows in chunks, repeated for every member (E, n, H + 1, D), and their numbers (n,)."""
         number = torch.arange(len(points), dtype=torch.int32, device=points.device)
         mine = slice(self._context.rank, None, self._context.world_size)
-        ends = list(range(_CHUNK, len(number[mine]), _CHUNK))
+        ends = list(range(VALIDATION_CHUNK, len(number[mine]), VALIDATION_CHUNK))
         for part, which in zip(points[mine].tensor_split(ends), number[mine].tensor_split(ends), strict=True):
             yield _members(part, members), which
 

@@ -1,7 +1,7 @@
 """The interface between layouts and file formats: named arrays in groups, with every access checked.
 
-`hdf5.py` and `npz.py` implement `Container`. Layouts never use h5py, so the rules of trust (no links out of the file,
-no objects, no arrays beyond the limit) are in one place per format.
+`hdf5.py` and `npz.py` implement `Container`. Layouts never read through h5py, so the rules of trust (no links out of
+the file, no objects, no arrays beyond the limit) are in one place per format.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""D4RL: all episodes concatenated in `observations` and `actions`, with flags at their last rows.
+"""D4RL, read and written: all episodes concatenated in `observations` and `actions`, with flags at their last rows.
 
 Source: d4rl/offline_env.py. An episode ends at a terminal or a timeout; very old files have no timeouts and are cut
 after 1000 steps. The observation after a timeout is not the next row: the last point of an episode comes from

@@ -1,4 +1,4 @@
-"""NeRD and axion: one group `data` with time-major arrays (T, B, ..), among them the states and the next states.
+"""NeRD and axion, read and written: one group `data` with time-major arrays (T, B, ..), states and next states.
 
 Source: NVlabs/neural-robot-dynamics, utils/datasets.py and generate/. A trajectory of T steps gives T + 1 points, the
 last one from `next_states`. Mode `transition` has arrays (N, ..) and gives N episodes of two points.
