@@ -35,7 +35,7 @@ FLOORS = {
     "reporting": 3,
     "search": 3,
     "simulation": 4,
-    "evaluation": 5,
+    "open_loop": 5,
     "training": 6,
     "study": 7,
     "closed_loop": 7,
@@ -60,7 +60,7 @@ DOORS = {
     "tokenizers": ("ensemble/tokenizers/byte_pairs.py",),
     "torch": (
         "ensemble/models/",
-        "ensemble/evaluation/",
+        "ensemble/open_loop/",
         "ensemble/training/",
         "ensemble/study/",
         "ensemble/closed_loop/",

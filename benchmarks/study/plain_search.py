@@ -20,8 +20,8 @@ from ensemble.config import Experiment
 from ensemble.data.splits import split_episodes
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
-from ensemble.evaluation.rollout import rollout_metrics, squared_errors
-from ensemble.evaluation.state import StateLayout, error_scale, state_moments
+from ensemble.open_loop.rollout import rollout_metrics, squared_errors
+from ensemble.open_loop.state import StateLayout, error_scale, state_moments
 from ensemble.schema import VALIDATION_ROLLOUT
 
 HISTORY, HORIZON, VALIDATIONS = 5, 10, 20

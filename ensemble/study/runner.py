@@ -17,7 +17,7 @@ from ensemble.config import Experiment
 from ensemble.config.experiment import fresh_seeds
 from ensemble.data.loading import load_resident, resident
 from ensemble.data.trajectories import read_manifest
-from ensemble.evaluation.baselines import write_baselines
+from ensemble.open_loop.baselines import write_baselines
 from ensemble.run_directory import RunDirectory, config_hash
 from ensemble.schema import MemberRole, Say
 from ensemble.search.findings import Findings, write_findings

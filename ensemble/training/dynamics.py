@@ -11,8 +11,8 @@ from ensemble.config import Experiment
 from ensemble.data.splits import split_episodes
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows, fixed_windows
-from ensemble.evaluation.state import StateLayout, error_scale, state_moments
 from ensemble.models.base import Normalization
+from ensemble.open_loop.state import StateLayout, error_scale, state_moments
 from ensemble.training.context import Context
 from ensemble.training.measure_dynamics import DynamicsMeasure, rollout
 from ensemble.training.pack import Pack

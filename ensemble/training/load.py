@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ensemble.config.model import input_features
 from ensemble.errors import StorageError, UsageError
-from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import DynamicsModel, build
+from ensemble.open_loop.state import StateLayout
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
 from ensemble.training.arena import Arena

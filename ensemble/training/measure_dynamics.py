@@ -14,9 +14,9 @@ from torch import Tensor
 from ensemble.config import Experiment
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows, fixed_windows
-from ensemble.evaluation.rollout import rollout_metrics, squared_errors
-from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import Batch, DynamicsModel
+from ensemble.open_loop.rollout import rollout_metrics, squared_errors
+from ensemble.open_loop.state import StateLayout
 from ensemble.schema import Float64, one_step_metric
 from ensemble.training.context import Context
 from ensemble.training.pack import Pack

@@ -16,8 +16,8 @@ from ensemble.config.family import Draw, Prediction
 from ensemble.data.statistics import feature_moments, target_moments
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import WindowSource
-from ensemble.evaluation.state import StateLayout
 from ensemble.models.base import Normalization
+from ensemble.open_loop.state import StateLayout
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Feature
 from ensemble.training.batches import Batches, ResidentBatches

@@ -13,7 +13,7 @@ from ensemble.config.family import FamilyConfig, TaskName
 from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import Trajectories
 from ensemble.errors import DataError
-from ensemble.evaluation.rollout import named_steps
+from ensemble.open_loop.rollout import named_steps
 from ensemble.schema import Feature
 
 if TYPE_CHECKING:  # torch
@@ -71,7 +71,7 @@ class DynamicsTask:
 
     def measure_baselines(self, experiment: Experiment, data: Trajectories) -> Mapping[str, Metrics]:
         """Return the rollout errors of each trivial predictor."""
-        from ensemble.evaluation.baselines import measure_baselines
+        from ensemble.open_loop.baselines import measure_baselines
 
         return measure_baselines(experiment, data)
 
@@ -102,7 +102,7 @@ class PolicyTask:
 
     def measure_baselines(self, experiment: Experiment, data: Trajectories) -> Mapping[str, Metrics]:
         """Return the errors of each trivial predictor's actions."""
-        from ensemble.evaluation.baselines import measure_policy_baselines
+        from ensemble.open_loop.baselines import measure_policy_baselines
 
         return measure_policy_baselines(experiment, data)
 

@@ -12,7 +12,7 @@ from pendulum import experiment, trajectories
 import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import DataError, UsageError
-from ensemble.evaluation.baselines import measure_policy_baselines
+from ensemble.open_loop.baselines import measure_policy_baselines
 from ensemble.training.context import InlineContext
 from ensemble.training.setup import TrialData
 from ensemble.training.trial import Trial, run_trial

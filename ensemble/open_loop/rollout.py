@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.evaluation.state import StateLayout
+from ensemble.open_loop.state import StateLayout
 from ensemble.schema import Float64, rollout_metric, rollout_step_metric
 
 _NAMED_STEPS = 20

@@ -25,8 +25,8 @@ from ensemble.data.splits import split_episodes, split_windows
 from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows, fixed_windows
-from ensemble.evaluation.rollout import rollout_metrics, squared_errors
-from ensemble.evaluation.state import StateLayout, error_scale, state_moments
+from ensemble.open_loop.rollout import rollout_metrics, squared_errors
+from ensemble.open_loop.state import StateLayout, error_scale, state_moments
 from ensemble.run_directory import config_hash
 from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, Float64, role_columns
 from ensemble.store import write_table
