@@ -33,7 +33,7 @@ test: setup  ## the tests, a real Ray and real kills among them
 	.venv/bin/python -m pytest -m "not slow" $(ARGS)
 
 test-fast: setup  ## the tests that take seconds: no Ray, nothing slow
-	.venv/bin/python -m pytest -m "not slow and not ray and not gpu" $(ARGS)
+	.venv/bin/python -m pytest -m "not slow and not ray and not gpu and not benchmark" $(ARGS)
 
 test-slow: setup  ## the others: searches killed at many more moments
 	.venv/bin/python -m pytest -m slow $(ARGS)

@@ -1,6 +1,6 @@
 """The files of a run in results/<experiment>, and the names of configurations and members.
 
-Every file name of a run is defined here and nowhere else.
+Every file name of a run is defined here, but for the files inside a checkpoint (`training/checkpoint.py`).
 """
 
 import hashlib

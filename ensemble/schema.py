@@ -20,6 +20,7 @@ UInt64 = npt.NDArray[np.uint64]
 Mode = Literal["min", "max"]  # which end of a metric is better
 Say = Callable[[str], None]  # prints a line for the user
 OnProgress = Callable[[int, int], None]  # (done, in all)
+OnSetting = Callable[[str, int, int], None]  # (what runs, chunks so far, chunks in all)
 Progress = Mapping[str, float | int | str]  # what a trial reports while it trains, by name
 
 # The role of a feature for a model. `control` acts between two points of an episode and is known ahead in a rollout;

@@ -58,16 +58,17 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return the events of a log, without an incomplete last line; none where there is no log.
+    """Return the events of a log up to its first damaged line, for a report; none where there is no log."""
+    return _read(path, strict=False)[0] if path.is_file() else []
+
+
+def _read(path: Path, strict: bool = True) -> tuple[list[Event], int]:
+    """Return the events and the number of bytes of their lines.
 
     Raises:
-        StorageError: a line before the last is damaged; the message names it.
+        StorageError: a line before the last is damaged and `strict`: what follows it may not be skipped in a search
+            that continues.
     """
-    return _read(path)[0] if path.is_file() else []
-
-
-def _read(path: Path) -> tuple[list[Event], int]:
-    """Return the events and the number of bytes of their lines."""
     content, events, end = path.read_bytes(), [], 0
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
@@ -75,7 +76,7 @@ def _read(path: Path) -> tuple[list[Event], int]:
         checksum, _, text = line[:-1].partition(b" ")
         if checksum != f"{zlib.crc32(text):08x}".encode():
             # After a power cut a last line may end and still be incomplete: blocks are written in any order.
-            if end + len(line) == len(content):
+            if not strict or end + len(line) == len(content):
                 break
             raise StorageError(
                 f"{path}:{number}: damaged line; restore the file from a copy (what was trained lies in members/)"

@@ -16,11 +16,11 @@ def command(*arguments: object) -> str:
     return shlex.join(map(str, arguments))
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | None, tenths: bool = True) -> str:
     """Format a measured time: `0.8 s`, `42 s`, `12 min 03 s`, `3 h 20 min`; `-` for None and NaN."""
     if seconds is None or math.isnan(seconds):
         return "-"
-    if seconds < 10:
+    if seconds < 10 and tenths:
         return f"{seconds:.1f} s"
     # Rounded before the unit is chosen: 59.7 s is `1 min 00 s`, never `60 s`.
     whole = round(seconds)

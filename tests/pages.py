@@ -103,7 +103,9 @@ def missing_modules(words: list[str], root: Path) -> list[str]:
     named = [after for word, after in pairwise(words) if word == "-m"]
     ours = [name for name in named if name.split(".")[0] in ("benchmarks", "ensemble")]
     places = {name: root / name.replace(".", "/") for name in ours}
-    return [name for name, path in places.items() if not (path.is_dir() or path.with_suffix(".py").is_file())]
+    return [
+        name for name, at in places.items() if not ((at / "__main__.py").is_file() or at.with_suffix(".py").is_file())
+    ]
 
 
 def make_targets(makefile: str) -> set[str]:

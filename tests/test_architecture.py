@@ -54,7 +54,7 @@ DOORS = {
     "gymnasium": ("ensemble/simulation/",),
     "mujoco": ("ensemble/simulation/",),
     "ray": ("ensemble/data/loading.py", "ensemble/training/worker.py", "ensemble/study/"),
-    "matplotlib": ("ensemble/reporting/", "ensemble/closed_loop/figure.py", "ensemble/tinypi0/export_run.py"),
+    "matplotlib": ("ensemble/reporting/figures/", "ensemble/closed_loop/figure.py", "ensemble/tinypi0/export_run.py"),
     "jinja2": ("ensemble/reporting/render/",),
     "markupsafe": ("ensemble/reporting/render/",),
     "tokenizers": ("ensemble/tokenizers/byte_pairs.py",),

@@ -6,8 +6,8 @@ The other side is what tiny pi0's own script does (inference/main_pi0.py): one g
 one whole chunk, of which `replan` actions are applied; but with the weights loaded once, where the script loads them
 anew for each chunk. Its episodes are few, and its time is extrapolated linearly, without the start of its processes.
 
-Equivalence first, over the same episodes with the same noise: actions of a batch and of a single row differ in their
-last digits, and a closed loop can amplify that, so flags must agree in all but one in a hundred episodes, and
+Equivalence before any ratio, over the same episodes with the same noise: actions of a batch and of a single row differ
+in their last digits, and a closed loop can amplify that, so flags must agree in all but one in a hundred episodes, and
 convergence steps in 95 of 100; both counts are printed. Without a run (--run DIR) members are untrained networks whose
 poles fall at once: then the other side continues to step 100 as ours does, so that both drive whole episodes.
 """

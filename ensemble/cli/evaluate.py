@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ from ensemble.text import command, plural, rough_duration
 
 if TYPE_CHECKING:
     from ensemble.closed_loop.evaluate import Candidate, EvaluationProtocol
-
-OnSetting = Callable[[str, int, int], None]  # (description, done, in all)
+    from ensemble.schema import OnSetting
 
 SECONDS_BETWEEN_LINES = 10.0
 SHARE_BETWEEN_LINES = 0.05  # of the elapsed time
@@ -158,7 +157,7 @@ def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: 
 
 
 @contextmanager
-def _progress() -> Iterator[OnSetting]:
+def _progress() -> Iterator["OnSetting"]:
     """Show a bar with the time left on a terminal, occasional lines elsewhere."""
     if not sys.stdout.isatty():
         yield _Lines()

@@ -24,7 +24,7 @@ from ensemble.errors import NothingFinishedError, UsageError
 from ensemble.lock import held
 from ensemble.reporting.run import read_run
 from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
-from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_KEY
+from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_KEY, OnSetting
 from ensemble.simulation.controllers import Controller, Floats, ZeroControl
 from ensemble.simulation.pendulum_env import EPISODE_STEPS
 from ensemble.simulation.pendulum_expert import PendulumExpert
@@ -37,7 +37,6 @@ BASELINES: Mapping[str, Callable[[], Controller]] = {"expert": PendulumExpert, "
 
 Row = dict[str, Any]
 Combine = Literal["mean", "median"]
-Progress = Callable[[str, int, int], None]  # what runs, chunks so far, chunks in all
 Watch = Callable[["Candidate", Setting, Outcome], None]
 
 
@@ -147,7 +146,7 @@ def evaluate(
     candidates: Sequence[Candidate],
     protocol: EvaluationProtocol,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: OnSetting | None = None,
     watch: Watch | None = None,
 ) -> Iterator[list[Row]]:
     """Run every controller on the same episodes, and yield the rows of one setting after the other.
@@ -249,7 +248,7 @@ def _weights_sum(directory: Path) -> str | None:
 class _Counter:
     """Counts the chunks that controllers return, and reports the count."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: OnSetting | None) -> None:
         self.total, self.done, self.what = total, 0, ""
         self._progress = progress
 

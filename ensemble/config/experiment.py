@@ -148,7 +148,7 @@ class Experiment(Section):
         """Let a search that names no metric compare what the family of its models is compared by."""
         if not isinstance(value, dict):
             return value
-        family, search = _family_of(value.get("model")), value.get("search") or {}
+        family, search = _family_of(value.get("model")), value.get("search", {})
         if family is None or not isinstance(search, dict):
             return value
         return {**value, "search": {"metric": family.search_metric, **search}}

@@ -127,7 +127,7 @@ def family_class(name: str) -> type[FamilyConfig]:
         raise UsageError(f"no model family {name!r}; there are {', '.join(_FAMILIES)}, and any module:Class")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty or relative name
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:  # ValueError: an empty or relative name
         raise UsageError(f"no model family {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, FamilyConfig)):
         raise UsageError(f"no model family {name!r}: {found!r} is no subclass of DynamicsConfig or PolicyConfig")

@@ -5,12 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {dotted path: scalar}. Lists and empty mappings become their JSON text."""
+def leaves(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: value}; lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= leaves(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple | Mapping) else value
+            flat[f"{prefix}{key}"] = value
     return flat
+
+
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {dotted path: scalar}. Lists and empty mappings become their JSON text."""
+    return {
+        path: json.dumps(value) if isinstance(value, list | tuple | Mapping) else value
+        for path, value in leaves(mapping).items()
+    }

@@ -179,7 +179,7 @@ def refuse_too_large(survey: Survey) -> None:
 def describe_model(experiment: Experiment) -> str:
     """Return the settings of a model's size: `n_layer=12 n_head=16 n_embd=384`."""
     sizes = ("n_layer", "n_head", "n_embd", "block_size")
-    short_path = {name: getattr(experiment.model, name) for name in sizes if hasattr(experiment.model, name)}
+    given = {name: getattr(experiment.model, name) for name in sizes if hasattr(experiment.model, name)}
     # A family without them is described by all that differs from its defaults.
-    values = short_path or experiment.model.model_dump(mode="json", exclude_defaults=True)
+    values = given or experiment.model.model_dump(mode="json", exclude_defaults=True)
     return " ".join(f"{name}={value}" for name, value in values.items())

@@ -202,5 +202,5 @@ def non_dominated(values: Float64, modes: Sequence[Mode]) -> npt.NDArray[np.bool
 
 
 def _filled(columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Column, ...]:
-    """Leave out the columns that no row fills; the counts of how seeds ended always stay."""
-    return filled_columns(columns, rows, keep=_COUNT_KEYS)
+    """Leave out the columns that no row fills; the counts of how seeds ended and the interval always stay."""
+    return filled_columns(columns, rows, keep={*_COUNT_KEYS, INTERVAL.key})

@@ -8,8 +8,8 @@ from math import log
 
 from ensemble.config import Choice, ExperimentFile
 from ensemble.config.experiment import SearchConfig
-from ensemble.config.forks import grid_size
 from ensemble.config.train import TrainConfig
+from ensemble.search.describe_space import trial_count
 
 
 def first_rung(search: SearchConfig, train: TrainConfig) -> int:
@@ -41,7 +41,7 @@ def kept_share(file: ExperimentFile) -> float | None:
             starts.append(starts[-1] * search.eta)
         return sum(_halving(start, search.eta, train) for start in starts) / len(starts)
     if search.pruner == "i_epoch":
-        tried = search.most_trials or grid_size(file.tree)
+        tried = trial_count(file)
         kept = min(1.0, search.keep * (1 + log(max(1.0, tried / search.keep))) / tried)
         rung = min(steps, _next_validation(grace, train))
         return (rung + kept * (steps - rung)) / steps

@@ -21,6 +21,7 @@ from optuna.distributions import (
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.forks import option_name
 from ensemble.config.space import KINDS, Choice, Distribution, Int, LogUniform, Uniform
+from ensemble.config.tree import leaves
 from ensemble.errors import UsageError
 from ensemble.search.describe_space import describe_distribution, describe_option
 from ensemble.text import did_you_mean
@@ -126,7 +127,7 @@ def point_parameters(file: ExperimentFile, point: Mapping[str, Any], where: str)
 
     Raises UsageError, naming `where`, for a key that is not searched and for a value outside its distribution.
     """
-    values = _flat(point)
+    values = leaves(point)
     used: set[str] = set()
     fixed: Parameters = {}
 
@@ -188,17 +189,6 @@ def _describe(distribution: Distribution | None) -> str:
     return "not searched" if distribution is None else describe_distribution(distribution)
 
 
-def _flat(point: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in point.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
-
-
 def _path(name: str) -> str:
     """Return the dotted path of a parameter: its name without the options in brackets."""
     parts, depth = [], 0
@@ -220,14 +210,14 @@ def _option(choice: Choice, values: Mapping[str, Any], path: str, used: set[str]
     best: int | None = None
     for index, option in enumerate(choice.options):
         if isinstance(option, Mapping) and inside:
-            flat = _flat(option)
+            flat = leaves(option)
             given = {name: flat[name] for name in inside if name in flat}
             if all(name in flat or _searched_under(option, name) for name in inside) and all(
                 given[name] == inside[name] for name in given
             ):
                 best = index if best is None else best
     if best is not None:
-        used.update(f"{path}.{name}" for name in inside if name in _flat(choice.options[best]))
+        used.update(f"{path}.{name}" for name in inside if name in leaves(choice.options[best]))
     return best
 
 
@@ -259,7 +249,7 @@ def _refuse_unused(
 ) -> None:
     """Raise UsageError for a key that is not searched, unless it has the value of the file."""
     searched = list(file.varied(experiment))
-    fixed = _flat(experiment.model_dump(mode="json"))
+    fixed = leaves(experiment.model_dump(mode="json"))
     for name, value in values.items():
         if name in used or (name in fixed and fixed[name] == value):
             continue

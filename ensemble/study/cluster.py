@@ -17,6 +17,7 @@ from typing import Any
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
 from ensemble.signals import kept_sigterm
+from ensemble.text import byte_size
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's entrypoint
 
@@ -63,7 +64,7 @@ class Needs:
     def describe(self) -> str:
         """Return the request as text: `2 workers of 1 CPU, 0.5 GPU each`."""
         text = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
-        text += f", {self.memory / self.workers / 2**30:.1f} GiB" if self.memory else ""
+        text += f", {byte_size(self.memory / self.workers)}" if self.memory else ""
         return f"{self.workers} workers of {text} each" if self.workers > 1 else text
 
 
@@ -113,7 +114,6 @@ def set_cluster_address() -> None:
     import ray
 
     # Without it Ray Train searches the machine, may find another cluster, and frees nothing in ours.
-
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
@@ -144,7 +144,7 @@ def slots(request: Needs, nodes: list[ClusterNode]) -> int:
         largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory))
         raise UsageError(
             f"resources: a trial needs {request.describe()}; the largest of {len(nodes)} node(s), {largest.name}, has "
-            f"{largest.cpus:g} CPU, {largest.gpus:g} GPU, {largest.memory / 2**30:.1f} GiB"
+            f"{largest.cpus:g} CPU, {largest.gpus:g} GPU, {byte_size(largest.memory)}"
         )
     if sum(workers) < request.workers:
         raise UsageError(

@@ -155,12 +155,12 @@ class StudyProgress:
     def summary(self) -> str:
         """Return one line on the study."""
         expected = plural(self.expected, "trial") if self.expected else "? trials"
-        text = f"{self.ended} of {expected}, {self.share:.0%}, {duration(self.clock() - self.started)}"
+        text = f"{self.ended} of {expected}, {self.share:.0%}, {duration(self.clock() - self.started, tenths=False)}"
         for status in ("pruned", "diverged", "failed", "paused"):
             if count := sum(status in trial.status for trial in self.trials):
                 text += f", {count} {status}"
         if not (self.finished or self.paused) and self.remaining is not None:
-            text += f", about {duration(self.remaining)} left"
+            text += f", about {duration(self.remaining, tenths=False)} left"
         return text
 
 

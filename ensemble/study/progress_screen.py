@@ -161,4 +161,4 @@ def _error(progress: Progress) -> str:
 def _remaining_time(trial: TrialProgress) -> str:
     if trial.status != "running" or not trial.rate:
         return ""
-    return duration((1 - trial.share) * trial.steps * len(trial.seeds) / trial.rate)
+    return duration((1 - trial.share) * trial.steps * len(trial.seeds) / trial.rate, tenths=False)

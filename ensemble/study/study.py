@@ -17,7 +17,7 @@ from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
 from ensemble.store import read_table
-from ensemble.study.checks import KnownTrials, check_search, search_notes
+from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, search_notes
 from ensemble.study.cluster import ClusterNode, Needs, connected, cpu_count, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, write_plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
@@ -90,7 +90,6 @@ def _open_log(plan: Plan, data: PreparedData, known: KnownTrials) -> None:
     """Begin the log of a search with the known trials, or refuse a log that this file does not reproduce."""
     # In this process, where a UsageError reaches the user before any actor or trial is started.
     from ensemble.search.judge import Judge
-    from ensemble.study.checks import FeasibilityCheck
 
     Judge(plan.file, plan.log, known=known, feasibility=FeasibilityCheck(data, plan.base_dir))
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.__main__ import BY_NAME_ONLY, MODULES
 
+pytestmark = pytest.mark.benchmark
 ROOT = Path(__file__).parents[2]
 
 ROWS = {  # a name that begins a line, in which a number follows

@@ -71,6 +71,8 @@ def test_details_come_when_asked_and_leave_the_loss_alone(config: ModelConfig) -
     assert torch.equal(loss, module(batch)[0])
     assert all(value.shape[0] == 3 for value in details.values())
     assert set(details) == {*config.loss_details, *(["one_step_mse"] if config.task == "dynamics" else [])}
+    names = {"gpt_dynamics": {"one_step_mse"}, "pi0": set(), "pi0_fast": {"token_accuracy"}}
+    assert set(details) == names.get(config.family, set(details))
 
 
 def test_a_gradient_reaches_every_parameter_of_every_member_in_the_arena(config: ModelConfig) -> None:

@@ -60,6 +60,15 @@ def test_a_search_that_runs_is_called_one(running: Path) -> None:
     assert "not finished" in (running / "report.html").read_text()
 
 
+def test_a_search_whose_log_is_damaged_is_reported_up_to_the_damage(running: Path) -> None:
+    lines = (running / "search.log").read_text().splitlines(keepends=True)
+    lines[8] = "00000000 " + lines[8][9:]
+    (running / "search.log").write_text("".join(lines))
+    search = read_run(running).search
+    assert search is not None
+    assert [trial.number for trial in search.trials] == list(range(7))
+
+
 def test_its_trials_have_their_numbers_and_names(running: Path) -> None:
     run = read_run(running)
     assert run.search is not None

@@ -74,10 +74,15 @@ def test_its_metrics_are_those_of_its_task() -> None:
             r"tiny.yaml:5:17: model.family: no model family 'own_family:Nothing': module ",
         ),
         ("{family: no_such_lab:Mine}", r"tiny.yaml:5:17: model.family: .*No module named 'no_such_lab'"),
+        ("{family: broken_family:Mine}", r"tiny.yaml:5:17: model.family: .*invalid syntax"),
         ("{family: pathlib:Path}", r"tiny.yaml:5:17: model.family: .*no subclass of DynamicsConfig or PolicyConfig"),
     ],
 )
-def test_what_is_wrong_with_its_section_is_said_with_its_place(tiny: Tiny, section: str, message: str) -> None:
+def test_what_is_wrong_with_its_section_is_said_with_its_place(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, message: str
+) -> None:
+    (tmp_path / "broken_family.py").write_text("class Mine(:")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=message):
         load(tiny((BEFORE, section)))
     with pytest.raises(UsageError, match=message.partition(":5:")[2].partition(": ")[2]):

@@ -95,7 +95,7 @@ def test_seeds_and_durations_are_short() -> None:
     assert seed_text(range(10)) == "0-9"
     assert seed_text((3, 5, 8)) == "3,5,8"
     assert seed_text((4,)) == "4"
-    assert [duration(s) for s in (4.4, 65, 7800)] == ["4.4 s", "1 min 05 s", "2 h 10 min"]
+    assert [duration(s, tenths=False) for s in (4.4, 65, 7800)] == ["4 s", "1 min 05 s", "2 h 10 min"]
 
 
 def test_a_paused_trial_has_not_ended() -> None:
@@ -114,12 +114,12 @@ def test_a_paused_trial_has_not_ended() -> None:
 
 
 def test_nothing_is_done_before_the_first_trial() -> None:
-    assert StudyProgress(2, Clock()).summary() == "0 of 2 trials, 0%, 0.0 s"
-    assert StudyProgress(4, Clock(), ended_before=3).summary() == "3 of 4 trials, 75%, 0.0 s"
+    assert StudyProgress(2, Clock()).summary() == "0 of 2 trials, 0%, 0 s"
+    assert StudyProgress(4, Clock(), ended_before=3).summary() == "3 of 4 trials, 75%, 0 s"
 
 
 def test_one_trial_is_singular() -> None:
-    assert StudyProgress(1, Clock()).summary() == "0 of 1 trial, 0%, 0.0 s"
+    assert StudyProgress(1, Clock()).summary() == "0 of 1 trial, 0%, 0 s"
 
 
 def test_trials_that_ended_before_a_run_was_extended_are_counted() -> None:
