@@ -1,7 +1,7 @@
 """What one configuration costs: parameters, FLOPs, bytes. Nothing is allocated.
 
 What a step computes and keeps follows from its family (`models/cost.py`); here it becomes the cost of a member from
-begin to end: its steps, its validations, its memory.
+beginning to end: its steps, its validations, its memory.
 
 FLOPs of a transformer (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; PaLM, arXiv 2204.02311, appendix B): with M
 weights in matrix products, L layers of width d and windows of T points, a token costs 2 M + 4 L d T forward, the second

@@ -144,7 +144,7 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
         counts = "ok, planned" if run.search else "n ok/planned"
         lines.append(f"{counts}: seeds that did not complete are in no mean.")
     if any(row["diverged"] for row in rows) and len(rows) > 1:
-        lines.append("Configurations with a diverged seed stand behind those without, whatever their mean.")
+        lines.append("Configurations with a diverged seed rank below those without, whatever their mean.")
     if any(row["kind"] == "baseline" for row in table.rows):
         lines.append(f"x better: how many times {better} the ensemble's mean is than the baseline on the same windows.")
     return tuple(lines)

@@ -112,7 +112,7 @@ def _member_lines(run: Run, members: Sequence[MemberRow]) -> Iterator[str]:
 def _import_lines(members: Sequence[MemberRow]) -> Iterator[str]:
     """Say which files members are from that were not trained here; nothing trains them again."""
     yield ""
-    yield "imported: trained elsewhere, on data and by a recipe that the files do not say"
+    yield "imported: trained elsewhere, on data and by a recipe not recorded in the files"
     for member in members[:_SHOWN]:
         yield f"  seed {member['seed']:<4}  {member['imported_from']}  sha256 {member['imported_sha256']}"
 
@@ -124,7 +124,7 @@ def _lineage_lines(run: Run, member: MemberRow) -> Iterator[str]:
     yield f"  data        fingerprint {member['data_fingerprint']}" + (f", {split}" if split else "")
     commit = str(member["git_commit"] or "unknown")
     yield f"  code        git commit {commit.rstrip('+')}" + (
-        " with changes of its own" if commit.endswith("+") else ""
+        " with uncommitted changes" if commit.endswith("+") else ""
     )
     versions = _versions(member)
     yield f"  versions    {', '.join(f'{name} {versions[name]}' for name in sorted(versions)) or 'unknown'}"

@@ -124,11 +124,11 @@ def _notes(rows: Sequence[TableRow]) -> tuple[str, ...]:
     notes = ["These seeds chose the configurations: the best of many looks better here than it is."]
     if any(row["state"] == "pruned" for row in rows):
         notes.append(
-            "Stopped early (pruned): what they showed last, over the seeds that were asked then, is no mean of "
-            "finished members; they stand behind, ordered by how far they came."
+            "Stopped early (pruned): what they showed last, over the seeds evaluated at that rung, is no mean of "
+            "finished members; they rank below those, ordered by how far they came."
         )
     if any(row["state"] in ("diverged", "failed") for row in rows):
-        notes.append("A configuration that lost a seed stands behind those that lost none, whatever its mean.")
+        notes.append("A configuration that lost a seed ranks below those that lost none, whatever its mean.")
     return tuple(notes)
 
 

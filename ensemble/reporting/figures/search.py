@@ -186,11 +186,11 @@ def draw_courses(context: FigureContext) -> Picture | None:
     save(figure, context.folder / "courses.png")
     stopped = sum(trial.state == "pruned" for trial in search.trials)
     words = f" Stopped early, at the triangle: {plural(stopped, 'configuration')}." if stopped else ""
-    return context.picture("courses.png", "Configurations rung by rung", f"What decided which went on.{words}")
+    return context.picture("courses.png", "Configurations rung by rung", f"What decided which trials continued.{words}")
 
 
 def _course(search: Search, trial: SearchTrial) -> tuple[Float64, Float64]:
-    """Return the steps and means of a trial; a completed one goes on to its last step and value."""
+    """Return the steps and means of a trial; a completed one continues to its last step and value."""
     x, y = search.courses.get(trial.number, (np.array([]), np.array([])))
     last = trial.steps / trial.seeds if trial.seeds else 0.0
     if trial.state == "completed" and trial.value is not None and x.size and last > x[-1]:
