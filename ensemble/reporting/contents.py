@@ -4,7 +4,6 @@ Markdown, page, LaTeX and terminal render the same contents.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ class Report:
         return [row for row in self.table.rows if row["kind"] == "configuration"]
 
 
-def compose(run: Run, metric: str | None) -> Report:
+def compose_report(run: Run, metric: str | None) -> Report:
     """Put together the report of a run by `metric` (None: the test error); UsageError for a metric it does not have."""
     chosen = run.check_metric(metric)
     table = result_table(run, chosen)
@@ -220,8 +219,3 @@ def _nested(tree: dict[str, Any], *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def joined(lines: Iterable[str]) -> str:
-    """Join lines that end with a newline each."""
-    return "".join(f"{line}\n" for line in lines)

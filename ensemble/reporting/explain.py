@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ensemble.errors import UsageError
-from ensemble.reporting.contents import joined
 from ensemble.reporting.groups import is_finite, role_rank
 from ensemble.reporting.number_format import number, setting
 from ensemble.reporting.rebuild import configuration, rebuild, require_member, searched
@@ -40,7 +39,7 @@ def explain(run: Run, config: str, seed: int | None) -> str:
     made_here = (_lineage_lines(run, chosen), _stream_lines(run, chosen), _rebuild_lines(run, chosen))
     lineage = (_import_lines(members),) if chosen.get("imported_from") else made_here
     parts = (_configuration_lines(run, found, chosen), _member_lines(run, members), *lineage)
-    return joined(line for part in parts for line in part)
+    return "".join(f"{line}\n" for part in parts for line in part)
 
 
 def find_configuration(run: Run, text: str) -> str:

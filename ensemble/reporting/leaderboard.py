@@ -82,7 +82,7 @@ def without_counted_status(table: Table) -> Table:
     return replace(table, columns=tuple(column for column in table.columns if column is not status))
 
 
-def terminal_board(table: Table) -> Table:
+def terminal_leaderboard(table: Table) -> Table:
     """Lay a leaderboard out for a terminal: number of the trial first, settings last, the counts in one column."""
     others = [column for column in table.columns if column.key not in (LABEL.key, *_COUNT_KEYS)]
     rows = tuple({**row, **_brief_cells(row)} for row in table.rows)

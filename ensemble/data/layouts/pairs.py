@@ -80,9 +80,10 @@ def _open_tokens(container: Container) -> Recording:
     text = f"{count} decode to no complete chunk by {file.name}, the first pair-"
     if len(broken) > max(1, _BROKEN * pairs):
         raise DataError(f"{container.path}: {text}{broken[0]}: is it of other pairs?")
-    completed = f"{text}{broken[0]}: the highest frequencies that are missing are 0"
-    notices = (_ROUNDED, completed) if len(broken) else (_ROUNDED,)
-    return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, notices)
+    notices = [_ROUNDED]
+    if len(broken):
+        notices.append(f"{text}{broken[0]}: the highest frequencies that are missing are 0")
+    return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, tuple(notices))
 
 
 def _decode(container: Container, tokenizer: ActionTokenizer) -> tuple[Float32, Bools]:

@@ -85,7 +85,9 @@ def draw_history(context: FigureContext) -> Picture | None:
     label_ends(axes, [(float(best[-1]), "best so far", PALETTE[0])], 2.5)
     _legend(axes, context)
     save(figure, context.folder / "history.png")
-    return context.picture("history.png", "Optimization history", f"A mark is a configuration. {mark_words(context)}")
+    return context.picture(
+        "history.png", "Optimization history", f"A mark is a configuration. {describe_marks(context)}"
+    )
 
 
 def scatter(axes: Axes, context: FigureContext, places: Mapping[int, float], labels: bool = True) -> None:
@@ -131,7 +133,7 @@ def _draw_leader(
         axes.annotate(text, point, (4, up), "data", "offset points", va="center", color=color, fontsize=8, zorder=5)
 
 
-def mark_words(context: FigureContext) -> str:
+def describe_marks(context: FigureContext) -> str:
     """Say what the marks mean, mentioning only what there is."""
     states = {trial.state for trial in context.search.trials}
     words = []
