@@ -33,12 +33,12 @@ PAGES = [
 PURPOSE = {
     9: "commands: options, messages, exit codes",
     8: "what a file amounts to before it runs; files of another program",
-    7: "a run from begin to end, on Ray; policies in their environment",
+    7: "a run from beginning to end, on Ray; policies in their environment",
     6: "packs, arena, optimizer, loop, checkpoints, rows",
     5: "rollout errors and baselines",
     4: "environments that make data",
     3: "HDF5 to windows; networks; Parquet to reports; Optuna",
-    2: "where files lie, the log of a search, FAST tokenizers",
+    2: "paths of a run, the log of a search, FAST tokenizers",
     1: "experiment files, checked; files written whole or not at all",
     0: "names, errors, random streams, texts: the words of all floors",
 }

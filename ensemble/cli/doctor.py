@@ -21,7 +21,7 @@ PACKAGES = (
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine offers, and correct the mode of Ray's token file.
+    """Report what this machine offers, and correct the mode of Ray's token file.
 
     \b
     ensemble doctor

@@ -148,10 +148,10 @@ def _announce(candidates: Sequence["Candidate"], protocol: "EvaluationProtocol",
 def _show(run: Path, beside: Sequence[Path], episodes: int | None = None, seed: int | None = None) -> None:
     from rich.console import Console
 
-    from ensemble.closed_loop.report import compose
+    from ensemble.closed_loop.report import compose_evaluation
     from ensemble.closed_loop.show import render_evaluation, write_evaluation
 
-    render_evaluation(write_evaluation(compose(run, beside, episodes, seed)), Console())
+    render_evaluation(write_evaluation(compose_evaluation(run, beside, episodes, seed)), Console())
     film = ("--noise", "0.05", "--replan", "10", "--video-members", "all", "--video", "film.gif")
     say(f"next: {command('ensemble', 'evaluate', run, *film)}")
 

@@ -25,7 +25,7 @@ CALIBRATION = 20.0  # seconds
 def plan(
     file: str, results: Path, overrides: tuple[str, ...], calibrate: bool, address: str, device: str | None
 ) -> None:
-    """Say what FILE amounts to: space, members, models, memory, FLOPs and hours. Nothing is trained or written.
+    """Report what FILE amounts to: space, members, models, memory, FLOPs and hours. Nothing is trained or written.
 
     \b
     ensemble plan gpt_quick

@@ -91,9 +91,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     with sole_driver(plan.run):
         changed = other_versions(plan)
         if changed and not force and not (is_complete(plan) and trials is None and seeds is None):
-            raise UsageError(
-                f"{run}: {changed[0]} since the run began; results may differ. --force goes on all the same"
-            )
+            raise UsageError(f"{run}: {changed[0]} since the run began; results may differ. --force continues anyway")
         if count := forget_failures(plan):
             say(f"{count} failed member(s) are trained again")
         if is_complete(plan) and trials is None and seeds is None:
@@ -116,7 +114,7 @@ def _extension(run: Path, trials: str | None, seeds: int | None) -> list[str]:
         now = first.search.most_trials or 0
         wanted = now + int(trials) if trials.startswith("+") else int(trials)
         if first.search.sampler == "grid":
-            raise UsageError(f"--trials {trials}: the search is a grid, which has no more; search a wider space anew")
+            raise UsageError(f"--trials {trials}: the search is a grid, which has no more; search a wider space")
         if wanted < now:
             raise UsageError(
                 f"--trials {trials}: the search has {now}; give a larger total, or +{trials} for so many more"

@@ -81,23 +81,23 @@ def run_episodes(
     `noise` is in motor units.
     """
     count, steps = episodes.noise.shape
-    fleet = Pendulums(np.tile(episodes.start, (members, 1)))
+    pendulums = Pendulums(np.tile(episodes.start, (members, 1)))
     disturbance = noise * np.tile(episodes.noise, (members, 1))[..., None]  # (M * N, T, 1)
     states = np.empty((members * count, steps + 1, 4))
     actions = np.empty((members * count, steps, 1))
-    states[:, 0] = fleet.state
+    states[:, 0] = pendulums.state
     seconds, step = [], 0
     controller.reset()
     while step < steps:
         begin = time.perf_counter()
-        chunk = np.asarray(controller.act(fleet.state.reshape(members, count, 4)), dtype=np.float64)
+        chunk = np.asarray(controller.act(pendulums.state.reshape(members, count, 4)), dtype=np.float64)
         seconds.append(time.perf_counter() - begin)
         if chunk.ndim != 4 or chunk.shape[:2] != (members, count) or not chunk.shape[2] or chunk.shape[3] != 1:
             raise ValueError(f"the controller's chunk must be ({members}, {count}, H, 1), not {chunk.shape}")
         part = slice(step, min(step + min(replan, chunk.shape[2]), steps))
         actions[:, part] = chunk.reshape(members * count, -1, 1)[:, : part.stop - part.start]
         applied = np.clip(np.nan_to_num(actions[:, part]) + disturbance[:, part], -CONTROL_LIMIT, CONTROL_LIMIT)
-        states[:, part.start + 1 : part.stop + 1] = fleet.advance(applied)
+        states[:, part.start + 1 : part.stop + 1] = pendulums.advance(applied)
         step = part.stop
     shape = (members, count)
     return _count(states.reshape(*shape, -1, 4), actions.reshape(*shape, -1, 1), float(np.mean(seconds)))

@@ -149,7 +149,10 @@ def _tile(parts: Sequence[Image.Image], columns: int, clock: str) -> Image.Image
 
 @dataclass(slots=True)
 class Recorder:
-    """Collects what members did, as the `watch` of `evaluate`; with `whole` all episodes, else the first alone."""
+    """Collects what members did in the first setting, as the `watch` of `evaluate`.
+
+    With `whole` all its episodes, else the first alone, so that a film shows an episode that was not selected.
+    """
 
     whole: bool = False
     setting: Setting | None = None

@@ -129,6 +129,6 @@ def load_policy(path: str | Path, config_hash: str | None = None, device: str = 
 
     Raises:
         UsageError: no such configuration, or it is not a policy's.
-        StorageError: nothing that finished lies there.
+        StorageError: no finished member there.
     """
     return PolicyEnsemble(find_members(path, config_hash), device)

@@ -48,7 +48,7 @@ class Evaluation:
         return verdict(self.contenders)
 
 
-def compose(
+def compose_evaluation(
     path: Path, beside: Sequence[Path] = (), episodes: int | None = None, episode_seed: int | None = None
 ) -> Evaluation:
     """Read the evaluation of a run, and what is compared with it: tables of published figures, evaluated runs.

@@ -44,7 +44,7 @@ def render_evaluation(found: Evaluation, console: Console) -> None:
     console.print(Text(f"report: {report} (and evaluation.csv, evaluation.parquet)"), soft_wrap=True)
 
 
-def spread(found: Measured | None) -> str:
+def mean_and_error(found: Measured | None) -> str:
     """Write mean ± std over members (error over episodes): `0.933 ± 0.054 (0.014)`."""
     if found is None:
         return "-"
@@ -85,10 +85,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("success", "success", rate, priority=5),
     Column("converge rate", "converge_rate", rate),
     Column("95 % interval", "converge_rate", _rate_interval, priority=6),
-    Column("converge step", "converge_step", spread, priority=4),
-    Column("velocity std [m/s]", "cart_velocity_std", spread, priority=7),
+    Column("converge step", "converge_step", mean_and_error, priority=4),
+    Column("velocity std [m/s]", "cart_velocity_std", mean_and_error, priority=7),
     Column("95 % interval", "cart_velocity_std", _interval, priority=3),
-    Column("length", "episode_length", spread, priority=2),
+    Column("length", "episode_length", mean_and_error, priority=2),
     Column("ms a chunk", "chunk_seconds", _milliseconds, priority=1),
 )
 
@@ -126,11 +126,14 @@ def to_markdown(found: Evaluation) -> str:
     for table in tables(found):
         parts += [f"## {table.title}\n", markdown_table(table)]
     parts += [f"![Converge rate and velocity]({figure.as_posix()})\n" for figure in found.figures]
-    parts += ["## How to read it\n", "".join(f"- {line}\n" for line in (*READING, *sources(found), *found.hidden))]
+    parts += [
+        "## How to read it\n",
+        "".join(f"- {line}\n" for line in (*READING, *published_sources(found), *found.hidden)),
+    ]
     return "\n".join(parts)
 
 
-def sources(found: Evaluation) -> list[str]:
+def published_sources(found: Evaluation) -> list[str]:
     """Say where published lines come from."""
     named = {line["source"]: None for line in found.lines if line["kind"] == "published" and line.get("source")}
     return [f"published: {source}" for source in named if source != "as above"]

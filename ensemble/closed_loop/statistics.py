@@ -2,7 +2,8 @@
 
 A row of `evaluation.parquet` carries its episodes. What an episode contributes to a metric is its jackknife
 pseudo-value n theta - (n - 1) theta(without it): the episode's own number for a mean, and what makes the episodes of
-one convergence step or velocity deviation comparable with those of another. Pure functions of rows.
+one convergence step or velocity deviation comparable with those of another. Everything is a function of rows but
+`read_published`, which reads figures of others from a CSV file.
 """
 
 import csv
@@ -225,7 +226,14 @@ def _shares(side: RowsBySetting, settings: Sequence[Setting], metric: str) -> Fl
 
 
 def read_published(file: Path) -> dict[Setting, list[dict[str, Any]]]:
-    """Read rows of a table, by setting; UsageError names file, line and column that cannot be read."""
+    """Read published figures from a CSV file, by setting.
+
+    Columns: `method, noise, replan, members, episodes` and for a metric `<metric>` and, where it is known,
+    `<metric>_std` over members; `source` is where they come from. An empty cell is unknown.
+
+    Raises:
+        UsageError: a file, line or column that cannot be read, named.
+    """
     found: dict[Setting, list[dict[str, Any]]] = {}
     try:
         with file.open(encoding="utf-8", newline="") as stream:

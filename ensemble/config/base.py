@@ -22,7 +22,7 @@ class Description:
 
 @dataclass(frozen=True)
 class OtherMembers:
-    """How a union of sections finds members that it does not list, by their tag; goes into `Annotated` beside it."""
+    """How a union of sections finds members that it does not list, by their tag; an annotation of the union."""
 
     find: Callable[[str], type[Section] | None]
 

@@ -81,7 +81,7 @@ def _problem(location: FieldLocation, error: Any, tree: TreeNode) -> Problem:
     if kind in ("union_tag_invalid", "union_tag_not_found") and location.kind.tag:
         return _unknown_tag(location, tree)
     if error["loc"][-1:] == ("[key]",):
-        wanted = f"the name {path[-1]!r} does not do; it needs {describe(location.kind)}"
+        wanted = f"the name {path[-1]!r} is not allowed; it must be {describe(location.kind)}"
         return Problem(_key_position(tree, path), path, wanted)
     return _wanted(location, tree)
 

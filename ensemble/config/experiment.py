@@ -11,7 +11,7 @@ from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
 from ensemble.config.train import TrainConfig
 from ensemble.errors import UsageError
 
-DEFAULT_TRIALS = 32  # of a search that says nothing
+DEFAULT_TRIALS = 32  # without search.trials
 
 Seeds = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
@@ -29,7 +29,7 @@ class SearchConfig(Section):
     """How configurations are suggested, stopped early and compared while searching."""
 
     sampler: Literal["tpe", "random", "gp", "cma", "qmc", "nsga2", "grid"] = Field(
-        "tpe", description="who suggests configurations; grid: every combination, in the order of the file"
+        "tpe", description="sampler of configurations; grid: every combination, in the order of the file"
     )
     trials: Annotated[int, Field(ge=1)] | None = Field(
         None, description=f"configurations to try; default: {DEFAULT_TRIALS}, with a grid all of them"
@@ -44,13 +44,13 @@ class SearchConfig(Section):
         {}, description="further objectives, as in {parameters: min}; then the best are a Pareto front"
     )
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "i_epoch", "none"] = Field(
-        "asha", description="who stops configurations early (wilcoxon pairs by seed and rung: a rule of thumb, no test)"
+        "asha", description="rule of early stopping (wilcoxon pairs by seed and rung: a rule of thumb, no test)"
     )
     grace: Annotated[int, Field(ge=1)] | None = Field(
         None, description="steps before the first decision; default: the last validation before train.steps / eta^2"
     )
-    eta: int = Field(3, ge=2, description="asha, hyperband: one in eta goes on from rung to rung")
-    keep: int = Field(3, ge=1, description="i_epoch: how many go on after the one rung at `grace`")
+    eta: int = Field(3, ge=2, description="asha, hyperband: one in eta continues from rung to rung")
+    keep: int = Field(3, ge=1, description="i_epoch: how many continue after the one rung at `grace`")
     order: Literal["async", "sync"] = Field(
         "async", description="sync: suggestions and decisions do not depend on which trial happened to end first"
     )
@@ -63,7 +63,7 @@ class SearchConfig(Section):
     race: bool = Field(False, description="begin with `race_start` seeds and add seeds only where the best may be")
     race_start: int = Field(2, ge=2, description="race: seeds that every configuration gets")
     budget: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="member-steps of the whole search: no trial is begun once they are spent"
+        None, description="member-steps of the whole search: no trial starts once they are spent"
     )
 
     _seeds_differ = field_validator("seeds")(_distinct)
@@ -111,7 +111,7 @@ class ResourcesConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Where curves go beside the Parquet files."""
+    """Where curves go besides the Parquet files."""
 
     tensorboard: bool = Field(True, description="event files per member")
     wandb: str | None = Field(None, description="Weights & Biases project (needs the extra: ensemble[wandb])")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it brings numpy and pyarrow, which a mistyped file does not
 TaskName = Literal["dynamics", "policy"]
 Prediction = Literal["relative", "absolute"]
 Role = Literal["state", "control"]
-Draw = Literal["fresh", "frozen"]  # noise anew at each step, or once and for all for each window
+Draw = Literal["fresh", "frozen"]  # noise anew at each step, or once per window
 
 
 class TokenizerConfig(Section):
@@ -26,7 +26,7 @@ class TokenizerConfig(Section):
     kind: Literal["tiny", "fast"] = Field("tiny", description="whole numbers as symbols, or the published FAST's bytes")
     scale: float = Field(10.0, gt=0, description="steps a unit of the cosine coefficients; more is finer")
     vocabulary: int = Field(256, ge=5, description="tokens, the four special ones among them")
-    max_length: int = Field(25, ge=3, description="tokens of a chunk, from begin to end; a rare longer one is cut")
+    max_length: int = Field(25, ge=3, description="tokens of a chunk, from [BOS] to [EOS]; a rare longer one is cut")
 
 
 class FamilyConfig(Section):
@@ -36,8 +36,8 @@ class FamilyConfig(Section):
         network: import path `module:Class` of its network, a `models.base.Family`; imported when a pack is built.
         task: what its models are trained for.
         required_roles: roles of which the data must have a feature.
-        search_metric: what a search compares that does not say so.
-        loss_details: further metrics a member of the task's own, as `forward(batch, details=True)` names them.
+        search_metric: the default of search.metric.
+        loss_details: further validation metrics, as `forward(batch, details=True)` names them.
     """
 
     network: ClassVar[str]
@@ -60,12 +60,15 @@ class FamilyConfig(Section):
 
     @property
     def noise_draw(self) -> Draw | None:
-        """How the noise of a training step is counted; None for a family that draws none."""
+        """Whether noise is drawn anew at each step or once per window; None: no noise."""
         return None
 
     @property
     def target(self) -> Prediction | None:
-        """Which state the statistics of the target are of: `relative` next - state, `absolute` next; None: no state."""
+        """The prediction target: `relative` next - state, `absolute` next state; None: no state is predicted.
+
+        A family whose file chooses it returns the field for it, as `GPTDynamicsConfig` its `prediction`.
+        """
         return None
 
     @property
@@ -98,7 +101,7 @@ class DynamicsConfig(FamilyConfig):
 
     @property
     def target(self) -> Prediction | None:
-        """Which state the statistics of the target are of, by default the change."""
+        """The prediction target, by default the change of the state."""
         return "relative"
 
     def named_inputs(self, features: Sequence["Feature"]) -> dict[str, tuple[str, ...]]:

@@ -28,7 +28,10 @@ class Fork(TreeNode):
     candidates: tuple[TreeNode, ...]
 
     def size(self) -> float:
-        """Number of values, infinite for a range of real numbers; the forks inside an option do not count."""
+        """Number of values; infinite for a range that is not listed (uniform, log_uniform, int_log).
+
+        The forks inside an option do not count.
+        """
         if isinstance(self.distribution, Choice):
             return len(self.candidates)
         if isinstance(self.distribution, Int):
@@ -36,7 +39,7 @@ class Fork(TreeNode):
         return inf
 
     def nth(self, index: int) -> TreeNode:
-        """Return the value at an index of the grid; a range of infinite size has its two ends."""
+        """Return the value at an index of the grid; a range that is not listed has its two ends."""
         if isinstance(self.distribution, Int):
             return TreeNode(self._values(self.distribution)[index], self.position)
         return self.candidates[index]
@@ -175,7 +178,7 @@ def _forced(root: TreeNode, answers: Answers) -> TreeNode:
 
 
 def grid(root: TreeNode) -> Iterator[TreeNode]:
-    """Yield every combination in the order of the file, the first fork slowest; infinite ranges give their two ends."""
+    """Yield every combination in the order of the file, the first fork slowest; a range not listed gives its ends."""
     # An odometer whose number of digits varies: an option may lead to forks that another does not have.
     trail: list[int] = []
     while True:
@@ -225,7 +228,7 @@ def drawn(root: TreeNode, count: int, random: Random) -> Iterator[TreeNode]:
 
 
 def grid_size(node: TreeNode) -> float:
-    """Return the number of combinations of a grid; infinite with an infinite range."""
+    """Return the number of combinations of a grid; infinite with a range that is not listed (see `Fork.size`)."""
     if isinstance(node, Fork):
         if isinstance(node.distribution, Choice):
             return sum(grid_size(candidate) for candidate in node.candidates)

@@ -51,7 +51,8 @@ class ExperimentFile:
     def configurations(self) -> list[Experiment]:
         """Return the grid in the order of the file, the first key slowest; one configuration without distributions.
 
-        Impossible combinations are left out (see `infeasible`). UsageError with an infinite range.
+        Impossible combinations are left out (see `infeasible`). UsageError with a range that is not listed (uniform,
+        log_uniform, int_log).
         """
         return list(self._expanded[0])
 

@@ -71,7 +71,7 @@ class GPTDynamicsConfig(DynamicsConfig):
 
     @property
     def target(self) -> Prediction | None:
-        """Which state the statistics of the target are of."""
+        """The prediction target: the field `prediction`."""
         return self.prediction
 
     @property

@@ -19,7 +19,7 @@ VECTOR = 16  # floats in the widest CPU vector
 LONGEST = 64  # times up to which all pairs are written out on a CPU
 
 
-class _Attention(torch.autograd.Function):
+class _AttentionFunction(torch.autograd.Function):
     """softmax(q k' / sqrt(h) + mask) v, its weights masked by dropout, in fp32."""
 
     @staticmethod
@@ -78,7 +78,7 @@ def attention(qkv: Tensor, mask: Tensor, keep: Tensor | None = None, p: float = 
     if keep is None and (qkv.is_cuda or qkv.shape[1] > LONGEST):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2)
-    return cast(Tensor, _Attention.apply(qkv, mask, keep, p))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _AttentionFunction.apply(qkv, mask, keep, p))  # type: ignore[no-untyped-call]
 
 
 def causal_attention(qkv: Tensor, keep: Tensor | None = None, p: float = 0.0) -> Tensor:

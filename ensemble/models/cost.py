@@ -29,7 +29,7 @@ _FLYING, _FLYING_DROPOUT, _SLACK = 24, 16, 0.1
 
 
 @dataclass(frozen=True)
-class Step:
+class StepShape:
     """The step whose cost is asked for."""
 
     windows: int  # of one member
@@ -61,7 +61,7 @@ class StepCost:
 
     @classmethod
     def of_transformer(
-        cls, step: Step, sizes: Sizes, *, layers: int, width: int, tokens: int, saved: float, drops: bool
+        cls, step: StepShape, sizes: Sizes, *, layers: int, width: int, tokens: int, saved: float, drops: bool
     ) -> Self:
         """Return the cost of a transformer over sequences of `tokens` that keeps `saved` bytes a token.
 
@@ -79,12 +79,12 @@ class StepCost:
 class DeclaresCost(Protocol):
     """A network that says what its step costs."""
 
-    def cost(self, config: Any, features: Sequence[Feature], sizes: Sizes, step: Step) -> StepCost:
+    def cost(self, config: Any, features: Sequence[Feature], sizes: Sizes, step: StepShape) -> StepCost:
         """Return the cost of one member's step; a classmethod, so that no network is built for it."""
         ...
 
 
-def cost_of_step(config: FamilyConfig, features: Sequence[Feature], step: Step) -> tuple[Sizes, StepCost]:
+def cost_of_step(config: FamilyConfig, features: Sequence[Feature], step: StepShape) -> tuple[Sizes, StepCost]:
     """Return what one member of a family holds and what its step costs, with data of these features.
 
     Raises UsageError for an input that the data do not have, and for a network that declares no cost and cannot run on
@@ -117,7 +117,7 @@ def _without_fractions(value: Any) -> Any:
     return value
 
 
-def attention_floats(width: int, heads: int, time: int, step: Step, drops: bool) -> int:
+def attention_floats(width: int, heads: int, time: int, step: StepShape, drops: bool) -> int:
     """Return the numbers per token that the weights of self-attention keep.
 
     For each head a row of `time`, padded to whole vectors; a fused kernel keeps its output and a number a head instead.
@@ -126,7 +126,7 @@ def attention_floats(width: int, heads: int, time: int, step: Step, drops: bool)
     return width + heads if fused else heads * -(-time // VECTOR) * VECTOR
 
 
-def count_on_meta(config: FamilyConfig, features: tuple[Feature, ...], step: Step) -> StepCost:
+def count_on_meta(config: FamilyConfig, features: tuple[Feature, ...], step: StepShape) -> StepCost:
     """Run a step on the meta device and count, as torch itself does, a member's FLOPs and the bytes that it keeps.
 
     What is alive on top of them is taken to be as much again.

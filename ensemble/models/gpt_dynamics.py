@@ -21,7 +21,7 @@ from ensemble.config.model import GPTDynamicsConfig, MLPConfig, input_features
 from ensemble.errors import UsageError
 from ensemble.models.activations import gelu
 from ensemble.models.base import EPS, Batch, Device, Normalization, column_slices, wrap
-from ensemble.models.cost import Sizes, Step, StepCost, attention_floats
+from ensemble.models.cost import Sizes, StepCost, StepShape, attention_floats
 from ensemble.models.layers import MLP, CausalSelfAttention, Dropout, Embedding, LayerNorm, Linear
 from ensemble.models.products import Precision, add_row, member_mean, sum_rows
 from ensemble.schema import Feature, Float32, role_columns
@@ -271,7 +271,7 @@ class GPTDynamics(nn.Module):
         return torch.where(self.state_angles, wrap(state), state)
 
     @classmethod
-    def cost(cls, config: GPTDynamicsConfig, features: Sequence[Feature], sizes: Sizes, step: Step) -> StepCost:
+    def cost(cls, config: GPTDynamicsConfig, features: Sequence[Feature], sizes: Sizes, step: StepShape) -> StepCost:
         """Return what a step costs, tensor by tensor of this file; a test compares it with autograd's own account.
 
         A block keeps 2 d into its norms with their 4 moments, 3 d + 8 d into its products (half as wide in bf16), 3 d

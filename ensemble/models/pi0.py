@@ -25,7 +25,7 @@ from ensemble.models.base import Batch, Decode, Device, Noise, Normalization
 from ensemble.models.noise import beta, normal, uniform
 from ensemble.models.policy import Policy
 from ensemble.models.products import Precision, add_row, member_mean, product
-from ensemble.models.transformer import Encoder, EncoderLayer, Step, XavierEmbedding, XavierLinear
+from ensemble.models.transformer import Encoder, EncoderLayer, PassInputs, XavierEmbedding, XavierLinear
 from ensemble.schema import Feature
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0  # of the sines and cosines of time, as openpi's
@@ -131,7 +131,8 @@ class Pi0(Policy):
         tokens = torch.cat([first[:, :, None], later.view(members, batch, horizon, width)], 2)
         places = self.position_embedding.weight[:, : horizon + 1].reshape(members, 1, -1)
         h = add_row(tokens.float().view(members, batch, -1), places).view(members, -1, width)
-        h = self.transformer(h, Step(position, keys, self._mask(horizon + 1, h.device))).view(members, batch, -1, width)
+        inputs = PassInputs(position, keys, self._mask(horizon + 1, h.device))
+        h = self.transformer(h, inputs).view(members, batch, -1, width)
         out: Tensor = self.flow_output(h[:, :, 1:].flatten(1, 2))
         return out.float().view(x.shape)
 

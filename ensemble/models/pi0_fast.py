@@ -21,7 +21,7 @@ from ensemble.models.layers import Dropout
 from ensemble.models.noise import gumbel
 from ensemble.models.policy import Policy
 from ensemble.models.products import Precision, add_row, per_member
-from ensemble.models.transformer import Decoder, DecoderLayer, Step, XavierEmbedding, XavierLinear
+from ensemble.models.transformer import Decoder, DecoderLayer, PassInputs, XavierEmbedding, XavierLinear
 from ensemble.schema import Feature
 
 BOS, EOS, PAD = 0, 1, 2
@@ -84,7 +84,7 @@ class Pi0Fast(Policy):
         embedded = self.token_embedding(tokens).view(members, batch, -1)
         places = self.position_embedding.weight[:, :time].reshape(members, 1, -1)
         h = add_row(embedded, places).view(members, -1, width)
-        h = self.transformer(h, memory, Step(position, keys, causal_mask(time, h.device)))
+        h = self.transformer(h, memory, PassInputs(position, keys, causal_mask(time, h.device)))
         logits = self.output_layer(h).float().view(members, batch, time, -1)
         return cast(Tensor, self.output_dropout(logits, position, keys))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ensemble.config.model import input_features
 from ensemble.config.policy import TransformerPolicyConfig
 from ensemble.models.base import EPS, Device, Normalization, wrap
-from ensemble.models.cost import Sizes, Step, StepCost, attention_floats
+from ensemble.models.cost import Sizes, StepCost, StepShape, attention_floats
 from ensemble.schema import Feature, role_columns
 
 
@@ -81,7 +81,9 @@ class Policy(nn.Module):
         return chunk * self.action_scale + self.action_mean
 
     @classmethod
-    def cost(cls, config: TransformerPolicyConfig, features: Sequence[Feature], sizes: Sizes, step: Step) -> StepCost:
+    def cost(
+        cls, config: TransformerPolicyConfig, features: Sequence[Feature], sizes: Sizes, step: StepShape
+    ) -> StepCost:
         """Return about what a step of a post-norm transformer costs; a test holds it to 15 % of torch's own account."""
         d, inner, product = config.n_embd, config.n_inner, step.product_bytes
         drops = config.dropout > 0

@@ -29,8 +29,8 @@ from ensemble.models.products import Precision, add_row, product
 Config = Pi0Config | Pi0FastConfig
 
 
-class Step(NamedTuple):
-    """What a pass through the layers is keyed by."""
+class PassInputs(NamedTuple):
+    """What a pass through the layers takes besides its activations."""
 
     position: Tensor  # (B,) int32, places in the global batch
     keys: Tensor | None  # (E, sites) int32, None to evaluate
@@ -70,7 +70,7 @@ class XavierEmbedding(Embedding):
         self.weight[member] = xavier(self.weight.shape[1:], generator)
 
 
-class _Attention(Layer):
+class _AttentionLayer(Layer):
     """What attention to oneself and to a memory hold alike, named and shaped as torch's nn.MultiheadAttention."""
 
     transposed = ("in_proj_weight",)
@@ -91,10 +91,10 @@ class _Attention(Layer):
         self.in_proj_bias[member] = 0
 
 
-class SelfAttention(_Attention):
+class SelfAttention(_AttentionLayer):
     """Multi-head self-attention."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, step: PassInputs) -> Tensor:
         """(E, B*T, d) -> (E, B*T, d)."""
         time = step.mask.shape[0]
         qkv = self._projected(x)
@@ -123,7 +123,7 @@ class SelfAttention(_Attention):
         return qkv.view(-1, 3, self.heads, x.shape[-1] // self.heads)
 
 
-class TokenAttention(_Attention):
+class TokenAttention(_AttentionLayer):
     """Multi-head attention to a memory of one token."""
 
     def read(self, memory: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class TokenAttention(_Attention):
         out: Tensor = self.out_proj(self._values(memory))
         return out
 
-    def forward(self, memory: Tensor, time: int, step: Step) -> Tensor:
+    def forward(self, memory: Tensor, time: int, step: PassInputs) -> Tensor:
         """(E, B, d) -> (E, B*T, d): for each query, the heads that dropout keeps."""
         members, batch, width = memory.shape
         keep = self.drop.kept(step.position, step.keys, (time, self.heads))
@@ -174,14 +174,14 @@ class _Layer(nn.Module):
     ) -> None:
         """Encoders have none."""
 
-    def _join(self, i: int, x: Tensor, branch: Tensor, step: Step | None) -> Tensor:
+    def _join(self, i: int, x: Tensor, branch: Tensor, step: PassInputs | None) -> Tensor:
         """Return norm_i(x + drop_i(branch)), (E, M, d)."""
         if step is not None:
             shape = x.shape[0], -1, step.mask.shape[0] * x.shape[2]  # dropout counts elements within a sample
             branch = self.drops[i - 1](branch.view(shape), step.position, step.keys).view_as(x)
         return cast(Tensor, self.get_submodule(f"norm{i}")(x + branch))
 
-    def _feedforward(self, x: Tensor, step: Step | None) -> Tensor:
+    def _feedforward(self, x: Tensor, step: PassInputs | None) -> Tensor:
         """(E, M, d) -> (E, M, d)."""
         h = gelu(self.linear1(x))
         if step is not None:
@@ -196,7 +196,7 @@ class EncoderLayer(_Layer):
     SITES = 4
     norms = 2
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, step: PassInputs) -> Tensor:
         """(E, B*T, d) -> (E, B*T, d)."""
         x = self._join(1, x, self.self_attn(x, step), step)
         return self._join(2, x, self._feedforward(x, step), step)
@@ -213,7 +213,7 @@ class DecoderLayer(_Layer):
     ) -> None:
         self.multihead_attn = TokenAttention(config, members, site, precision, device)
 
-    def forward(self, x: Tensor, memory: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, step: PassInputs) -> Tensor:
         """(E, B*T, d) and memory (E, B, d) -> (E, B*T, d)."""
         x = self._join(1, x, self.self_attn(x, step), step)
         x = self._join(2, x, self.multihead_attn(memory, step.mask.shape[0], step), step)
@@ -234,7 +234,7 @@ class Encoder(nn.Module):
         sites = range(first_site, first_site + config.n_layer * EncoderLayer.SITES, EncoderLayer.SITES)
         self.layers = nn.ModuleList(EncoderLayer(config, members, site, precision, device) for site in sites)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, step: PassInputs) -> Tensor:
         """(E, B*T, d) -> (E, B*T, d)."""
         for layer in self.layers:
             x = layer(x, step)
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
         sites = range(first_site, first_site + config.n_layer * DecoderLayer.SITES, DecoderLayer.SITES)
         self.layers = nn.ModuleList(DecoderLayer(config, members, site, precision, device) for site in sites)
 
-    def forward(self, x: Tensor, memory: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, step: PassInputs) -> Tensor:
         """(E, B*T, d) and memory (E, B, d) -> (E, B*T, d)."""
         for layer in self.layers:
             x = layer(x, memory, step)

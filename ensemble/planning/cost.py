@@ -1,7 +1,7 @@
 """What one configuration costs: parameters, FLOPs, bytes. Nothing is allocated.
 
 What a step computes and keeps follows from its family (`models/cost.py`); here it becomes the cost of a member from
-begin to end: its steps, its validations, its memory.
+beginning to end: its steps, its validations, its memory.
 
 FLOPs of a transformer (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; PaLM, arXiv 2204.02311, appendix B): with M
 weights in matrix products, L layers of width d and windows of T points, a token costs 2 M + 4 L d T forward, the second
@@ -20,7 +20,7 @@ from math import isinf
 
 from ensemble.config import Experiment
 from ensemble.config.train import SGDConfig, TrainConfig
-from ensemble.models.cost import Step, cost_of_step
+from ensemble.models.cost import StepShape, cost_of_step
 from ensemble.schema import Feature
 from ensemble.training.measure_dynamics import VALIDATION_CHUNK
 
@@ -59,7 +59,7 @@ def cost_of(experiment: Experiment, features: Sequence[Feature], device: str = "
     """Return what one member costs with data of these features; UsageError for an input that they do not have."""
     model, train, rollout = experiment.model, experiment.train, experiment.train.rollout
     share = train.batch_size // experiment.resources.workers
-    sizes, step = cost_of_step(model, features, Step(share, train.precision, device))
+    sizes, step = cost_of_step(model, features, StepShape(share, train.precision, device))
     ahead = model.prediction_passes
     return Cost(
         parameters=sizes.parameters,

@@ -13,7 +13,7 @@ from ensemble.config.experiment import Experiment
 from ensemble.data.trajectories import EPISODES, MANIFEST, describe, read_manifest, read_table
 from ensemble.errors import DataError
 from ensemble.schema import Feature
-from ensemble.study.prepare import planned_shards, short_path, sources
+from ensemble.study.prepare import planned_shards, short_path, source_paths
 from ensemble.text import plural
 
 ASSUMED_STATES = 4
@@ -45,7 +45,7 @@ def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataO
             return _described(shards)
         if config.path is None:
             return _simulated(config, experiment)
-        return _headers(config, sources(config, base_dir))
+        return _headers(config, source_paths(config, base_dir))
     # A plan is useful before there are data; `tune` reports the same error when it needs them.
     except DataError as error:
         return _assumed(experiment, str(error))

@@ -1,5 +1,4 @@
-"""Two configurations against each other over seeds: paired differences, Holm's correction, probability of improvement,
-and how many seeds would separate them.
+"""Paired comparison of two configurations over seeds: differences, Holm's correction, seeds needed.
 
 Pure functions of numbers, no configuration and no file; what is compared is decided in `versus`.
 """

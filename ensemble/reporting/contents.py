@@ -4,7 +4,6 @@ Markdown, page, LaTeX and terminal render the same contents.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ class Report:
         return [row for row in self.table.rows if row["kind"] == "configuration"]
 
 
-def compose(run: Run, metric: str | None) -> Report:
+def compose_report(run: Run, metric: str | None) -> Report:
     """Put together the report of a run by `metric` (None: the test error); UsageError for a metric it does not have."""
     chosen = run.check_metric(metric)
     table = result_table(run, chosen)
@@ -144,7 +143,7 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
         counts = "ok, planned" if run.search else "n ok/planned"
         lines.append(f"{counts}: seeds that did not complete are in no mean.")
     if any(row["diverged"] for row in rows) and len(rows) > 1:
-        lines.append("Configurations with a diverged seed stand behind those without, whatever their mean.")
+        lines.append("Configurations with a diverged seed rank below those without, whatever their mean.")
     if any(row["kind"] == "baseline" for row in table.rows):
         lines.append(f"x better: how many times {better} the ensemble's mean is than the baseline on the same windows.")
     return tuple(lines)
@@ -220,8 +219,3 @@ def _nested(tree: dict[str, Any], *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def joined(lines: Iterable[str]) -> str:
-    """Join lines that end with a newline each."""
-    return "".join(f"{line}\n" for line in lines)

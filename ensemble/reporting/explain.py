@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ensemble.errors import UsageError
-from ensemble.reporting.contents import joined
 from ensemble.reporting.groups import is_finite, role_rank
 from ensemble.reporting.number_format import number, setting
 from ensemble.reporting.rebuild import configuration, rebuild, require_member, searched
@@ -40,7 +39,7 @@ def explain(run: Run, config: str, seed: int | None) -> str:
     made_here = (_lineage_lines(run, chosen), _stream_lines(run, chosen), _rebuild_lines(run, chosen))
     lineage = (_import_lines(members),) if chosen.get("imported_from") else made_here
     parts = (_configuration_lines(run, found, chosen), _member_lines(run, members), *lineage)
-    return joined(line for part in parts for line in part)
+    return "".join(f"{line}\n" for part in parts for line in part)
 
 
 def find_configuration(run: Run, text: str) -> str:
@@ -112,7 +111,7 @@ def _member_lines(run: Run, members: Sequence[MemberRow]) -> Iterator[str]:
 def _import_lines(members: Sequence[MemberRow]) -> Iterator[str]:
     """Say which files members are from that were not trained here; nothing trains them again."""
     yield ""
-    yield "imported: trained elsewhere, on data and by a recipe that the files do not say"
+    yield "imported: trained elsewhere, on data and by a recipe not recorded in the files"
     for member in members[:_SHOWN]:
         yield f"  seed {member['seed']:<4}  {member['imported_from']}  sha256 {member['imported_sha256']}"
 
@@ -124,7 +123,7 @@ def _lineage_lines(run: Run, member: MemberRow) -> Iterator[str]:
     yield f"  data        fingerprint {member['data_fingerprint']}" + (f", {split}" if split else "")
     commit = str(member["git_commit"] or "unknown")
     yield f"  code        git commit {commit.rstrip('+')}" + (
-        " with changes of its own" if commit.endswith("+") else ""
+        " with uncommitted changes" if commit.endswith("+") else ""
     )
     versions = _versions(member)
     yield f"  versions    {', '.join(f'{name} {versions[name]}' for name in sorted(versions)) or 'unknown'}"

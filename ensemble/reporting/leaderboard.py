@@ -82,7 +82,7 @@ def without_counted_status(table: Table) -> Table:
     return replace(table, columns=tuple(column for column in table.columns if column is not status))
 
 
-def terminal_board(table: Table) -> Table:
+def terminal_leaderboard(table: Table) -> Table:
     """Lay a leaderboard out for a terminal: number of the trial first, settings last, the counts in one column."""
     others = [column for column in table.columns if column.key not in (LABEL.key, *_COUNT_KEYS)]
     rows = tuple({**row, **_brief_cells(row)} for row in table.rows)
@@ -124,11 +124,11 @@ def _notes(rows: Sequence[TableRow]) -> tuple[str, ...]:
     notes = ["These seeds chose the configurations: the best of many looks better here than it is."]
     if any(row["state"] == "pruned" for row in rows):
         notes.append(
-            "Stopped early (pruned): what they showed last, over the seeds that were asked then, is no mean of "
-            "finished members; they stand behind, ordered by how far they came."
+            "Stopped early (pruned): what they showed last, over the seeds evaluated at that rung, is no mean of "
+            "finished members; they rank below those, ordered by how far they came."
         )
     if any(row["state"] in ("diverged", "failed") for row in rows):
-        notes.append("A configuration that lost a seed stands behind those that lost none, whatever its mean.")
+        notes.append("A configuration that lost a seed ranks below those that lost none, whatever its mean.")
     return tuple(notes)
 
 

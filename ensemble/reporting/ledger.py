@@ -130,7 +130,7 @@ def optimism_table(search: Search, found: Sequence[Optimism]) -> Table | None:
     )
     worse = "Below" if search.mode == "min" else "Above"
     note = (
-        f"Optimism: search score minus fresh score, both {search.metric}. {worse} zero, the search had flattered the "
+        f"Optimism: search score minus fresh score, both {search.metric}. {worse} zero, the search overestimated the "
         "configuration. The fresh score is the one to quote."
     )
     rows = tuple(_optimism_row(search, each) for each in found)

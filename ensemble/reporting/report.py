@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ensemble.errors import NothingFinishedError, UsageError
-from ensemble.reporting.contents import Picture, Report, compose, smallest_rate
+from ensemble.reporting.contents import Picture, Report, compose_report, smallest_rate
 from ensemble.reporting.groups import summary_table
 from ensemble.reporting.number_format import setting
 from ensemble.reporting.render.templates import render_html, render_latex, render_markdown
@@ -37,7 +37,7 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
     that does not exist, StorageError for a damaged file. A run where nothing completed is written as well: see
     `require_finished`.
     """
-    report = compose(read_run(run), metric)
+    report = compose_report(read_run(run), metric)
     if figures:
         report = replace(report, pictures=_draw(report))
     directory = report.run.directory
@@ -59,8 +59,8 @@ def render_terminal(report: Report, console: Console) -> None:
         unfinished = " (not finished)" if search is not None and search.unfinished else ""
         console.print(render_table(report.table, f"{report.table.title}{unfinished}", console.width, "report.csv"))
     else:
-        board, title = found.terminal_board, f"{report.run.name}: {found.leaderboard.title}"
-        console.print(render_table(board, title, console.width, "report.html", _CONFIGURATIONS))
+        leaderboard, title = found.terminal_leaderboard, f"{report.run.name}: {found.leaderboard.title}"
+        console.print(render_table(leaderboard, title, console.width, "report.html", _CONFIGURATIONS))
     if found is not None:
         _print_findings(found, console)
 

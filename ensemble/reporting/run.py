@@ -160,7 +160,7 @@ def _members_table(directory: RunDirectory) -> pa.Table:
     if not file.exists():
         log = directory.search_log
         begun, planned = len(trial_rows(log, [""])), planned_trials(log)
-        search = f"; of its search {begun} of {planned or '?'} trials were begun" if begun else ""
+        search = f"; of its search {begun} of {planned or '?'} trials were started" if begun else ""
         raise UsageError(f"{file} is missing: no member of this run has ended yet{search}")
     return checked_table(file, MEMBER_COLUMNS)
 

@@ -9,7 +9,7 @@ from ensemble.reporting.leaderboard import (
     leaderboard,
     pareto,
     pareto_front,
-    terminal_board,
+    terminal_leaderboard,
     without_counted_status,
 )
 from ensemble.reporting.ledger import (
@@ -29,9 +29,9 @@ from ensemble.reporting.table import Table
 from ensemble.reporting.versus import (
     Comparison,
     Versus,
-    baseline_words,
     compare,
     comparisons_csv,
+    describe_baseline,
     improvement_text,
     p_text,
     versus_table,
@@ -47,7 +47,7 @@ class SearchReport:
 
     answer: tuple[str, ...]  # sentences; **bold** as in Markdown
     leaderboard: Table  # the finalists, or where there are none all configurations
-    terminal_board: Table  # the same for a terminal
+    terminal_leaderboard: Table  # the same for a terminal
     tables: tuple[Table, ...]  # after the leaderboard, before the figures
     accounts: tuple[Table, ...]  # after the figures
     optimisms: tuple[str, ...]  # the optimism, one line a finalist
@@ -95,13 +95,13 @@ def report_search(run: Run, search: Search, table: Table, metric: str) -> Search
         *(versus_table(each, search, folded=finals is not None) for each in old),
         pareto(search, searched, labels),
     )
-    board = finals or configurations
+    leading_table = finals or configurations
     if search.unfinished:
-        board = replace(board, title=f"{board.title} (not finished)")
+        leading_table = replace(leading_table, title=f"{leading_table.title} (not finished)")
     return SearchReport(
         answer=answer,
-        leaderboard=without_counted_status(board),
-        terminal_board=terminal_board(board),
+        leaderboard=without_counted_status(leading_table),
+        terminal_leaderboard=terminal_leaderboard(leading_table),
         tables=tuple(each for each in tables if each is not None),
         accounts=tuple(each for each in (importance_table(search), ledger) if each is not None),
         optimisms=tuple(optimism_line(search, each) for each in promised),
@@ -188,15 +188,17 @@ def _baseline_sentence(best: Group, found: Sequence[Versus], old: Sequence[Versu
         where = "fresh seeds" if versus.role == "finalist" else "seeds of the search, which chose it"
         name = search.mark(versus.reference.config_hash)
         return (
-            f"Against the baseline configuration, {name} ({baseline_words(search)}): "
+            f"Against the baseline configuration, {name} ({describe_baseline(search)}): "
             f"{'better' if ahead else 'worse'} by {number(abs(d.mean), 3)} {versus.metric} (paired by {d.n} {where}; "
             f"std {number(d.std, 2)}, 95 % interval {interval(d.ci_low, d.ci_high, d.mean, d.std, d.ci_method)}, "
             f"p after Holm {p_text(comparison.p_holm)}); a run of it is better with probability "
             f"{improvement_text(comparison.improvement)}."
         )
     if search.trials_of(best.config_hash) and search.trials_of(best.config_hash)[0].number == 0:
-        return f"The best is the baseline configuration itself ({baseline_words(search)})."
-    return f"The baseline configuration, #0 ({baseline_words(search)}), {_fate(search)}: there is nothing to compare."
+        return f"The best is the baseline configuration itself ({describe_baseline(search)})."
+    return (
+        f"The baseline configuration, #0 ({describe_baseline(search)}), {_fate(search)}: there is nothing to compare."
+    )
 
 
 def _fate(search: Search) -> str:

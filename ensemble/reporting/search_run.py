@@ -41,7 +41,7 @@ class SearchTrial:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What one seed reported to the pruner at one step, and whether the trial went on."""
+    """What one seed reported to the pruner at one step, and whether the trial continued."""
 
     number: int
     step: int
@@ -88,7 +88,7 @@ class Search:
         if self.facts.get("finished", True):
             return None
         ended = sum(trial.state != "running" for trial in self.trials)
-        words = f"{len(self.trials)} of {self.facts.get('trials_planned', '?')} trials begun, {ended} ended"
+        words = f"{len(self.trials)} of {self.facts.get('trials_planned', '?')} trials started, {ended} ended"
         return f"not finished (it runs or was interrupted): {words}"
 
     @property

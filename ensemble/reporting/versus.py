@@ -131,7 +131,7 @@ def is_baseline(group: Group, search: Search) -> bool:
     return any(trial.number == 0 for trial in search.trials_of(group.config_hash))
 
 
-def baseline_words(search: Search) -> str:
+def describe_baseline(search: Search) -> str:
     """Say which configuration is the baseline and why."""
     return "the first of search.points" if search.points else "the first that was suggested"
 
@@ -172,7 +172,7 @@ def _notes(versus: Versus, search: Search) -> tuple[str, ...]:
     if versus.kind == "best":
         notes.append(f"{name} was picked as the best of these very numbers, so its lead is somewhat flattered.")
     else:
-        notes.append(f"The baseline configuration {name} is {baseline_words(search)}.")
+        notes.append(f"The baseline configuration {name} is {describe_baseline(search)}.")
     if versus.role == "search" and versus.kind == "best":
         notes.append("These seeds chose the finalists; the comparison on fresh seeds is the one to trust.")
     return tuple(notes)

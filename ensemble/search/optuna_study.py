@@ -78,7 +78,7 @@ class OptunaStudy:
         return snapshot.ask()
 
     def decide(self, configuration: Configuration, step: int, values: Mapping[int, float]) -> bool:
-        """Say whether a configuration goes on after this rung."""
+        """Say whether a configuration continues after this rung."""
         if self._journal is not None:
             self._journal.report(configuration.number, step, values)
         if self._search.pruner == "none":

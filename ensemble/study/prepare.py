@@ -57,11 +57,11 @@ def planned_shards(config: DataConfig, base_dir: Path, results: Path) -> Path:
     cache = results.absolute().parent / "shards"
     if config.path is None:
         return _simulated_target(config, cache)
-    paths = sources(config, base_dir)
+    paths = source_paths(config, base_dir)
     return paths[0] if len(paths) == 1 and paths[0].is_dir() else _converted_target(config, paths, cache)
 
 
-def sources(config: DataConfig, base_dir: Path) -> list[Path]:
+def source_paths(config: DataConfig, base_dir: Path) -> list[Path]:
     """Return the files, or the one directory, that `data.path` names; DataError where one is missing."""
     paths = [config.path] if isinstance(config.path, str) else config.path or []
     return [_find(path, base_dir) for path in paths]

@@ -31,7 +31,7 @@ def plan_of_run(run: Path, overrides: Sequence[str] = ()) -> Plan:
         if not planned <= {identity for identity, _, _ in plan.known}:
             raise UsageError(
                 f"{run} was made by another version of ensemble, which names its members differently; "
-                "`ensemble tune --overwrite` discards it and begins anew"
+                "`ensemble tune --overwrite` discards it and starts again"
             )
     return plan
 

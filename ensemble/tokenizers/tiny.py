@@ -32,7 +32,7 @@ class TinyCodec:
         letters = sorted(token[0] for token in used if len(token) == 1)
         missing = {integer for token in used for integer in token} - set(letters)
         if missing or not letters or len(set(used)) < len(used):
-            raise ValueError(f"tokens spell integers that are no tokens: {sorted(missing)}, or repeat one another")
+            raise ValueError(f"tokens contain integers that are no tokens: {sorted(missing)}, or repeat one another")
         self.alphabet = Alphabet(np.array(letters, np.int32))
         symbol = {integer: index for index, integer in enumerate(letters)}
         ids = {tuple(symbol[i] for i in token): FIRST + n for n, token in enumerate(self.tokens) if token}
@@ -157,7 +157,7 @@ class Trie:
             if not len(dead):
                 continue
 
-            # Emit the longest match and go on after it
+            # Emit the longest match and continue after it
             matched[row[dead], counts[row[dead]]] = longest[dead]
             counts[row[dead]] += 1
             cursor[dead] = after[dead]

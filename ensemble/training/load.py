@@ -121,7 +121,7 @@ def load(path: str | Path, config_hash: str | None = None) -> Ensemble:
 
     Raises:
         UsageError: no such configuration, or it is a policy's (see `load_policy`).
-        StorageError: nothing that finished lies there.
+        StorageError: no finished member there.
     """
     members = find_members(path, config_hash)
     config = read_config(load_model_record(next(iter(members.values()))))

@@ -4,6 +4,8 @@ A member's update cannot depend on its neighbours, and a frozen member is skippe
 arena's, and a checkpoint holds them as they are. torch's functions are called, not its optimizer classes: those hold
 their state by parameter, and import the compiler, a second or more in every process, whether anything is compiled or
 not.
+
+`WeightAverage` keeps an exponential moving average of the weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +86,11 @@ class MemberOptimizer:
 
 
 class WeightAverage:
-    """The average of an arena; with no decay it is the arena itself."""
+    """An exponential moving average of an arena, each member's row by itself; with no decay it is the arena itself.
+
+    Polyak averaging: w <- d w + (1 - d) weights after each step, with d = min(decay, (1 + t) / (10 + t)), so that the
+    first steps are soon forgotten. It takes noise out of what is measured and kept, and changes no training step.
+    """
 
     def __init__(self, arena: Arena, decay: float | None) -> None:
         self._arena = arena

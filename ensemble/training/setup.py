@@ -51,7 +51,7 @@ class Setup:
     validations: Sequence[Measure]  # `validation` first, then the named sets
     test: Measure
     examples: Callable[[Pack], list[pa.Table]]  # predictions on test windows for the figure: a table a member
-    draw: Draw | None = None  # how a family that draws noise counts its draws
+    draw: Draw | None = None  # whether noise is drawn anew at each step or once per window; None: no noise
     tokens: Tensor | None = None  # (windows, L) of families over tokens
     companions: tuple[Callable[[MemberDirectory], None], ...] = ()  # write files next to `model.json`
 

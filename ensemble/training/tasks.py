@@ -1,4 +1,4 @@
-"""What a family's models are trained for: the two tasks, each of them its questions of data and of models.
+"""The two tasks, dynamics and policy: how each sets up data, measures and examples.
 
 Everything outside config/ and models/ that depends on the family goes through `task_of`. A task says what it asks of
 data and what a search may compare without torch; its set-up and its baselines import what they need when called.

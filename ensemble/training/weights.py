@@ -118,7 +118,7 @@ class InitialWeights:
         """Resolve DIR or DIR/members/<id> (DIR/<id> as well).
 
         Raises:
-            UsageError: nothing trained lies there.
+            UsageError: no trained member there.
         """
         path = Path(text)
         for candidate in (MemberDirectory(path), RunDirectory(path.parent).member(path.name)):

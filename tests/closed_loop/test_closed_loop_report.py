@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ensemble.closed_loop.report import compose
+from ensemble.closed_loop.report import compose_evaluation
 from ensemble.closed_loop.show import render_evaluation, to_csv, to_markdown, write_evaluation
 from ensemble.closed_loop.statistics import (
     METRICS,
@@ -114,7 +114,7 @@ def test_the_better_configuration_is_found_and_an_equal_one_is_not_called_better
 def test_table_verdict_and_csv_of_two_methods(tmp_path: Path) -> None:
     rows = ten(0.9, "a") + ten(0.7, "b") + [row(0.95, None, "mean", "a"), row(0.6, None, "median", "a")]
     rows += [row(2, None, "expert", "expert"), row(-1, None, "zero", "zero")]
-    found = compose(evaluated(tmp_path, rows), [PUBLISHED])
+    found = compose_evaluation(evaluated(tmp_path, rows), [PUBLISHED])
     assert [line["kind"] for line in found.lines] == [
         "configuration", "ensemble", "ensemble", "configuration", "published", "published", "baseline", "baseline",
     ]  # fmt: skip
@@ -135,7 +135,7 @@ def test_table_verdict_and_csv_of_two_methods(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_a_rate_ends_at_one(tmp_path: Path) -> None:
-    found = compose(evaluated(tmp_path, [row(rate, seed) for seed, rate in enumerate((0.99, 0.9, 0.999))]))
+    found = compose_evaluation(evaluated(tmp_path, [row(rate, seed) for seed, rate in enumerate((0.99, 0.9, 0.999))]))
     assert next(line["converge_rate"] for line in found.lines).found.ci_high > 1
     assert ", 1.000] t |" in to_markdown(found)
 
@@ -143,19 +143,19 @@ def test_the_interval_of_a_rate_ends_at_one(tmp_path: Path) -> None:
 def test_two_runs_stand_side_by_side_and_other_episodes_do_not(tmp_path: Path) -> None:
     one = evaluated(tmp_path / "one", ten(0.9, "a"))
     two = evaluated(tmp_path / "two", ten(0.7, "b"))
-    assert len(compose(one, [two]).contenders) == 2
+    assert len(compose_evaluation(one, [two]).contenders) == 2
     fewer = [row(0.7, seed, config="b", count=20) for seed in range(3)]
     other = evaluated(tmp_path / "other", fewer)
     with pytest.raises(UsageError, match="not evaluated on these episodes: --episodes 200 --seed 0"):
-        compose(one, [other])
-    both = compose(evaluated(tmp_path / "both", ten(0.9, "a") + fewer))
+        compose_evaluation(one, [other])
+    both = compose_evaluation(evaluated(tmp_path / "both", ten(0.9, "a") + fewer))
     assert both.hidden == ("also in evaluation.parquet: 20 episodes of seed 0",)
-    assert compose(tmp_path / "both", episodes=20).episodes == 20
+    assert compose_evaluation(tmp_path / "both", episodes=20).episodes == 20
 
 
 @pytest.mark.parametrize("width", [32, 40, 60, 100, 200])
 def test_a_terminal_of_any_width_shows_who_converges(tmp_path: Path, width: int) -> None:
-    found = compose(evaluated(tmp_path, [*ten(0.9, "a"), row(0, None, "zero", "zero")]))
+    found = compose_evaluation(evaluated(tmp_path, [*ten(0.9, "a"), row(0, None, "zero", "zero")]))
     console = Console(width=width, record=True)
     render_evaluation(found, console)
     text = console.export_text()
@@ -170,7 +170,7 @@ def test_writing_it_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for name in ("first", "second"):
         (tmp_path / name / "run").mkdir(parents=True)
-        write_evaluation(compose(evaluated(tmp_path / name / "run", ten(0.9, "a") + ten(0.7, "b"))))
+        write_evaluation(compose_evaluation(evaluated(tmp_path / name / "run", ten(0.9, "a") + ten(0.7, "b"))))
         contents.append([(tmp_path / name / "run" / file).read_bytes() for file in files])
     assert contents[0] == contents[1]
 

@@ -17,7 +17,7 @@ from ensemble.models.dropout import dropout
 from ensemble.models.layers import CausalSelfAttention, Dropout, LayerNorm
 from ensemble.models.noise import noise_keys
 from ensemble.models.products import LOOP_FROM, add_row, member_mean, per_member, product
-from ensemble.models.transformer import Step, TokenAttention
+from ensemble.models.transformer import PassInputs, TokenAttention
 
 Operation = Callable[..., Tensor]
 Shape = tuple[int, ...]
@@ -102,7 +102,7 @@ def token_attention(heads: int, p: float) -> Operation:
         del layer.in_proj_weight, layer.out_proj.weight
         layer.in_proj_weight, layer.out_proj.weight = in_proj, out_proj
         position = torch.arange(batch, dtype=torch.int32)
-        return layer(memory, 5, Step(position, as_keys(key), torch.zeros(5, 5))).clone()
+        return layer(memory, 5, PassInputs(position, as_keys(key), torch.zeros(5, 5))).clone()
 
     return run
 

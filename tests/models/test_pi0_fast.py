@@ -14,7 +14,7 @@ from ensemble.config.policy import Pi0FastConfig, TokenizerConfig
 from ensemble.models.base import Batch, Normalization, build, initialize, parameter_count
 from ensemble.models.pi0_fast import Pi0Fast
 from ensemble.models.state_dicts import load_state_dict, to_state_dict
-from ensemble.models.transformer import Step
+from ensemble.models.transformer import PassInputs
 
 SMALL = Pi0FastConfig(
     n_layer=2,
@@ -105,7 +105,7 @@ def test_dropped_heads_are_those_of_a_mask_applied_to_attention_weights() -> Non
     layer = pack(config).transformer.layers[0].multihead_attn
     memory, position = torch.randn(3, 5, 16), torch.arange(5, dtype=torch.int32)
     keys = torch.arange(3 * 14, dtype=torch.int32).view(3, 14)
-    ours = layer(memory, 4, Step(position, keys, torch.zeros(4, 4))).view(3, 5, 4, 16)
+    ours = layer(memory, 4, PassInputs(position, keys, torch.zeros(4, 4))).view(3, 5, 4, 16)
     keep = layer.drop.kept(position, keys, (4, 2)) / 0.6  # (E, B, T, N)
     values = torch.einsum("ebd,edf->ebf", memory, layer.in_proj_weight[:, :, 32:]) + layer.in_proj_bias[:, :, 32:]
     heads = keep[..., None] * values.view(3, 5, 1, 2, 8)

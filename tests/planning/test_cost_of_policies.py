@@ -9,7 +9,7 @@ from ensemble.config.family import FamilyConfig
 from ensemble.config.model import GPTDynamicsConfig
 from ensemble.config.policy import Pi0Config, Pi0FastConfig
 from ensemble.models.base import Batch, Noise, Normalization, build, initialize, parameter_count
-from ensemble.models.cost import Step, cost_of_step, count_on_meta
+from ensemble.models.cost import StepShape, cost_of_step, count_on_meta
 from ensemble.models.dropout import dropout_keys
 from ensemble.models.noise import noise_keys
 from ensemble.planning.cost import cost_of
@@ -59,7 +59,7 @@ def test_a_policy_s_parameters_are_exact_and_its_flops_and_bytes_near(model: Pi0
 
 @pytest.mark.parametrize("model", [*POLICIES, GPTDynamicsConfig(), GPTDynamicsConfig(n_layer=2, dropout=0.1)])
 def test_a_step_counted_on_the_meta_device_is_near_what_its_family_declares(model: FamilyConfig) -> None:
-    step = Step(32, "fp32", "cpu")
+    step = StepShape(32, "fp32", "cpu")
     _, declared = cost_of_step(model, FEATURES, step)
     counted = count_on_meta(model, FEATURES, step)
     assert counted.forward == pytest.approx(declared.forward, rel=0.15)

@@ -13,7 +13,7 @@ from ensemble.reporting.figures.axes import ParameterAxis, declared_scale, param
 from ensemble.reporting.figures.curves import thin
 from ensemble.reporting.figures.parameters import file_names
 from ensemble.reporting.figures.rollouts import choose_windows, stack_rollouts
-from ensemble.reporting.figures.style import Series, band_of, spread
+from ensemble.reporting.figures.style import Series, band_of, push_apart
 from ensemble.reporting.report import write_report
 
 
@@ -44,14 +44,14 @@ def test_a_member_that_stopped_early_leaves_the_band_to_the_others() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_labels_are_spread_to_the_gap_in_their_order_and_stay_inside(places: list[float]) -> None:
-    moved = spread(places, 0.1)
+    moved = push_apart(places, 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(moved))
     assert moved[0] >= -1e-9
     assert moved[-1] <= 1 + 1e-9
 
 
 def test_labels_that_have_room_are_not_moved() -> None:
-    assert spread([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert push_apart([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.1, 0.5, 0.9])
 
 
 def test_a_long_curve_is_averaged_without_losing_its_mean() -> None:

@@ -55,7 +55,7 @@ def test_a_search_that_runs_is_called_one(running: Path) -> None:
     render_terminal(report, console)
     text = console.export_text()
     assert "(not finished)" in text.lstrip().splitlines()[0]
-    assert "not finished (it runs or was interrupted): 10 of 24 trials begun, 8 ended" in text
+    assert "not finished (it runs or was interrupted): 10 of 24 trials started, 8 ended" in text
     assert "not finished" in (running / "report.md").read_text()
     assert "not finished" in (running / "report.html").read_text()
 

@@ -76,11 +76,14 @@ def _open_tokens(container: Container) -> Recording:
     chunks, whole = _decode(container, read_original(file, max_length=tokens.shape[1]))
     broken = np.flatnonzero(~whole)
     # Cut sequences are rare; many broken ones mean another tokenizer.
-    text = f"{len(broken)} of {pairs} sequences of {_TOKENS} spell no whole chunk by {file.name}, the first pair-"
+    count = f"{len(broken)} of {pairs} sequences of {_TOKENS}"
+    text = f"{count} decode to no complete chunk by {file.name}, the first pair-"
     if len(broken) > max(1, _BROKEN * pairs):
         raise DataError(f"{container.path}: {text}{broken[0]}: is it of other pairs?")
-    notices = (_ROUNDED, *([f"{text}{broken[0]}: the highest frequencies that lack are 0"] if len(broken) else []))
-    return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, notices)
+    notices = [_ROUNDED]
+    if len(broken):
+        notices.append(f"{text}{broken[0]}: the highest frequencies that are missing are 0")
+    return _recording(container, state, chunks.shape, chunks.dtype, chunks.__getitem__, tuple(notices))
 
 
 def _decode(container: Container, tokenizer: ActionTokenizer) -> tuple[Float32, Bools]:

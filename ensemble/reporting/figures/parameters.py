@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from ensemble.reporting.contents import Picture
 from ensemble.reporting.figures.axes import NOT_USED, ParameterAxis, parameter_axis, shorten
-from ensemble.reporting.figures.search import LOST, FigureContext, faintness, mark_words, scatter
+from ensemble.reporting.figures.search import LOST, FigureContext, describe_marks, faintness, scatter
 from ensemble.reporting.figures.style import INK, REST, SOFT, WIDTH, new_figure, save
 from ensemble.reporting.search_run import SearchTrial
 from ensemble.text import plural
@@ -142,4 +142,4 @@ def _draw_parameter(context: FigureContext, axis: ParameterAxis, file: str) -> P
     rest = f" Not used by {plural(absent, 'configuration')}." if absent else ""
     share = next((each for each in search.importances if each.parameter == axis.name), None)
     weight = f" Importance {share.share:.0%}." if share else ""
-    return context.picture(file, axis.name, f"{mark_words(context)}{rest}{weight}", half=True)
+    return context.picture(file, axis.name, f"{describe_marks(context)}{rest}{weight}", half=True)

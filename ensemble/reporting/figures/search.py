@@ -85,7 +85,9 @@ def draw_history(context: FigureContext) -> Picture | None:
     label_ends(axes, [(float(best[-1]), "best so far", PALETTE[0])], 2.5)
     _legend(axes, context)
     save(figure, context.folder / "history.png")
-    return context.picture("history.png", "Optimization history", f"A mark is a configuration. {mark_words(context)}")
+    return context.picture(
+        "history.png", "Optimization history", f"A mark is a configuration. {describe_marks(context)}"
+    )
 
 
 def scatter(axes: Axes, context: FigureContext, places: Mapping[int, float], labels: bool = True) -> None:
@@ -131,7 +133,7 @@ def _draw_leader(
         axes.annotate(text, point, (4, up), "data", "offset points", va="center", color=color, fontsize=8, zorder=5)
 
 
-def mark_words(context: FigureContext) -> str:
+def describe_marks(context: FigureContext) -> str:
     """Say what the marks mean, mentioning only what there is."""
     states = {trial.state for trial in context.search.trials}
     words = []
@@ -186,11 +188,11 @@ def draw_courses(context: FigureContext) -> Picture | None:
     save(figure, context.folder / "courses.png")
     stopped = sum(trial.state == "pruned" for trial in search.trials)
     words = f" Stopped early, at the triangle: {plural(stopped, 'configuration')}." if stopped else ""
-    return context.picture("courses.png", "Configurations rung by rung", f"What decided which went on.{words}")
+    return context.picture("courses.png", "Configurations rung by rung", f"What decided which trials continued.{words}")
 
 
 def _course(search: Search, trial: SearchTrial) -> tuple[Float64, Float64]:
-    """Return the steps and means of a trial; a completed one goes on to its last step and value."""
+    """Return the steps and means of a trial; a completed one continues to its last step and value."""
     x, y = search.courses.get(trial.number, (np.array([]), np.array([])))
     last = trial.steps / trial.seeds if trial.seeds else 0.0
     if trial.state == "completed" and trial.value is not None and x.size and last > x[-1]:

@@ -156,14 +156,14 @@ def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]], height: flo
     # Labels are pushed apart on the screen, so positions are measured in axes fractions.
     turn = np.log if axes.get_yscale() == "log" else np.asarray
     place = [float((turn(y) - turn(low)) / (turn(high) - turn(low))) for y, _, _ in labels]
-    for position, i in zip(spread(place, 11.5 / 72 / height), np.argsort(place, kind="stable"), strict=True):
+    for position, i in zip(push_apart(place, 11.5 / 72 / height), np.argsort(place, kind="stable"), strict=True):
         _, text, color = labels[i]
         axes.annotate(
             text, (1, position), (5, 0), "axes fraction", "offset points", color=color, va="center", fontsize=8.5
         )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
+def push_apart(places: Sequence[float], gap: float) -> list[float]:
     """Return the sorted `places` at least `gap` apart and moved least (in squares), then pushed back into 0..1.
 
     With y_i = place_i - i gap this is isotonic regression: pool neighbours that are out of order into their mean.
