@@ -14,4 +14,5 @@ def schema(as_json: bool) -> None:
     """
     from ensemble.config import render_json_schema, render_schema_text
 
-    click.echo(render_json_schema() if as_json else render_schema_text())
+    text = render_json_schema() if as_json else render_schema_text()
+    click.echo(text, nl=not text.endswith("\n"))
