@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Description, Name, Section
+from ensemble.config.base import Description, Name, Section, unset
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 SplitShare = Annotated[
@@ -100,6 +100,11 @@ class DataConfig(Section):
         False,
         description="leave out episodes that cannot be used (incomplete, empty, of unequal rows, unreadable, with "
         "NaN or infinity) and count them by reason",
+    )
+    cut_at_jumps: bool = Field(
+        False,
+        exclude_if=unset,
+        description="cut episodes where the state changes far more than anywhere else, and count the cuts",
     )
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
 

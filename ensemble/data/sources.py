@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from ensemble.config.data import DataConfig
-from ensemble.data.blocks import BlockIssues
+from ensemble.data.blocks import READ_ROWS, BlockIssues, plan_blocks
+from ensemble.data.jumps import cut_at_jumps
 from ensemble.data.layouts.detect import open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
@@ -121,6 +122,8 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     record_path(job.out, index).unlink(missing_ok=True)
     digest = job.pool.submit(sha256_file, planned.path)
     with open_source(planned.path, job.data) as recording:
+        if job.data.cut_at_jumps:
+            recording = cut_at_jumps(recording, list(plan_blocks(recording.points, READ_ROWS)))
         parts = write_parts(index, recording, planned.path, first, job)
 
     # Problems and statistics of all parts

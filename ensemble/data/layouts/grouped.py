@@ -105,8 +105,12 @@ def usable_groups(
 
 def typical_group(container: Container, groups: Sequence[str]) -> str:
     """Return the first group with the names of arrays that most groups have, of at most a hundred evenly spread."""
-    step = -(-len(groups) // _SAMPLED)
-    return _model({group: tuple(arrays_in(container, group)) for group in groups[::step]})
+    return _model({group: tuple(arrays_in(container, group)) for group in sample(groups)})
+
+
+def sample(groups: Sequence[str]) -> Sequence[str]:
+    """Return at most a hundred groups, evenly spread."""
+    return groups[:: -(-len(groups) // _SAMPLED)]
 
 
 def arrays_in(container: Container, group: str, depth: int = _DEPTH) -> list[str]:

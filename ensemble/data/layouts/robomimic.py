@@ -6,6 +6,7 @@ are used. Images are left out.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ensemble.data.layouts.grouped import (
     grouped_recording,
     lengths_text,
     matrix,
+    sample,
     typical_group,
     usable_groups,
 )
@@ -49,8 +51,12 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
     typical = typical_group(container, demos)
     observed, notices = _observed(container, typical)
-    followed = all(container.has(f"{typical}/next_{key}") for key in observed) and observed != ["states"]
+    lacking = [key for key in observed if not container.has(f"{typical}/next_{key}")]
+    followed = not lacking and observed != ["states"]
+    if len(lacking) not in (0, len(observed)):
+        notices.append(f"next_obs is not used, since it lacks {', '.join(lacking)}: episodes end at their last row")
     following = [f"next_{key}" for key in observed] if followed else []
+    notices += _occasional(container, demos, observed)
     usable = usable_groups(container, demos, [*observed, "actions", *following], declared=_COUNT)
     notices += _check_total(container, usable)
     infos = usable.arrays
@@ -80,12 +86,21 @@ def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
     if not keys:
         if not container.has(f"{demo}/states"):
             raise missing_key(container, f"{demo}/obs", "robomimic", demo)
-        return ["states"], []
+        return ["states"], ["no obs in the file: the simulator's states are the state"]
     images = [key for key in keys if len(container.array(f"{demo}/{key}").shape) >= _LOWEST_IMAGE_RANK]
     vectors = [key for key in keys if key not in images]
     if not vectors:
         raise DataError(f"{container.path}: {demo}/obs holds only images ({', '.join(images)}), which are not read")
     return vectors, [f"images left out: {', '.join(images)}"] if images else []
+
+
+def _occasional(container: Container, demos: Sequence[str], observed: Sequence[str]) -> list[str]:
+    """Return a notice on observations that are not in the typical demonstration but in others."""
+    some = sample(demos)
+    names = Counter(name for demo in some for name in container.names(f"{demo}/obs") if f"obs/{name}" not in observed)
+    others = {name: count for name, count in names.items() if count < len(some)}
+    listed = ", ".join(f"{name} (in {count} of {len(some)} demonstrations)" for name, count in others.items())
+    return [f"observations that most demonstrations lack are left out: {listed}"] if others else []
 
 
 def _observation(container: Container, key: str, info: ArrayInfo, followed: bool) -> Loader:
