@@ -7,9 +7,33 @@ from pydantic import Field, field_validator, model_validator
 from ensemble.config.base import Description, Name, Section, unset
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
+
+
+class RowRange(Section):
+    """Rows of one episode as a split, for files of one long recording."""
+
+    rows: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=2, max_length=2, description="first point and the one after the last (end), counted after decimation"
+    )
+    episode: str | None = Field(None, description="name of the episode; needed where there is more than one")
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if self.rows[0] >= self.rows[1]:
+            raise ValueError(
+                f"rows {self.rows[0]} to {self.rows[1]} are none: give the first and the one after the last"
+            )
+        return self
+
+
 SplitShare = Annotated[
-    Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
-    Description("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
+    Annotated[float, Field(gt=0, lt=1)]
+    | Annotated[int, Field(ge=1)]
+    | Annotated[list[str], Field(min_length=1)]
+    | RowRange,
+    Description(
+        "a fraction between 0 and 1, a number of episodes of at least 1, a list of names, or {rows: [first, end]}"
+    ),
 ]
 
 
@@ -42,14 +66,18 @@ class FeatureMap(Section):
 
 
 class SplitConfig(Section):
-    """Which episodes train, validate and test: fractions, numbers of episodes, or lists of episode names.
+    """Which episodes train, validate and test: fractions, numbers of episodes, lists of names, or rows of an episode.
 
-    With a list (given splits), a fraction is taken from the episodes of `train`.
+    A name is an episode, a split that the source gives, or a mask of the source, looked for in this order;
+    `mask:NAME` is always a mask. With a list or rows, a fraction is taken from what `train` has.
     """
 
-    train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
-    validation: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
-    test: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
+    train: SplitShare = Field(0.8, description="fraction, number of episodes, names or rows")
+    validation: SplitShare = Field(0.1, description="fraction, number of episodes, names or rows")
+    test: SplitShare = Field(0.1, description="fraction, number of episodes, names or rows")
+    episodes: list[str] = Field(
+        [], exclude_if=unset, description="names of the only episodes that are used, such as a mask; default: all"
+    )
     by: Literal["episode", "window"] = Field(
         "episode",
         description="policies: what is divided. Windows of one episode in two splits test memory, not generalization: "
@@ -57,14 +85,17 @@ class SplitConfig(Section):
     )
 
     @property
-    def shares(self) -> dict[str, float | int | list[str]]:
+    def shares(self) -> dict[str, float | int | list[str] | RowRange]:
         """The share of each split, by its name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @model_validator(mode="after")
     def _fractions_fit(self) -> Self:
-        if self.by == "window" and any(isinstance(share, list) for share in (self.train, self.validation, self.test)):
-            raise ValueError("by: window divides by fractions or numbers of windows, not by names of episodes")
+        shares = (self.train, self.validation, self.test)
+        if self.by == "window" and any(isinstance(share, list | RowRange) for share in shares):
+            raise ValueError("by: window divides by fractions or numbers of windows, not by names or rows of episodes")
+        if any(isinstance(s, RowRange) for s in shares) and not isinstance(self.train, list | RowRange):
+            raise ValueError("with rows for a split, `train` needs rows or names as well")
         fractions = [share for share in (self.train, self.validation, self.test) if isinstance(share, float)]
         # With a list or a number, `train` gets the rest and its own fraction does not count.
         used = fractions if len(fractions) == 3 else fractions[isinstance(self.train, float) :]

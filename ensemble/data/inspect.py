@@ -3,6 +3,7 @@
 Values are read as they are in the file, in one pass over blocks. Bad values are counted, not refused.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -243,7 +244,9 @@ def _size(recording: Recording) -> str:
 def _splits(recording: Recording) -> list[str]:
     names = sorted({name for name in recording.given if name})
     counts = [f"{name} {recording.given.count(name)}" for name in names]
-    return [f"given splits: {', '.join(counts)}"] if counts else []
+    masks = Counter(mask for each in recording.masks for mask in each)
+    lines = [f"given splits: {', '.join(counts)}"] if counts else []
+    return lines + ([f"masks: {', '.join(f'{name} {count}' for name, count in masks.items())}"] if masks else [])
 
 
 def _row(view: FeatureView) -> tuple[str, ...]:

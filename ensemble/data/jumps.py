@@ -137,6 +137,7 @@ def cut_at_jumps(recording: Recording, blocks: Sequence[tuple[int, int]]) -> Rec
         keys=_piece_keys(recording.keys, of),
         points=np.array(points, dtype=np.int64),
         given=tuple(recording.given[i] for i in episode),
+        masks=tuple(recording.masks[i] for i in episode) if recording.masks else (),
         notices=(*recording.notices, notice),
         read=_piece_reader(recording, of, np.array(points, dtype=np.int64)),
     )

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from ensemble.config.base import unset
 from ensemble.config.data import DataConfig
 from ensemble.data.blocks import READ_ROWS, BlockIssues, plan_blocks
 from ensemble.data.jumps import cut_at_jumps
@@ -49,6 +50,8 @@ class SourceRecord(Entry):
     given: tuple[str | None, ...]
     hashes: tuple[int, ...]
     notices: tuple[str, ...]
+    # Left out where empty: records without masks are as before there were any.
+    masks: tuple[tuple[str, ...], ...] = Field((), exclude_if=unset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
         points=tuple(n for part in parts for n in part.points),
         given=tuple(recording.given[i] for i in order),
         hashes=tuple(int(h) for part in parts for h in part.hashes),
+        masks=tuple(recording.masks[i] for i in order) if recording.masks else (),
         notices=(
             *recording.notices,
             *left_out([*recording.refused, *issues.refused]),

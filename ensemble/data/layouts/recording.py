@@ -61,6 +61,7 @@ class Recording:
     notices: tuple[str, ...]
     read: Read  # (first, last) -> feature: (points of these episodes, width), in the file's dtype
     refused: tuple[Refused, ...] = ()  # further episodes of the file, which cannot be used
+    masks: tuple[tuple[str, ...], ...] = ()  # names of the file's further subsets that an episode is in; () without any
 
     @property
     def width(self) -> int:
