@@ -136,7 +136,7 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
     # Refuse what cannot work before anything is locked or removed
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
-    refuse_foreign(plan)
+    refuse_foreign(plan, overwrite)
 
     # Run
     with sole_driver(plan.run):

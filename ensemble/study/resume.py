@@ -8,8 +8,16 @@ from typing import Any
 from ensemble.config import load
 from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
-from ensemble.store import read_json
-from ensemble.study.plan import Plan, first_difference, make_plan, plain_values, planned_members, read_notes
+from ensemble.study.plan import (
+    Plan,
+    first_difference,
+    make_plan,
+    notes_of_run,
+    plain_values,
+    planned_members,
+    read_notes,
+)
+from ensemble.text import command
 from ensemble.versions import git_commit, versions
 
 
@@ -17,7 +25,11 @@ def plan_of_run(run: Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a run directory, extended by `overrides`; UsageError when it is not a run directory."""
     directory = RunDirectory(run)
     if not directory.experiment_file.is_file():
-        raise UsageError(f"{run} is no run directory: it has no {directory.experiment_file.name}")
+        outer = next((path for path in run.absolute().parents if RunDirectory(path).is_run), None)
+        inside = f"; it lies inside a run: `{command('ensemble', 'resume', outer)}`" if outer else ""
+        raise UsageError(f"{run} is no run directory: it has no {directory.experiment_file.name}{inside}")
+    if not directory.is_run:
+        raise UsageError(f"{run} is no run directory: besides {directory.experiment_file.name} no run has left a file")
     refuse_edited(run)
 
     # Plan. The directory may have been moved or renamed, and the folder of the experiment file is another one.
@@ -42,7 +54,7 @@ def refuse_edited(run: Path) -> None:
     More trials and more seeds are an extension, not an edit.
     """
     directory = RunDirectory(run)
-    notes = read_json(directory.notes_file) if directory.notes_file.is_file() else {}
+    notes = notes_of_run(run)
     for file, key in ((directory.experiment_file, "asked"), (directory.space_file, "given")):
         old, new = notes.get(key), plain_values(file)
         if isinstance(old, dict) and isinstance(new, dict):
