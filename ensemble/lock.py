@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from typing import TextIO
 from ensemble.errors import StorageError, UsageError
 
 _ATTEMPTS = 10_000  # to open a file, or make a directory, that other processes keep removing
+
+_GLANCES, _GLANCE_SECONDS = 50, 0.01  # at the name of a lock's holder
 
 
 @contextmanager
@@ -64,7 +67,7 @@ def _acquire(path: Path, target: str | None) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX if target is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             with file:
-                raise UsageError(f"{target} is being written by {_owner(file.read())}") from error
+                raise UsageError(f"{target} is being written by {_owner(file)}") from error
         except OSError as error:
             file.close()
             raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
@@ -113,9 +116,12 @@ def _is_at(path: Path, file: TextIO) -> bool:
     return False
 
 
-def _owner(text: str) -> str:
-    try:
-        owner = json.loads(text)
-        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+def _owner(file: TextIO) -> str:
+    """Return who holds a lock; one that has just taken it writes its name a moment later."""
+    for _ in range(_GLANCES):
+        file.seek(0)
+        with suppress(ValueError, KeyError, TypeError):
+            owner = json.loads(file.read())
+            return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+        time.sleep(_GLANCE_SECONDS)
+    return "another process"

@@ -46,6 +46,7 @@ def simulate(
     ensemble simulate double_pendulum --torques --episodes 5000 --out pendulum.h5
     """
     from ensemble.config.data import SimulateConfig
+    from ensemble.lock import held
     from ensemble.simulation import simulate as simulate_environment
 
     # Simulate
@@ -53,7 +54,7 @@ def simulate(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
     config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
-    with _progress("episodes") as progress:
+    with held(target.with_name(f".{target.name}.lock"), str(target)), _progress("episodes") as progress:
         simulate_environment(environment, config, target, progress)
 
     # Report

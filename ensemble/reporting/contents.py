@@ -58,6 +58,7 @@ class Report:
     provenance: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
     findings: SearchReport | None = None  # of a search
+    written: bool = False  # whether the run's page holds it
 
     @property
     def finished(self) -> bool:
