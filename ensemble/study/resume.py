@@ -1,13 +1,13 @@
 """The state of an earlier run: its plan, its data, and what has changed since it began."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ensemble.config import load
 from ensemble.errors import UsageError
-from ensemble.run_directory import RunDirectory
+from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.study.plan import (
     Plan,
     first_difference,
@@ -84,3 +84,19 @@ def data_of_run(plan: Plan) -> dict[str, Path] | None:
     """Return the shards of the run by name (`main` and the named sets); None where one of them is gone."""
     shards = {name: Path(path) for name, path in read_notes(plan).get("shards", {}).items()}
     return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None
+
+
+def damaged_checkpoints(run: Path) -> Iterator[str]:
+    """Yield a line for each unfinished member whose newest checkpoint is damaged: what is wrong, and what follows."""
+    folders = [path.parent for path in sorted(RunDirectory(run).members.glob("*/checkpoints"))]
+    unfinished = [MemberDirectory(path) for path in folders if not MemberDirectory(path).row_file.is_file()]
+    if not unfinished:
+        return
+    from ensemble.training.checkpoint import damage, lost_notice  # loads torch
+
+    for member in unfinished:
+        faults = damage(member.checkpoints)
+        if faults:
+            lost = lost_notice(member.checkpoints)
+            follows = "is trained again from step 0, as its row will say" if lost else "goes on from the one before"
+            yield f"damaged checkpoint {faults[0]}; member {member.path.name} {follows}"
