@@ -5,14 +5,22 @@ Every file name of a run is defined here, but for the files inside a checkpoint 
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from ensemble.config.experiment import Experiment
+from ensemble.errors import StorageError
+from ensemble.lock import held
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
-from ensemble.store import read_table, write_table
+from ensemble.store import is_own_table, read_table, write_json, write_table
+from ensemble.text import command
+
+MAKER = "ensemble"  # what the marker of a run says of who made it
+_log = logging.getLogger(__name__)
 
 
 def config_hash(experiment: Experiment) -> str:
@@ -100,6 +108,24 @@ class RunDirectory:
     """The files of one experiment: results/<experiment>."""
 
     path: Path
+
+    @property
+    def marker_file(self) -> Path:
+        """What says that this program made the directory: its first file."""
+        return self.path / "run.json"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this program made the directory: it has the marker, or the files of earlier versions together."""
+        if _holds(self.marker_file, "made_by", MAKER):
+            return True
+        known = self.planned_file.is_file() or _holds(self.notes_file, "versions")
+        return self.experiment_file.is_file() and known
+
+    def mark(self) -> None:
+        """Write the marker of a new run; an earlier version's run stays without, and so do its tables."""
+        if not self.experiment_file.is_file():
+            write_json(self.marker_file, {"made_by": MAKER})
 
     @property
     def experiment_file(self) -> Path:
@@ -222,26 +248,99 @@ class RunDirectory:
         """Merge the members' own tables into `members.parquet` and `curves.parquet`, one row per (config_hash, seed).
 
         A member without a row has not finished and is left out, with its curves. A column that a member lacks is null.
+        Raises StorageError, naming the file, where a member's own table is damaged.
         """
-        directories = [self.member(path.name) for path in sorted(self.members.glob("*")) if path.is_dir()]
-        # The row is a member's last file: without it the curves belong to a training that a resume repeats.
-        finished = [each for each in directories if each.row_file.is_file()]
-        rows = _merge([read_table(each.row_file) for each in finished], MEMBER_COLUMNS)
-        curves = [read_table(each.curves_file) for each in finished if each.curves_file.is_file()]
-        write_table(self.members_file, _unique(rows, ("config_hash", "seed")))
-        write_table(self.curves_file, _unique(_merge(curves, CURVE_COLUMNS), ("config_hash", "seed", "step", "metric")))
+        with held(self.path / ".collect.lock"):
+            directories = [MemberDirectory(file.parent) for file in self.row_files]
+            # The row is a member's last file: without it the curves belong to a training that a resume repeats.
+            finished = [each for each in directories if each.row_file.is_file()]
+            keys = ("config_hash", "seed")
+            rows = [_member_table(each.row_file, MEMBER_COLUMNS, keys) for each in finished]
+            curves = [
+                _member_table(each.curves_file, CURVE_COLUMNS, (*keys, "step", "metric"))
+                for each in finished
+                if each.curves_file.is_file()
+            ]
+            write_table(self.members_file, _unique(_merge(self.members_file, rows, MEMBER_COLUMNS), keys))
+            points = _merge(self.curves_file, curves, CURVE_COLUMNS)
+            write_table(self.curves_file, _unique(points, (*keys, "step", "metric")))
+
+    def collected(self, file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read `members.parquet` or `curves.parquet`; a damaged one is kept aside and made again from the members' own.
+
+        Raises StorageError where that is not possible, or where another program has written the file: what somebody
+        changed there is not thrown away.
+        """
+        try:
+            table = read_table(file, columns)
+        except StorageError as error:
+            if not self.row_files or not file.is_file():
+                raise
+            aside = file.with_name(f"{file.name}.damaged")
+            try:
+                file.replace(aside)
+            except OSError:
+                raise error from None
+            self.collect()
+            _log.warning("%s; it is made again from members/, and kept as %s", error, aside.name)
+            return read_table(file, columns)
+        if _holds(self.marker_file, "made_by", MAKER) and not is_own_table(file):
+            raise StorageError(
+                f"{file} was written by another program; give that file another name, and "
+                f"`{command('ensemble', 'report', self.path)}` makes this one again from members/"
+            )
+        return table
 
 
-def _merge(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
-    """Stack tables; the fixed columns come first, the others by name. A column of numbers and texts becomes text."""
+def _holds(file: Path, key: str, value: str | None = None) -> bool:
+    """Return whether a JSON file holds a key, with this value where one is given."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and key in found and value in (None, found[key])
+
+
+def _member_table(file: Path, columns: pa.Schema, required: tuple[str, ...]) -> pa.Table:
+    """Read a member's own table and cast its fixed columns; StorageError with what to do where that is not possible."""
+    advice = f"remove it, and `{command('ensemble', 'resume', file.parents[2])}` trains that member again"
+    try:
+        table = read_table(file)
+    except StorageError as error:
+        raise StorageError(f"{error}; {advice}") from error
+    lacking = [name for name in required if name not in table.column_names]
+    if lacking:
+        raise StorageError(f"{file}: damaged: it lacks the column '{lacking[0]}'; {advice}")
+    if empty := [name for name in required if table[name].null_count]:
+        raise StorageError(f"{file}: damaged: its column '{empty[0]}' has empty values; {advice}")
+    return cast_columns(file, table, columns, advice)
+
+
+def cast_columns(file: Path, table: pa.Table, columns: pa.Schema, advice: str = "") -> pa.Table:
+    """Return a table with the types of `columns`; StorageError names a column of another kind."""
+    for name in set(columns.names) & set(table.column_names):
+        kind, found = columns.field(name).type, table[name]
+        try:
+            table = table.set_column(table.column_names.index(name), name, found.cast(kind))
+        except pa.ArrowException as error:
+            more = f"; {advice}" if advice else ""
+            raise StorageError(f"{file}: column '{name}' is {found.type}, not {kind}: {error}{more}") from error
+    return table
+
+
+def _merge(target: Path, tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
+    """Stack tables; the fixed columns come first, the others by name. Columns of kinds that differ become text."""
     extra = sorted({name for table in tables for name in table.column_names} - set(columns.names))
-    # A searched parameter may be a number in one configuration and text in another; Arrow would refuse to stack them.
-    for name in extra:
-        kinds = {table.schema.field(name).type for table in tables if name in table.column_names} - {pa.null()}
-        if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}:
-            tables = [_as_text(table, name) for table in tables]
-    whole = pa.concat_tables([columns.empty_table(), *tables], promote_options="permissive")
-    return whole.select([*columns.names, *extra])
+    try:
+        # A searched parameter may be a number in one configuration and text in another; Arrow refuses to stack them.
+        for name in extra:
+            kinds = {table.schema.field(name).type for table in tables if name in table.column_names} - {pa.null()}
+            if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}:
+                tables = [_as_text(table, name) for table in tables]
+        whole = pa.concat_tables([columns.empty_table(), *tables], promote_options="permissive")
+        return whole.select([*columns.names, *extra])
+    except pa.ArrowException as error:
+        raise StorageError(f"{target} cannot be made of the tables in members/: {error}") from error
 
 
 def _as_text(table: pa.Table, name: str) -> pa.Table:

@@ -93,10 +93,34 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path}: damaged: {error}") from error
 
 
+def read_record(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping, empty where there is no file.
+
+    Raises StorageError where it is damaged, or where a key of `kinds` has a value of another type (null is none).
+    """
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StorageError(f"{path}: damaged: it holds no mapping")
+    for key, kind in (kinds or {}).items():
+        if value.get(key) is not None and not isinstance(value[key], kind):
+            raise StorageError(f"{path}: damaged: '{key}' is {value[key]!r:.60}, not a {kind.__name__}")
+    return value
+
+
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write Parquet; equal tables give equal bytes."""
+    """Write Parquet with a checksum of the whole file in its footer; equal tables give equal bytes."""
+    plain = table.replace_schema_metadata(None)
     with atomic_file(path) as temporary, _needing(table.nbytes):
-        pq.write_table(table, temporary, **_PARQUET)
+        with pq.ParquetWriter(temporary, plain.schema, **_PARQUET) as writer:
+            writer.write_table(plain, row_group_size=_ROW_GROUP)
+            writer.add_key_value_metadata({_CHECKED.decode(): "sha256", _SUM_KEY.decode(): "0" * _SUM_LENGTH})
+        content = temporary.read_bytes()
+        start = content.rfind(_SUM) + len(_SUM)
+        with temporary.open("r+b") as file:
+            file.seek(start)
+            file.write(hashlib.sha256(content).hexdigest().encode())
 
 
 _PARQUET: dict[str, Any] = {
@@ -107,19 +131,53 @@ _PARQUET: dict[str, Any] = {
     "write_statistics": True,
     "data_page_version": "1.0",
     "write_page_checksum": True,
-    "row_group_size": 1 << 20,
 }
+_ROW_GROUP = 1 << 20  # rows
+
+# The checksum is an entry of the footer, and counts as zeros in its own sum. A second entry says that there is one: a
+# flipped bit in the name of the first does not make the file one without a checksum.
+_SUM_LENGTH = 64
+_CHECKED, _SUM_KEY = b"ensemble.checksum", b"ensemble.sha256"
+_SUM = _SUM_KEY + b"\x18" + bytes([_SUM_LENGTH])  # Thrift: a field with a text of this length
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read Parquet and verify its checksums; StorageError where it is missing or damaged.
 
-    Of `columns`, those that the file lacks are left out.
+    Files of other programs and of earlier versions have no checksum of the whole file. Of `columns`, those that the
+    file lacks are left out.
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+        content = path.read_bytes()
+        if _has_checksum(content) and not _is_intact(content):
+            raise StorageError(f"{path}: cannot be read: damaged, its checksum is wrong")
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StorageError(f"{path}: cannot be read: {reason}") from error
+    return table.replace_schema_metadata(None)
+
+
+def is_own_table(path: Path) -> bool:
+    """Return whether a Parquet file has the checksum of `write_table`: another program leaves none."""
+    try:
+        return _has_checksum(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _has_checksum(content: bytes) -> bool:
+    return _CHECKED in content or _SUM in content
+
+
+def _is_intact(content: bytes) -> bool:
+    """Return whether the checksum in a file is that of the file."""
+    at = content.rfind(_SUM)
+    start, end = at + len(_SUM), at + len(_SUM) + _SUM_LENGTH
+    digest = hashlib.sha256(memoryview(content)[:start])
+    digest.update(b"0" * _SUM_LENGTH)
+    digest.update(memoryview(content)[end:])
+    return at >= 0 and content[start:end] == digest.hexdigest().encode()
 
 
 def sha256_file(path: Path) -> str:
@@ -160,7 +218,8 @@ def _storage_error(path: Path, temporary: Path | None, error: OSError) -> Storag
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-        return StorageError(f"{path}: the disk is full: needed about {needed:,} bytes, free {free:,} bytes")
+        more = f": {needed - free:,} more" if needed > free else ""
+        return StorageError(f"{path}: the disk is full: needed about {needed:,} bytes, free {free:,} bytes{more}")
     return StorageError(f"{path}: cannot be written: {error.strerror or error}")
 
 

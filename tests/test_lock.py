@@ -119,3 +119,41 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".gone.driver").symlink_to(tmp_path / "nowhere" / "gone")
     with pytest.raises(StorageError, match=r"\.gone\.driver: cannot be written"), sole_driver(tmp_path / "gone"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "second name", "no regular file"])
+def test_a_lock_file_that_somebody_placed_is_refused_and_what_it_leads_to_stays(tmp_path: Path, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("thesis")
+    place = tmp_path / ".run.driver"
+    {
+        "symbolic link": lambda: place.symlink_to(precious),
+        "second name": lambda: place.hardlink_to(precious),
+        "no regular file": lambda: os.mkfifo(place),
+    }[kind]()
+    with pytest.raises(StorageError, match=rf"\.run\.driver: .*{kind}"), sole_driver(tmp_path / "run"):
+        pass
+    assert precious.read_text() == "thesis"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
+def test_another_users_lock_is_refused_where_everyone_may_write(tmp_path: Path) -> None:
+    place = tmp_path / ".run.driver"
+    place.touch()
+    os.chown(place, 12345, 12345)
+    with sole_driver(tmp_path / "run"):  # a folder of ours: colleagues with its group may drive in turn
+        pass
+    place.touch()
+    os.chown(place, 12345, 12345)
+    tmp_path.chmod(0o1777)
+    refused = pytest.raises(StorageError, match="belongs to user 12345, and everyone may write")
+    with refused, sole_driver(tmp_path / "run"):
+        pass
+
+
+def test_a_run_reached_by_a_symbolic_link_has_one_driver(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    refused = pytest.raises(UsageError, match="is being written by process")
+    with sole_driver(tmp_path / "real"), refused, sole_driver(tmp_path / "link"):
+        pass

@@ -1,10 +1,13 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +18,7 @@ from ensemble.run_directory import RunDirectory, config_hash, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
 from ensemble.store import (
     atomic_file,
+    is_own_table,
     read_json,
     read_table,
     sha256_file,
@@ -102,6 +106,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(small_disk: 
     assert caught.value.exit_code == 5
     assert str(caught.value).startswith(f"{path}: the disk is full: needed about ")
     assert "free 2,0" in str(caught.value)
+    assert str(caught.value).endswith(" more") == (kind != "stream")  # whose size is not known in advance
     assert path.read_text() == "old"
     assert os.listdir(small_disk) == ["file"]
 
@@ -133,6 +138,37 @@ def test_a_damaged_table_is_noticed(tmp_path: Path):
     path.write_bytes(content)
     with pytest.raises(StorageError, match="cannot be read"):
         read_table(path)
+
+
+def is_refused(file: Path) -> bool:
+    try:
+        read_table(file)
+    except StorageError as error:
+        return str(file) in str(error)
+    return False
+
+
+def test_any_flipped_bit_of_a_table_is_noticed_and_the_table_is_whole_before(tmp_path: Path):
+    path, flipped = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    table = pa.table({"config_hash": ["a", "b"], "seed": [0, 1], "test/loss": [0.5, None]})
+    write_table(path, table)
+    assert pq.read_table(path).drop_columns([]).to_pylist() == table.to_pylist()  # any reader reads it
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for bit in random.permutation(len(whole) * 8)[:500]:
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        flipped.write_bytes(content)
+        assert is_refused(flipped), bit
+    assert read_table(path).equals(table)
+
+
+def test_a_table_of_another_program_or_an_earlier_version_is_read_and_known_as_such(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"x": [1]}))
+    assert is_own_table(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    assert not is_own_table(path)
+    assert read_table(path)["x"].to_pylist() == [1]
 
 
 def test_a_reader_during_writes_always_sees_a_whole_table(tmp_path: Path):
@@ -294,6 +330,65 @@ def test_an_unfinished_member_is_never_counted(tmp_path: Path):
     run.collect()
     assert read_table(run.members_file)["seed"].to_pylist() == [0]
     assert set(read_table(run.curves_file)["seed"].to_pylist()) == {0}
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["members.parquet", "curves.parquet"])
+def test_a_damaged_table_is_made_again_from_the_members_own_and_kept_aside(tmp_path: Path, caplog, name: str):
+    run = RunDirectory(tmp_path)
+    leave(run, "a", 0)
+    run.collect()
+    whole = (tmp_path / name).read_bytes()
+    damage(tmp_path / name)
+    assert run.collected(tmp_path / name).num_rows > 0
+    assert (tmp_path / name).read_bytes() == whole
+    assert (tmp_path / f"{name}.damaged").is_file()
+    assert f"it is made again from members/, and kept as {name}.damaged" in caplog.text
+    shutil.rmtree(run.members)
+    damage(tmp_path / name)
+    with pytest.raises(StorageError, match=f"{name}: cannot be read"):
+        run.collected(tmp_path / name)
+    assert (tmp_path / name).is_file()
+
+
+def test_a_table_that_somebody_rewrote_is_neither_used_nor_replaced(tmp_path: Path):
+    run = RunDirectory(tmp_path)
+    run.mark()
+    leave(run, "a", 0)
+    run.collect()
+    table = pd.read_parquet(run.members_file)
+    table.assign(seed=5).to_parquet(run.members_file)
+    before = run.members_file.read_bytes()
+    with pytest.raises(StorageError, match=r"members\.parquet was written by another program; .*ensemble report"):
+        run.collected(run.members_file)
+    assert run.members_file.read_bytes() == before
+    run.members_file.unlink()
+    run.collect()
+    assert run.collected(run.members_file)["seed"].to_pylist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda table: table.drop_columns(["seed"]), "lacks the column 'seed'"),
+        (lambda table: table.set_column(3, "seed", pa.array(["x"])), "column 'seed' is string, not int64"),
+        (lambda table: table.set_column(3, "seed", pa.array([None], pa.int64())), "'seed' has empty values"),
+    ],
+)
+def test_a_members_row_of_another_shape_is_named_with_the_way_to_train_it_again(tmp_path: Path, change, problem):
+    run = RunDirectory(tmp_path)
+    leave(run, "a", 0)
+    file = run.member("a-s0").row_file
+    write_table(file, change(read_table(file)))
+    with pytest.raises(StorageError, match=problem) as caught:
+        run.collect()
+    assert str(file) in str(caught.value)
+    assert f"`ensemble resume {tmp_path}` trains that member again" in str(caught.value)
 
 
 def test_collecting_nothing_gives_empty_tables(tmp_path: Path):

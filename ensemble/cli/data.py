@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from pydantic import ValidationError
 
-from ensemble.cli.options import FOLDER, say
+from ensemble.cli.options import FOLDER, SEED, say
 from ensemble.config import DataConfig
 from ensemble.config.data import Layout
 from ensemble.errors import UsageError
@@ -29,7 +29,7 @@ _MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable.
 @click.option("--out", type=_PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
 @click.option("--episodes", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Transitions of an episode.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--passive/--torques", default=True, show_default=True, help="Random torques, of double_pendulum only.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 def simulate(
@@ -46,6 +46,7 @@ def simulate(
     ensemble simulate double_pendulum --torques --episodes 5000 --out pendulum.h5
     """
     from ensemble.config.data import SimulateConfig
+    from ensemble.lock import held
     from ensemble.simulation import simulate as simulate_environment
 
     # Simulate
@@ -53,7 +54,7 @@ def simulate(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
     config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
-    with _progress("episodes") as progress:
+    with held(target.with_name(f".{target.name}.lock"), str(target)), _progress("episodes") as progress:
         simulate_environment(environment, config, target, progress)
 
     # Report

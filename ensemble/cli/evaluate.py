@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ensemble.cli.options import FILE, FOLDER, say
+from ensemble.cli.options import FILE, FOLDER, SEED, say
 from ensemble.errors import UsageError
 from ensemble.text import command, plural, rough_duration
 
@@ -34,7 +34,7 @@ _LARGEST_NOISE = 3.0  # the motor's limit
     "--replan", "replans", type=click.IntRange(1, 100), multiple=True, default=(10, 13, 15), show_default=True,
     help="Actions applied per call of a policy. Repeatable.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of starts, noise and sampling.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of starts, noise and sampling.")
 @click.option(
     "--combine", type=click.Choice(["mean", "median", "none"]), multiple=True, default=("mean", "median"),
     show_default=True, help="All members as one controller: mean of chunks, or the one nearest to the median.",

@@ -6,10 +6,13 @@ from typing import Any
 
 import click
 
+from ensemble.config.document import LARGEST_INTEGER
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+SEED = click.IntRange(0, LARGEST_INTEGER)
 
 
 def results_option() -> Decorator:

@@ -10,10 +10,15 @@ from ensemble.text import command
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="DIR [DIR ..]", type=FOLDER)
-@click.option("--metric", help="What is compared, as in test/loss; by default the rollout error on the test split.")
-@click.option("--no-figures", is_flag=True, help="Tables only.")
+@click.option(
+    "--metric",
+    help="What is compared, as in test/loss; by default the error on the test split, as in the page.",
+)
+@click.option("--no-figures", is_flag=True, help="Print the tables alone: nothing is drawn or written.")
 def report(runs: tuple[Path, ...], metric: str | None, no_figures: bool) -> None:
-    """Print and write the table of one run, or of several side by side.
+    """Print the table of one run and write its page, or print several runs side by side.
+
+    Another --metric, --no-figures and several runs are printed alone, and leave each run's page as it is.
 
     \b
     ensemble report results/quickstart

@@ -83,7 +83,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
     """
     from ensemble.lock import sole_driver
     from ensemble.study.plan import FORCED, forget_failures, is_complete
-    from ensemble.study.resume import data_of_run, other_versions, plan_of_run
+    from ensemble.study.resume import damaged_checkpoints, data_of_run, other_versions, plan_of_run
     from ensemble.study.study import Options
 
     # Before the lock: errors of the options leave the directory untouched.
@@ -98,6 +98,8 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
             say(f"{plan.run} is finished")
             _show(plan)
             return
+        for line in damaged_checkpoints(plan.run):
+            say(line)
         forced = tuple(FORCED + each for each in changed)
         _run(plan, Options(address, device, forced=forced), data_of_run(plan))
 
@@ -136,7 +138,7 @@ def _begin(file: ExperimentFile, results: Path, overwrite: bool, yes: bool, addr
     # Refuse what cannot work before anything is locked or removed
     _refuse_temporary(file, results)
     plan = make_plan(file, results)
-    refuse_foreign(plan)
+    refuse_foreign(plan, overwrite)
 
     # Run
     with sole_driver(plan.run):

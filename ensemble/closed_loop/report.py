@@ -17,7 +17,7 @@ from ensemble.reporting.results import differing_keys, label_groups
 from ensemble.reporting.run import read_run
 from ensemble.reporting.table import TableRow
 from ensemble.run_directory import RunDirectory
-from ensemble.schema import EVALUATION_COLUMNS
+from ensemble.schema import EVALUATION_COLUMNS, EVALUATION_KEY
 from ensemble.text import command, plural
 
 JOINT = {"mean": "mean of chunks", "median": "nearest to the median"}
@@ -86,7 +86,8 @@ def _read(path: Path) -> tuple[str, dict[str, str], list[EvaluationRow], int]:
     file = RunDirectory(path).evaluation_file
     if not file.is_file():
         raise UsageError(f"{path} was not evaluated yet: {command('ensemble', 'evaluate', path)}")
-    rows = checked_table(file, EVALUATION_COLUMNS).to_pylist()
+    optional = {*EVALUATION_COLUMNS.names} - {*EVALUATION_KEY} | {"seed"}  # a baseline has no seed
+    rows = checked_table(file, EVALUATION_COLUMNS, tuple(optional)).to_pylist()
     if not RunDirectory(path).experiment_file.is_file():  # a member that was copied out of its run
         labels = {row["config_hash"]: f"{row['family']} {row['config_hash'][:6]}" for row in rows}
         return path.name, labels, rows, 0

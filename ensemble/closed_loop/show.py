@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ensemble.closed_loop.report import Evaluation
 from ensemble.closed_loop.statistics import METRICS, Measured
+from ensemble.lock import held
 from ensemble.reporting.number_format import number, plus_minus, setting
 from ensemble.reporting.render.csv import render_csv
 from ensemble.reporting.render.templates import markdown_table
@@ -22,13 +23,14 @@ _CSV_TAILS = ("", "_std", "_ci_low", "_ci_high", "_ci_method", "_episode_error")
 
 def write_evaluation(found: Evaluation, figures: bool = True) -> Evaluation:
     """Write `evaluation.md`, `evaluation.csv` and the figure next to the rows; return it with its figure."""
-    if figures:
-        from ensemble.closed_loop.figure import draw_evaluation
-
-        found = replace(found, figures=(draw_evaluation(found),))
     run = RunDirectory(found.path)
-    write_text(run.evaluation_report("md"), to_markdown(found))
-    write_text(run.evaluation_report("csv"), to_csv(found))
+    with held(run.path / ".evaluation.lock"):  # figure and tables are of the same rows
+        if figures:
+            from ensemble.closed_loop.figure import draw_evaluation
+
+            found = replace(found, figures=(draw_evaluation(found),))
+        write_text(run.evaluation_report("md"), to_markdown(found))
+        write_text(run.evaluation_report("csv"), to_csv(found))
     return found
 
 

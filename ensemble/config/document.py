@@ -18,6 +18,7 @@ from ensemble.errors import UsageError
 MAX_BYTES = 4_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 60
+LARGEST_INTEGER = 2**63 - 1  # columns of whole numbers in a run's tables hold no larger ones
 _LABEL = re.compile(r"[A-Z]\w*: ")  # of a paragraph of the leading comment
 
 Scalar = str | int | float | bool | None
@@ -231,13 +232,21 @@ class _Reader:
             return TreeNode(tuple(self.node(child, (*path, i)) for i, child in enumerate(node.value)), position)
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
             try:
-                return TreeNode(_scalar(kind, node.value), position)
+                return TreeNode(self._bounded(_scalar(kind, node.value), position, path), position)
             except ValueError:
                 self.problems.append(Problem(position, path, f"{_short(node.value)} cannot be read as !!{kind}"))
                 return TreeNode(None, position)
         tag = node.tag.replace(_CORE, "!!")
         self.problems.append(Problem(position, path, f"the tag {tag} is refused; files hold plain values only"))
         return TreeNode(None, position)
+
+    def _bounded(self, value: Scalar, position: Position, path: Keys) -> Scalar:
+        """Return a scalar; a whole number of 64 bits or more is a problem, since no row could hold it."""
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            text = f"whole numbers are at most {LARGEST_INTEGER} (2^63 - 1), found {_short(str(value))[1:-1]}"
+            self.problems.append(Problem(position, path, text))
+            return None
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: Keys) -> TreeNode:
         values: dict[str, TreeNode] = {}

@@ -41,6 +41,7 @@ from ensemble.data.sources import (
 from ensemble.data.summary import Summary, merged
 from ensemble.data.trajectories import EPISODES
 from ensemble.errors import DataError, UsageError
+from ensemble.lock import held
 from ensemble.schema import OnProgress
 from ensemble.store import sha256_file, write_table
 from ensemble.text import plural
@@ -75,15 +76,24 @@ def convert(
 
     `progress` gets (points done, points in all), from any thread, one call at a time. Sources that an earlier, stopped
     run converted are reused. Raises DataError with every bad file (`skip_bad`: only without any good one), StorageError
-    when the disk cannot be written, UsageError when `out` already holds another data set. With bad files the shards of
+    when the disk cannot be written, UsageError when `out` already holds another data set, or another process converts
+    into it. With bad files the shards of
     the good ones stay in `out` for the next run, without a manifest.
     """
-    # Reuse a finished conversion
     paths = [Path(source) for source in sources]
     if not paths:
         raise UsageError("no files to convert")
-    options = options_hash(data)
     _refuse_foreign(out)
+    with held(out / ".convert.lock", str(out)):
+        return _convert_all(paths, out, data, progress, skip_bad)
+
+
+def _convert_all(
+    paths: Sequence[Path], out: Path, data: DataConfig, progress: OnProgress | None, skip_bad: bool
+) -> Manifest:
+    """Convert into a directory that no other process converts into meanwhile."""
+    # Reuse a finished conversion
+    options = options_hash(data)
     if (out / FILE).is_file():
         known = _known(out, paths, options)
         if known is not None:

@@ -58,6 +58,7 @@ class Report:
     provenance: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
     findings: SearchReport | None = None  # of a search
+    written: bool = False  # whether the run's page holds it
 
     @property
     def finished(self) -> bool:
@@ -184,7 +185,10 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
         ("git commit", _values(run, "git_commit")),
         ("versions", "; ".join(sorted({_versions(m["versions"]) for m in run.members if m["versions"]}))),
     ]
-    notices = [("notice", str(text)) for text in run.notes.get("notices", [])]
+    notices = [("notice", str(text)) for text in run.notes.get("notices") or []]
+    notices += [
+        ("notice", f"{member_id(m['config_hash'], m['seed'])}: {m['notice']}") for m in run.members if m.get("notice")
+    ]
     return tuple((name, value) for name, value in [*facts, *notices] if value)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ensemble.errors import NothingFinishedError, UsageError
+from ensemble.lock import held
 from ensemble.reporting.contents import Picture, Report, compose_report, smallest_rate
 from ensemble.reporting.groups import summary_table
 from ensemble.reporting.number_format import setting
@@ -21,7 +22,7 @@ from ensemble.reporting.run import read_run
 from ensemble.reporting.search_report import SearchReport
 from ensemble.reporting.table import Table
 from ensemble.store import write_table, write_text
-from ensemble.text import plural
+from ensemble.text import command, plural
 
 _FAILURES = 10  # printed to a terminal
 _CONFIGURATIONS = 10  # of a search, where there are no finalists
@@ -38,16 +39,17 @@ def write_report(run: Path, metric: str | None = None, figures: bool = True) -> 
     `require_finished`.
     """
     report = compose_report(read_run(run), metric)
-    if figures:
-        report = replace(report, pictures=_draw(report))
     directory = report.run.directory
-    write_table(directory.summary_file, summary_table(report.run))
-    write_text(directory.report_file("csv"), results_csv(report.run, report.table))
-    for suffix, render in _FORMATS.items():
-        write_text(directory.report_file(suffix), render(report))
-    if report.findings is not None:
-        write_text(directory.comparisons_file, report.findings.comparisons)
-    return report
+    with held(run / ".report.lock"):  # page and figures are of the same rows
+        if figures:
+            report = replace(report, pictures=_draw(report))
+        write_table(directory.summary_file, summary_table(report.run))
+        write_text(directory.report_file("csv"), results_csv(report.run, report.table))
+        for suffix, render in _FORMATS.items():
+            write_text(directory.report_file(suffix), render(report))
+        if report.findings is not None:
+            write_text(directory.comparisons_file, report.findings.comparisons)
+    return replace(report, written=True)
 
 
 def render_terminal(report: Report, console: Console) -> None:
@@ -74,9 +76,20 @@ def render_terminal(report: Report, console: Console) -> None:
     _print_more(len(report.missing) - most, "yellow", console)
 
     # Files
+    page = report.run.directory.report_file("html")
     files = "report.md, report.csv" if found is None else "report.md, .csv, .tex, comparisons.csv"
     extra = f" (and {files}, {plural(len(report.pictures), 'figure')})"
-    console.print(Text(f"report: {report.run.directory.report_file('html')}{extra}"), soft_wrap=True)
+    text = f"report: {page}{extra}" if report.written else _unwritten_text(report, page)
+    console.print(Text(text), soft_wrap=True)
+
+
+def _unwritten_text(report: Report, page: Path) -> str:
+    again = command("ensemble", "report", report.run.path)
+    return (
+        f"report: printed only; {page} stays as it is"
+        if page.exists()
+        else f"report: printed only; `{again}` writes it"
+    )
 
 
 def _print_findings(found: SearchReport, console: Console) -> None:
@@ -113,11 +126,13 @@ def joint_table(reports: Sequence[Report]) -> Table:
 
 
 def show(runs: Sequence[Path], console: Console, metric: str | None = None, figures: bool = True) -> list[Report]:
-    """Do what `ensemble report RUN..` does: write and print each report, and one joint table of several runs.
+    """Do what `ensemble report RUN..` does: print each report, and one joint table of several runs.
 
-    Raises NothingFinishedError after all is printed.
+    The page of a run is written for one run with its own metric and all figures; every other view is printed alone,
+    so that it never replaces a page by a poorer one. Raises NothingFinishedError after all is printed.
     """
-    reports = [write_report(run, metric, figures) for run in runs]
+    whole = len(runs) == 1 and metric is None and figures
+    reports = [write_report(run) if whole else compose_report(read_run(run), metric) for run in runs]
     for report in reports:
         render_terminal(report, console)
     if len(reports) > 1:

@@ -4,26 +4,28 @@ It reads what `results/README.md` documents and decides nothing about it; groupi
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
-from ensemble.config.document import comment_paragraphs, leading_comment
+from ensemble.config.document import comment_paragraphs, leading_comment, parse
 from ensemble.config.model import task_of_family
 from ensemble.errors import StorageError, UsageError
-from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
+from ensemble.reporting.checked_tables import check_columns, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_run import Search, read_search
 from ensemble.reporting.statistics import natural_mode
 from ensemble.run_directory import RunDirectory, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, VALIDATION_ACTION, Mode
 from ensemble.search_log import planned_trials, trial_rows
-from ensemble.store import read_json, read_table
+from ensemble.store import read_record
 from ensemble.text import did_you_mean, nearest
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
+
+_IDENTITY = ("config_hash", "seed", "role", "status")  # columns that every member has
 
 BASELINE_COLUMNS = pa.schema(
     [("baseline", pa.string()), ("config_hash", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
@@ -81,7 +83,7 @@ class Run:
 
     def mode(self, metric: str) -> Mode:
         """Say which end of `metric` is better: as the search says of its own metric and of its counterpart on test."""
-        search = self.experiment.get("search") or {}
+        search = section(self.experiment, "search")
         searched = str(search.get("metric", ""))
         if self.search and metric in self.search.objectives:
             return self.search.objectives[metric]
@@ -107,12 +109,15 @@ class Run:
 
     def curves(self) -> pa.Table | None:
         """Read the curves; None where the run has none."""
-        return optional_table(self.directory.curves_file, CURVE_COLUMNS)
+        file = self.directory.curves_file
+        if not file.exists():
+            return None
+        return check_columns(file, self.directory.collected(file), CURVE_COLUMNS, ("value",))
 
     def rollouts(self, member: MemberRow) -> pa.Table | None:
         """Read a member's predicted rollouts; None where it has none."""
         identity = member_id(member["config_hash"], member["seed"])
-        return optional_table(self.directory.member(identity).rollouts_file, ROLLOUT_COLUMNS)
+        return optional_table(self.directory.member(identity).rollouts_file, ROLLOUT_COLUMNS, ("true", "predicted"))
 
     def log_file(self, member: MemberRow) -> Path:
         """Return where a member's log lies."""
@@ -133,7 +138,7 @@ def read_run(path: Path) -> Run:
     # Members, what was planned, and what they have to beat
     table = _members_table(directory)
     planned = optional_table(directory.planned_file, PLANNED_COLUMNS)
-    baselines = optional_table(directory.baselines_file, BASELINE_COLUMNS)
+    baselines = optional_table(directory.baselines_file, BASELINE_COLUMNS, ("value",))
     members = _unique(directory.members_file, table.to_pylist())
     return Run(
         directory=directory,
@@ -145,7 +150,7 @@ def read_run(path: Path) -> Run:
         baselines=_baselines(rows_of(baselines)),
         metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
         hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
-        notes=_notes(directory.notes_file),
+        notes=read_record(directory.notes_file, {"notices": list, "versions": dict}),
         search=read_search(directory, experiment),
     )
 
@@ -155,14 +160,15 @@ def _members_table(directory: RunDirectory) -> pa.Table:
     file = directory.members_file
     # A run that was interrupted has rows of members that its table lacks.
     ended = len(directory.row_files)
-    if ended > (read_table(file, ["seed"]).num_rows if file.exists() else 0):
+    if ended > (directory.collected(file, ["seed"]).num_rows if file.exists() else 0):
         directory.collect()
     if not file.exists():
         log = directory.search_log
         begun, planned = len(trial_rows(log, [""])), planned_trials(log)
         search = f"; of its search {begun} of {planned or '?'} trials were started" if begun else ""
         raise UsageError(f"{file} is missing: no member of this run has ended yet{search}")
-    return checked_table(file, MEMBER_COLUMNS)
+    optional = tuple(name for name in MEMBER_COLUMNS.names if name not in _IDENTITY)
+    return check_columns(file, directory.collected(file), MEMBER_COLUMNS, optional)
 
 
 def _unique(file: Path, rows: list[MemberRow]) -> tuple[MemberRow, ...]:
@@ -193,19 +199,18 @@ def _read_text(file: Path) -> str:
 
 def _parse_experiment(file: Path, text: str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse(text, str(file))[0].plain()
+    except UsageError as error:
         raise StorageError(f"{file} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise StorageError(f"{file} is damaged: it holds no mapping")
     return value
 
 
-def _notes(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    value = read_json(file)
-    return value if isinstance(value, dict) else {}
+def section(experiment: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of an experiment file as it was read; empty where it has none."""
+    found = experiment.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _nearest_directory(path: Path) -> str:

@@ -21,7 +21,10 @@ from ensemble.reporting.statistics import natural_mode
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import IMPORTANCE_COLUMNS, RUNG_COLUMNS, TRIAL_COLUMNS, VALIDATION_ROLLOUT, Float64, Mode
 from ensemble.search_log import planned_trials, rung_rows, trial_rows
-from ensemble.store import read_json
+from ensemble.store import read_record
+
+# Types of the values of search.json that are more than shown.
+_FACTS = {"metric": str, "mode": str, "also": dict, "finalists": list, "finished": bool, "budget": int}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +173,19 @@ class Search:
 
 def read_search(run: RunDirectory, experiment: Mapping[str, Any]) -> Search | None:
     """Read the search of a run directory; None where there was none. StorageError where a file is damaged."""
-    section = experiment.get("search") if isinstance(experiment.get("search"), dict) else {}
-    facts = read_json(run.search_file) if (run.search_file).exists() else {}
-    if not isinstance(facts, dict):
-        raise StorageError(f"{run.search_file}: damaged: it holds no mapping")
-    objectives = _objectives({**(section or {}), **facts})
+    section: dict[str, Any] = experiment["search"] if isinstance(experiment.get("search"), dict) else {}
+    facts = read_record(run.search_file, _FACTS)
+    objectives = _objectives({**section, **facts})
     if (run.search_log).exists() and not facts.get("finished"):  # the tables, if any, are of an earlier end
         trials, rungs = trial_rows(run.search_log, list(objectives)), rung_rows(run.search_log)
-        facts = {**(section or {}), **facts, "finished": False, "trials_planned": planned_trials(run.search_log) or "?"}
+        facts = {**section, **facts, "finished": False, "trials_planned": planned_trials(run.search_log) or "?"}
     else:
-        table = optional_table(run.trials_file, TRIAL_COLUMNS)
+        table = optional_table(run.trials_file, TRIAL_COLUMNS, ("value", "steps", "seeds", "parameters", "objectives"))
         if table is None:
             return None
-        trials, rungs = rows_of(table), rows_of(optional_table(run.rungs_file, RUNG_COLUMNS))
+        trials, rungs = rows_of(table), rows_of(optional_table(run.rungs_file, RUNG_COLUMNS, ("value", "kept")))
     # Importances: what could not be computed is left out
-    shares = rows_of(optional_table(run.importances_file, IMPORTANCE_COLUMNS))
+    shares = rows_of(optional_table(run.importances_file, IMPORTANCE_COLUMNS, ("importance", "method", "trials")))
     return Search(
         trials=tuple(_trial(run.trials_file, row) for row in sorted(trials, key=lambda row: row["number"])),
         rungs=tuple(
@@ -198,7 +199,7 @@ def read_search(run: RunDirectory, experiment: Mapping[str, Any]) -> Search | No
         ),
         objectives=objectives,
         facts=facts,
-        points=len((section or {}).get("points") or ()),
+        points=len(section["points"]) if isinstance(section.get("points"), list) else 0,
     )
 
 
@@ -241,5 +242,6 @@ def _mapping(file: Path, row: Mapping[str, Any], column: str) -> dict[str, Any]:
 
 def _objectives(facts: Mapping[str, Any]) -> dict[str, Mode]:
     metric = str(facts.get("metric") or VALIDATION_ROLLOUT)
-    given = {metric: facts.get("mode") or natural_mode(metric), **(facts.get("also") or {})}
+    also = facts.get("also")
+    given = {metric: facts.get("mode") or natural_mode(metric), **(also if isinstance(also, dict) else {})}
     return {name: "max" if mode == "max" else "min" for name, mode in given.items()}

@@ -4,7 +4,6 @@ Read and written before Ray or torch are loaded, so that the table of a finished
 in use is refused at once.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,16 @@ from ensemble.config.experiment import fresh_seeds, seed_numbers
 from ensemble.config.forks import Fork
 from ensemble.config.space import Choice
 from ensemble.errors import StorageError, UsageError
-from ensemble.run_directory import RunDirectory, config_hash, member_id
+from ensemble.run_directory import RunDirectory, cast_columns, config_hash, member_id
 from ensemble.schema import MemberRole
 from ensemble.search.describe_space import trial_count
-from ensemble.store import read_json, read_table, write_json, write_table, write_text
+from ensemble.store import read_record, read_table, write_json, write_table, write_text
+from ensemble.study.removal import inputs_of, remove_run, why_not_removed
 from ensemble.text import command, plural
 
 PlannedMember = tuple[str, str, int]  # config_hash, role, seed
 FORCED = "resumed although "  # start of a notice that --force wrote
+_PLANNED = pa.schema([("config_hash", pa.string()), ("role", pa.string()), ("seed", pa.int64())])
 # Sections that change neither a result nor the description of it in a row.
 _IGNORED_SECTIONS = ("logging", "storage")
 
@@ -64,6 +65,16 @@ class Plan:
     def sampled(self) -> bool:
         """Whether configurations are suggested one after the other."""
         return self.role == "search" and self.first.search.sampler != "grid"
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The experiment file, and what exists of the paths in it, by their keys."""
+        return inputs_of(self.file.tree.plain(), self.file.path, self.base_dir)
+
+    @property
+    def kept_by(self) -> str | None:
+        """Why --overwrite must not remove the run directory; None where it may."""
+        return why_not_removed(self.run, self.inputs)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -112,7 +123,8 @@ def is_finished(plan: Plan) -> bool:
     refuse_foreign(plan)
     if not run.experiment_file.is_file():
         return False
-    advice = f"continue it with `{command('ensemble', 'resume', plan.run)}`, or start again with --overwrite"
+    again = "choose another `experiment:`" if plan.kept_by else "start again with --overwrite"
+    advice = f"continue it with `{command('ensemble', 'resume', plan.run)}`, or {again}"
     difference = first_difference(_read_yaml(run.experiment_file), plan.resolved)
     if difference is not None:
         raise UsageError(f"{plan.run} holds another experiment: {difference}; {advice}")
@@ -137,37 +149,49 @@ def is_complete(plan: Plan) -> bool:
     """Return whether every planned member has ended and its row is collected, and a search has its finalists."""
     run = RunDirectory(plan.run)
     ended = not unfinished(plan) and run.members_file.is_file()
-    if ended and read_table(run.members_file).num_rows < len(run.row_files):
+    if ended and run.collected(run.members_file).num_rows < len(run.row_files):
         run.collect()  # the driver was killed after the last row and before the table
     if plan.role == "search":
-        facts = read_json(run.search_file) if run.search_file.is_file() else {}
-        return ended and bool(facts.get("finished"))
+        return ended and bool(_record(run, run.search_file).get("finished"))
     return ended and len(planned_members(plan.run)) == len(plan.known)
 
 
-def planned_members(run: Path) -> list[PlannedMember]:
+def planned_members(path: Path) -> list[PlannedMember]:
     """Return the planned members that a run directory lists; none where it has no list."""
-    file = RunDirectory(run).planned_file
-    rows = read_table(file).to_pylist() if file.is_file() else []
-    return [(row["config_hash"], row["role"], row["seed"]) for row in rows]
+    run = RunDirectory(path)
+    if not run.planned_file.exists():
+        return []
+    try:
+        table = cast_columns(run.planned_file, read_table(run.planned_file), _PLANNED)
+    except StorageError as error:
+        raise StorageError(f"{error}; {_advice(run)}") from error
+    lacking = [name for name in _PLANNED.names if name not in table.column_names or table[name].null_count]
+    if lacking:
+        raise StorageError(f"{run.planned_file}: damaged: no '{lacking[0]}' in every row; {_advice(run)}")
+    return [(row["config_hash"], row["role"], row["seed"]) for row in table.to_pylist()]
 
 
 def write_planned(run: Path, members: Sequence[PlannedMember]) -> None:
     """Write the list of planned members."""
     columns = zip(*members, strict=True) if members else ((), (), ())
-    names = ("config_hash", "role", "seed")
-    kinds = (pa.string(), pa.string(), pa.int64())
-    table = {name: pa.array(list(c), kind) for name, c, kind in zip(names, columns, kinds, strict=True)}
+    table = {field.name: pa.array(list(c), field.type) for field, c in zip(_PLANNED, columns, strict=True)}
     write_table(RunDirectory(run).planned_file, pa.table(table))
 
 
-def refuse_foreign(plan: Plan) -> None:
-    """Raise UsageError when the directory holds other files of the user, StorageError when it cannot be a directory."""
+def refuse_foreign(plan: Plan, overwrite: bool = False) -> None:
+    """Raise UsageError when the directory is not a run, or with `overwrite` holds what must not be removed.
+
+    Raises StorageError where it cannot be a directory.
+    """
     for path in (plan.run, *plan.run.parents):
+        if path.is_symlink() and not path.exists():
+            raise StorageError(f"{path} is a symbolic link to nothing; results need a directory")
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file; results need a directory")
-    if plan.run.is_dir() and any(plan.run.iterdir()) and not RunDirectory(plan.run).experiment_file.is_file():
+    if plan.run.is_dir() and any(plan.run.iterdir()) and not RunDirectory(plan.run).is_run:
         raise UsageError(f"{plan.run} exists and is no run directory; choose another --results or `experiment:`")
+    if overwrite and plan.run.is_dir() and (reason := plan.kept_by):
+        raise UsageError(f"{reason}, or choose another --results or `experiment:`")
 
 
 def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
@@ -175,7 +199,8 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     plan.run.mkdir(parents=True, exist_ok=True)
     run = RunDirectory(plan.run)
 
-    # Experiment. First of all: without this file the directory is not recognized as a run.
+    # Experiment. The marker first of all: without it the directory is not recognized as a run.
+    run.mark()
     text = plan.file.path.read_text(encoding="utf-8")
     body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)
     write_text(run.experiment_file, leading_comment(text) + body)
@@ -190,18 +215,14 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
 
     # Search and members. A search that is extended is no longer finished.
     if run.search_file.is_file():
-        write_json(run.search_file, {**read_json(run.search_file), "finished": False})
+        write_json(run.search_file, {**_record(run, run.search_file), "finished": False})
     planned = planned_members(plan.run)
     write_planned(plan.run, [*planned, *(member for member in plan.known if member not in planned)])
 
 
-def clear(plan: Plan) -> None:
-    """Remove a run directory that --overwrite replaces."""
-    if RunDirectory(plan.run).experiment_file.is_file():
-        removed = plan.run.with_name(f".{plan.run.name}.removed")
-        shutil.rmtree(removed, ignore_errors=True)
-        plan.run.rename(removed)  # atomic: a process killed here leaves no partial run
-        shutil.rmtree(removed)
+def clear(plan: Plan) -> Path:
+    """Remove a run directory that --overwrite replaces; return where the next one goes, links followed."""
+    return remove_run(plan.run, plan.inputs)
 
 
 def forget_failures(plan: Plan) -> int:
@@ -213,8 +234,17 @@ def forget_failures(plan: Plan) -> int:
 
 
 def row_status(file: Path) -> str:
-    """Return the status of the member of a row file."""
-    return str(read_table(file, ["status"])["status"][0].as_py())
+    """Return the status of the member of a row file; StorageError where it is damaged."""
+    return str(row_value(file, "status"))
+
+
+def row_value(file: Path, column: str) -> Any:
+    """Return one value of a member's row; StorageError, with the way out, where it is damaged."""
+    table = read_table(file, [column])
+    if table.column_names != [column] or table.num_rows != 1:
+        again = command("ensemble", "resume", file.parents[2])
+        raise StorageError(f"{file}: damaged: no '{column}'; remove it, and `{again}` trains that member again")
+    return table[column][0].as_py()
 
 
 def plain_values(file: Path) -> Any:
@@ -244,8 +274,8 @@ def first_difference(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        value = plain_values(path)
+    except UsageError as error:
         raise StorageError(f"{path} is damaged: {error}; start again with --overwrite") from error
     if not isinstance(value, dict):
         raise StorageError(f"{path} is damaged; start again with --overwrite")
@@ -302,5 +332,25 @@ def _short(value: Any) -> str:
 
 def read_notes(plan: Plan) -> dict[str, Any]:
     """Return the notes of a run on its data and versions; empty before it began."""
-    file = RunDirectory(plan.run).notes_file
-    return dict(read_json(file)) if file.is_file() else {}
+    return notes_of_run(plan.run)
+
+
+def notes_of_run(path: Path) -> dict[str, Any]:
+    """Return the notes of a run directory; empty where it has none. StorageError where they are damaged."""
+    run = RunDirectory(path)
+    notes = _record(run, run.notes_file, {"notices": list, "versions": dict, "shards": dict, "beside": str})
+    texts = [*(notes.get("notices") or []), *(notes.get("shards") or {}).values()]
+    if not all(isinstance(each, str) for each in texts):
+        raise StorageError(f"{run.notes_file}: damaged: 'notices' and 'shards' hold texts; {_advice(run)}")
+    return {key: value for key, value in notes.items() if value is not None}
+
+
+def _record(run: RunDirectory, file: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
+    try:
+        return read_record(file, kinds)
+    except StorageError as error:
+        raise StorageError(f"{error}; {_advice(run)}") from error
+
+
+def _advice(run: RunDirectory) -> str:
+    return f"remove that file, and `{command('ensemble', 'resume', run.path)}` goes on without it"

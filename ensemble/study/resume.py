@@ -1,15 +1,23 @@
 """The state of an earlier run: its plan, its data, and what has changed since it began."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ensemble.config import load
 from ensemble.errors import UsageError
-from ensemble.run_directory import RunDirectory
-from ensemble.store import read_json
-from ensemble.study.plan import Plan, first_difference, make_plan, plain_values, planned_members, read_notes
+from ensemble.run_directory import MemberDirectory, RunDirectory
+from ensemble.study.plan import (
+    Plan,
+    first_difference,
+    make_plan,
+    notes_of_run,
+    plain_values,
+    planned_members,
+    read_notes,
+)
+from ensemble.text import command
 from ensemble.versions import git_commit, versions
 
 
@@ -17,7 +25,11 @@ def plan_of_run(run: Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a run directory, extended by `overrides`; UsageError when it is not a run directory."""
     directory = RunDirectory(run)
     if not directory.experiment_file.is_file():
-        raise UsageError(f"{run} is no run directory: it has no {directory.experiment_file.name}")
+        outer = next((path for path in run.absolute().parents if RunDirectory(path).is_run), None)
+        inside = f"; it lies inside a run: `{command('ensemble', 'resume', outer)}`" if outer else ""
+        raise UsageError(f"{run} is no run directory: it has no {directory.experiment_file.name}{inside}")
+    if not directory.is_run:
+        raise UsageError(f"{run} is no run directory: besides {directory.experiment_file.name} no run has left a file")
     refuse_edited(run)
 
     # Plan. The directory may have been moved or renamed, and the folder of the experiment file is another one.
@@ -42,7 +54,7 @@ def refuse_edited(run: Path) -> None:
     More trials and more seeds are an extension, not an edit.
     """
     directory = RunDirectory(run)
-    notes = read_json(directory.notes_file) if directory.notes_file.is_file() else {}
+    notes = notes_of_run(run)
     for file, key in ((directory.experiment_file, "asked"), (directory.space_file, "given")):
         old, new = notes.get(key), plain_values(file)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -72,3 +84,19 @@ def data_of_run(plan: Plan) -> dict[str, Path] | None:
     """Return the shards of the run by name (`main` and the named sets); None where one of them is gone."""
     shards = {name: Path(path) for name, path in read_notes(plan).get("shards", {}).items()}
     return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None
+
+
+def damaged_checkpoints(run: Path) -> Iterator[str]:
+    """Yield a line for each unfinished member whose newest checkpoint is damaged: what is wrong, and what follows."""
+    folders = [path.parent for path in sorted(RunDirectory(run).members.glob("*/checkpoints"))]
+    unfinished = [MemberDirectory(path) for path in folders if not MemberDirectory(path).row_file.is_file()]
+    if not unfinished:
+        return
+    from ensemble.training.checkpoint import damage, lost_notice  # loads torch
+
+    for member in unfinished:
+        faults = damage(member.checkpoints)
+        if faults:
+            lost = lost_notice(member.checkpoints)
+            follows = "is trained again from step 0, as its row will say" if lost else "goes on from the one before"
+            yield f"damaged checkpoint {faults[0]}; member {member.path.name} {follows}"

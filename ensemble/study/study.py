@@ -16,10 +16,9 @@ from ensemble.data.trajectories import Trajectories, read_manifest
 from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
-from ensemble.store import read_table
 from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, search_notes
 from ensemble.study.cluster import ClusterNode, Needs, connected, cpu_count, in_job, needs, slots
-from ensemble.study.plan import Plan, clear, planned_text, write_plan
+from ensemble.study.plan import Plan, clear, planned_text, row_value, write_plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
@@ -98,7 +97,7 @@ def _refuse_other_data(plan: Plan, data: PreparedData) -> None:
     """Raise UsageError when a member of this run was trained on other data."""
     fingerprint = read_manifest(data.main)["fingerprint"]
     for file in RunDirectory(plan.run).row_files:
-        trained_on = read_table(file)["data_fingerprint"][0].as_py()
+        trained_on = row_value(file, "data_fingerprint")
         if trained_on != fingerprint:
             raise UsageError(
                 f"{plan.run}: member {file.parent.name} was trained on data_fingerprint {trained_on}, the data now "

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ensemble.config import flatten
 from ensemble.errors import UsageError
+from ensemble.lock import held
 from ensemble.models.state_dicts import to_state_dict
 from ensemble.reporting.figures.style import PALETTE, STYLE, Series, new_figure, save
 from ensemble.run_directory import MemberDirectory
@@ -103,14 +104,15 @@ def export_tiny(path: Path, out: Path, config_hash: str | None = None, overwrite
 
     # Weights, logs and pictures
     module = load_pack(tuple(directories.values()))
-    for index, (member, name) in enumerate(zip(members, names, strict=True)):
-        paths = _files(out, member, name)
-        write_state_dict(paths["pth"], to_state_dict(module, index))
-        if "txt" in paths:
-            write_text(paths["txt"], "".join(f"{line}\n" for line in log_lines(member)))
-            _draw(member, paths["png"])
-    if tokenizer:
-        write_original(tokenizer, files[-1])
+    with held(out / ".export.lock", str(out)):
+        for index, (member, name) in enumerate(zip(members, names, strict=True)):
+            paths = _files(out, member, name)
+            write_state_dict(paths["pth"], to_state_dict(module, index))
+            if "txt" in paths:
+                write_text(paths["txt"], "".join(f"{line}\n" for line in log_lines(member)))
+                _draw(member, paths["png"])
+        if tokenizer:
+            write_original(tokenizer, files[-1])
     return files
 
 

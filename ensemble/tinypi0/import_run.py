@@ -6,10 +6,10 @@ The experiment is the published recipe with the shapes of the files, so that `ev
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -86,19 +86,17 @@ def import_policies(request: Request) -> Path:
     origins, layout = _build(experiment, tensors)
 
     # Write under another name, then replace the run directory
-    refuse_foreign(plan)
+    refuse_foreign(plan, request.overwrite)
     with sole_driver(plan.run):
-        if RunDirectory(plan.run).experiment_file.is_file() and not request.overwrite:
+        if RunDirectory(plan.run).is_run and not request.overwrite:
             raise UsageError(f"{plan.run} exists; choose another --name, or replace it with --overwrite")
         # In the same folder, since a rename is atomic only within a file system.
-        staging = plan.run.with_name(f".{plan.run.name}.importing")
-        shutil.rmtree(staging, ignore_errors=True)
-        try:
+        place = plan.run.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{place.name}.importing-", dir=place.parent) as folder:
+            staging = Path(folder) / place.name
             _write(RunDirectory(staging), plan, origins, layout, tokenizer)
-            clear(plan)
-            staging.rename(plan.run)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            staging.rename(clear(plan))
     return plan.run
 
 
@@ -216,6 +214,7 @@ def _write(
 ) -> None:
     """Write a complete run directory."""
     # The experiment
+    run.mark()
     title = f"# Question: how good are the {len(origins)} imported policies?\n# Weights: "
     names = ", ".join(origin.path.name for origin in origins)
     body = yaml.safe_dump(plan.resolved, sort_keys=False, allow_unicode=True, width=120)

@@ -10,26 +10,25 @@ A directory without a whole manifest is not a checkpoint. Two are kept; the newe
 per member, since a member does not depend on its pack: a resumed pack may be composed differently.
 """
 
-import json
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ensemble.errors import StorageError
-from ensemble.store import sha256_file, write_bytes, write_json, write_table
+from ensemble.store import read_record, read_table, sha256_file, write_bytes, write_json, write_table
+from ensemble.text import plural
 from ensemble.training.arena import Slot
 
 _KEPT = 2
+_FILES = ("members.safetensors", "state.json", "curves.parquet")
 _log = logging.getLogger(__name__)
 
 
@@ -62,18 +61,21 @@ def save(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     write_bytes(partial / "members.safetensors", serialize(contiguous))
     write_json(partial / "state.json", checkpoint.state)
     write_table(partial / "curves.parquet", checkpoint.curves)
-    files = sorted(partial.iterdir())
+    files = [partial / name for name in sorted(_FILES)]
     manifest = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
     write_json(partial / "MANIFEST.json", manifest)
     partial.rename(target)
-    for old in _listed(directory)[_KEPT:]:
-        shutil.rmtree(old)
+    # A later one is damaged, since the member went on from an earlier one: it must not count as one of the two.
+    kept = [path for path in _listed(directory) if path.name <= target.name]
+    for other in {*_listed(directory)} - {*kept[:_KEPT]}:
+        shutil.rmtree(other)
     return target
 
 
 def is_whole(directory: Path, step: int) -> bool:
-    """Say whether the checkpoint of a step is there."""
-    return (directory / f"step-{step:08d}" / "MANIFEST.json").is_file()
+    """Say whether the checkpoint of a step is there and undamaged."""
+    path = directory / f"step-{step:08d}"
+    return (path / "MANIFEST.json").is_file() and _fault(path) is None
 
 
 def load_newest(directory: Path, layout: tuple[Slot, ...], device: torch.device | str = "cpu") -> Checkpoint | None:
@@ -82,10 +84,39 @@ def load_newest(directory: Path, layout: tuple[Slot, ...], device: torch.device 
     Raises:
         StorageError: a whole checkpoint holds other parameters than `layout`.
     """
+    path = _newest_whole(directory)
+    return None if path is None else _load(path, layout, device)
+
+
+def load_progress(directory: Path) -> tuple[dict[str, Any], pa.Table] | None:
+    """Read the state and the curve of the newest whole checkpoint, whatever its layout; None where there is none."""
+    path = _newest_whole(directory)
+    return None if path is None else (_state(path), read_table(path / "curves.parquet"))
+
+
+def damage(directory: Path) -> list[str]:
+    """Return what is wrong with each checkpoint that is newer than the newest whole one, a text each."""
+    faults = []
     for path in _listed(directory):
         fault = _fault(path)
         if fault is None:
-            return _load(path, layout, device)
+            break
+        faults.append(f"{path}: {fault}")
+    return faults
+
+
+def lost_notice(directory: Path) -> str:
+    """Return what a row says of a member whose every checkpoint is damaged; empty for others."""
+    count = len(_listed(directory))
+    lost = count > 0 and len(damage(directory)) == count
+    return f"trained again from step 0: its {plural(count, 'checkpoint')} were damaged" if lost else ""
+
+
+def _newest_whole(directory: Path) -> Path | None:
+    for path in _listed(directory):
+        fault = _fault(path)
+        if fault is None:
+            return path
         _log.warning("checkpoint %s is damaged (%s); trying the one before", path, fault)
     return None
 
@@ -99,11 +130,13 @@ def _listed(directory: Path) -> list[Path]:
 def _fault(path: Path) -> str | None:
     """Say what is wrong with a checkpoint: a file, what was expected and what is there."""
     try:
-        manifest: Mapping[str, Mapping[str, Any]] = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        return f"MANIFEST.json: {error}"
-    for name, expected in manifest.items():
-        file = path / name
+        manifest = read_record(path / "MANIFEST.json")
+    except StorageError as error:
+        return str(error).removeprefix(f"{path}/")
+    for name in _FILES:
+        expected, file = manifest.get(name), path / name
+        if not isinstance(expected, dict) or not {"bytes", "sha256"} <= set(expected):
+            return f"MANIFEST.json does not list {name}"
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != expected["bytes"]:
@@ -113,12 +146,21 @@ def _fault(path: Path) -> str | None:
     return None
 
 
+def _state(path: Path) -> dict[str, Any]:
+    """Read the counters of a whole checkpoint; StorageError where they are of another shape."""
+    state = read_record(path / "state.json", {"layout": list, "member": dict})
+    lacking = [key for key in ("layout", "member", "config_hash", "data_fingerprint") if key not in state]
+    if lacking:
+        raise StorageError(f"{path / 'state.json'}: damaged: no '{lacking[0]}'")
+    return state
+
+
 def _load(path: Path, layout: tuple[Slot, ...], device: torch.device | str) -> Checkpoint:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = _state(path)
     if state["layout"] != layout_json(layout):
         raise StorageError(f"{path}: holds other parameters than this model; use --overwrite to start again")
     return Checkpoint(
         tensors=load_file(path / "members.safetensors", device=str(device)),
         state=state,
-        curves=pq.read_table(path / "curves.parquet"),
+        curves=read_table(path / "curves.parquet"),
     )

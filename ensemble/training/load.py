@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ensemble.open_loop.state import StateLayout
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
 from ensemble.training.arena import Arena
-from ensemble.training.weights import load_model_record, load_row, read_config, read_features, read_normalization
+from ensemble.training.weights import load_best, load_model_record, read_config, read_features, read_normalization
 
 Arrays = Mapping[str, npt.ArrayLike]  # feature: (B, points, width)
 
@@ -108,7 +107,7 @@ def load_pack(members: Sequence[Path], device: str = "cpu") -> Any:
     module = build(read_config(record), features, len(members), normalization, precision=record["precision"])
     arena = Arena(module, device)
     for row, directory in zip(arena.values.data, members, strict=True):
-        row.copy_(load_row(directory / "best.safetensors", arena.layout))
+        row.copy_(load_best(directory, arena.layout))
     return module.eval()
 
 
@@ -139,7 +138,7 @@ def find_members(path: str | Path, config_hash: str | None = None) -> dict[int, 
     if not run.members_file.is_file():
         raise StorageError(f"{path}: no finished run there (no {run.members_file.name})")
     by_hash: dict[str, list[dict[str, Any]]] = {}
-    for row in pq.read_table(run.members_file).to_pylist():
+    for row in run.collected(run.members_file).to_pylist():
         by_hash.setdefault(row["config_hash"], []).append(row)
     by_hash = {name: rows for name, rows in by_hash.items() if any(row["status"] == "completed" for row in rows)}
     if not by_hash:

@@ -38,6 +38,7 @@ class Member:
     best_rollout: Best = field(default_factory=Best)
     plateau: Plateau = field(default_factory=Plateau)
     last: dict[str, float] = field(default_factory=dict)  # the newest validation
+    notice: str = ""  # what its row says beside the result
 
     @property
     def active(self) -> bool:
@@ -58,6 +59,8 @@ class Member:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON (infinity before the first validation becomes null)."""
         record = asdict(self)
+        if not self.notice:
+            del record["notice"]
         for name, (_, key) in _STANDINGS.items():
             if record[name][key] == float("inf"):
                 record[name][key] = None

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from ensemble.config import Experiment, flatten
+from ensemble.errors import StorageError
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import MEMBER_COLUMNS, MemberRole, Status
 from ensemble.store import write_table
@@ -43,6 +44,7 @@ def member_row(
         "threads": torch.get_num_threads(),
         "versions": json.dumps(versions(), sort_keys=True),
         "git_commit": git_commit(),
+        **({"notice": member.notice} if member.notice else {}),
         **facts,
         **metrics,
         **_hyperparameters(config),
@@ -58,6 +60,14 @@ def write_member(directory: MemberDirectory, row: Mapping[str, Any], curve: Curv
     """Write the curve, then the row: a member with a row has finished."""
     write_table(directory.curves_file, curve.table())
     write_table(directory.row_file, row_table(row))
+
+
+def write_failed_member(directory: MemberDirectory, row: Mapping[str, Any], curve: Curve) -> None:
+    """Write the row of a member that failed, with its curve where there is room for both."""
+    try:
+        write_member(directory, row, curve)
+    except StorageError:
+        write_table(directory.row_file, row_table(row))
 
 
 def row_table(row: Mapping[str, Any]) -> pa.Table:

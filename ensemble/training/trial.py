@@ -5,17 +5,16 @@ a row are skipped and members that have a checkpoint continue from it, so a tria
 """
 
 import ctypes
-import json
+import logging
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from ensemble.config import Experiment
@@ -24,7 +23,7 @@ from ensemble.models.base import Normalization, build
 from ensemble.run_directory import MemberDirectory, RunDirectory, config_hash, member_id
 from ensemble.schema import TRAIN_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, VALIDATION_ROLLOUT, MemberRole
 from ensemble.training.arena import layout_of
-from ensemble.training.checkpoint import Checkpoint, load_newest
+from ensemble.training.checkpoint import Checkpoint, load_newest, load_progress, lost_notice
 from ensemble.training.context import Context, Paused
 from ensemble.training.finish import finish
 from ensemble.training.loggers import open_loggers
@@ -32,16 +31,18 @@ from ensemble.training.loop import Outputs, Trainer
 from ensemble.training.members import Curve, Member
 from ensemble.training.pack import Pack
 from ensemble.training.pack_size import choose_pack
-from ensemble.training.rows import member_row, write_member
+from ensemble.training.rows import member_row, write_failed_member
 from ensemble.training.setup import Setup, TrialData
 from ensemble.training.tasks import set_up
 from ensemble.training.weights import (
     InitialWeights,
     check_same_question,
+    load_best,
     load_model_record,
-    load_row,
     read_normalization,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def _trainer(
     pack = setup.pack(experiment, seeds, context)
     if not any(checkpoints):
         _start_from(trial, pack, setup)
+        for member in pack.members:
+            member.notice = lost_notice(trial.directory(member.seed).checkpoints)
     batches = setup.batches(pack, experiment.train.batch_size, context)
     whole = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
     outputs = [
@@ -247,23 +250,46 @@ def _start_from(trial: Trial, pack: Pack, setup: Setup) -> None:
     for member in pack.members:
         check_same_question(origin.of(member.seed), setup.features, trial.experiment.model.model_dump())
     for index, member in enumerate(pack.members):
-        row = load_row(origin.of(member.seed) / "best.safetensors", pack.arena.layout)
+        row = load_best(origin.of(member.seed), pack.arena.layout)
         pack.arena.values.data[index].copy_(row)
 
 
 def record_failure(trial: Trial, error: BaseException, data_fingerprint: str) -> None:
-    """Leave a row `failed` for each member without one; the traceback goes to its `train.log`."""
+    """Leave a row `failed` for each member without one; the traceback goes to its `train.log`.
+
+    Raises StorageError, after all members, where a row could not be written. What else is damaged or full is left out.
+    """
+    problems: list[StorageError] = []
     for seed in trial.pending:
         directory = trial.directory(seed)
-        directory.path.mkdir(parents=True, exist_ok=True)
-        with directory.log_file.open("a", encoding="utf-8") as log:
-            traceback.print_exception(error, file=log)
-        member, curves = load_progress(directory)
-        member = member or Member(seed)
+        _log_error(directory, error)
+        member, curves = _progress_of(directory, seed)
         member.error = _in_words(error, trial.experiment)
         facts = {"data_fingerprint": data_fingerprint, "parameters": None, "device": "", "world_size": None}
         row = member_row(trial.experiment, trial.config_hash, trial.role, member, "failed", facts, {})
-        write_member(directory, row, Curve(trial.config_hash, seed, trial.role, curves))
+        try:
+            write_failed_member(directory, row, Curve(trial.config_hash, seed, trial.role, curves))
+        except StorageError as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+
+
+def _log_error(directory: MemberDirectory, error: BaseException) -> None:
+    with suppress(OSError):  # the row, which says the error in short, counts for more than its log
+        directory.path.mkdir(parents=True, exist_ok=True)
+        with directory.log_file.open("a", encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+
+
+def _progress_of(directory: MemberDirectory, seed: int) -> tuple[Member, pa.Table | None]:
+    """Return the record and the curve of the newest whole checkpoint; those of step 0 where there is none."""
+    try:
+        found = load_progress(directory.checkpoints)
+        return (Member.from_json(found[0]["member"]), found[1]) if found else (Member(seed), None)
+    except (StorageError, OSError, KeyError, TypeError) as error:
+        _log.warning("%s: %s", directory.checkpoints, error)
+        return Member(seed), None
 
 
 def _in_words(error: BaseException, experiment: Experiment) -> str:
@@ -273,14 +299,6 @@ def _in_words(error: BaseException, experiment: Experiment) -> str:
         half = max(2, experiment.train.batch_size // 2)
         return f"out of memory (try train.batch_size={half} or a smaller model): {text}"
     return text
-
-
-def load_progress(directory: MemberDirectory) -> tuple[Member | None, pa.Table | None]:
-    """Return the record and the curve of the newest checkpoint, whatever its layout; None where there is none."""
-    for path in sorted(directory.checkpoints.glob("step-????????/MANIFEST.json"), reverse=True):
-        state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
-        return Member.from_json(state["member"]), pq.read_table(path.parent / "curves.parquet")
-    return None, None
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -24,9 +25,11 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.models.base import Normalization
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import Feature
-from ensemble.store import read_json, write_bytes, write_json
+from ensemble.store import read_record, write_bytes, write_json
 from ensemble.training.arena import Slot
 from ensemble.training.checkpoint import layout_json
+
+_RECORD = ("config_hash", "seed", "model", "precision", "features", "normalization")  # keys of a model.json
 
 
 def weights_sha256(row: Tensor) -> str:
@@ -49,7 +52,10 @@ def load_row(path: Path, layout: tuple[Slot, ...]) -> Tensor:
     """
     if not path.is_file():
         raise StorageError(f"{path}: no such weights")
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{path}: damaged: {error}") from error
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wanted = {slot.name: slot.shape for slot in layout}
     for name in [*wanted, *found]:
@@ -58,6 +64,20 @@ def load_row(path: Path, layout: tuple[Slot, ...]) -> Tensor:
                 f"{path}: {name} is {found.get(name, 'missing')}, the model has {wanted.get(name, 'none')}"
             )
     return torch.cat([tensors[slot.name].reshape(-1) for slot in layout])
+
+
+def load_best(directory: Path, layout: tuple[Slot, ...]) -> Tensor:
+    """Read the row (P,) of a member's best validation, and compare it with the checksum in its model.json.
+
+    Raises:
+        StorageError: the weights are missing, of other parameters, or not those that were written.
+    """
+    path = MemberDirectory(directory).weights
+    row = load_row(path, layout)
+    expected = load_model_record(directory).get("weights_sha256")
+    if expected not in (None, actual := weights_sha256(row)):
+        raise StorageError(f"{path}: damaged: its weights have sha256 {actual}, expected {expected}")
+    return row
 
 
 def save_model(
@@ -86,7 +106,10 @@ def load_model_record(directory: Path) -> dict[str, Any]:
     path = MemberDirectory(directory).model_file
     if not path.is_file():
         raise StorageError(f"{path}: no such model")
-    record: dict[str, Any] = read_json(path)
+    record = read_record(path, {"model": dict, "features": list, "normalization": dict, "precision": str})
+    lacking = [name for name in _RECORD if record.get(name) is None]
+    if lacking:
+        raise StorageError(f"{path}: damaged: no '{lacking[0]}'")
     return record
 
 

@@ -164,7 +164,13 @@ def test_a_missing_file_a_folder_and_a_huge_file_are_refused(tmp_path: Path):
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"]), max_size=12)
 keys = text.filter(lambda key: key != "<<")  # YAML 1.1's merge key, which is refused
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+)
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(keys, v, max_size=4), max_leaves=12)
 
 

@@ -42,6 +42,27 @@ def test_an_exponent_without_a_dot_is_a_number(loaded):
     assert loaded("train: {optimizer: {lr: 1e-4}}").first.train.optimizer.lr == 0.0001
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("ensemble: {seeds: [0, 9223372036854775808]}\n", "test.yaml:2:23: ensemble.seeds.1"),
+        ("search: {seed: 18446744073709551616}\n", "test.yaml:2:16: search.seed"),
+        ("train: {steps: 0x10000000000000000}\n", "test.yaml:2:16: train.steps"),
+        ("model: {n_layer: {choice: [1, -9223372036854775809]}}\n", "test.yaml:2:31: model.n_layer.choice.1"),
+    ],
+)
+def test_a_whole_number_that_no_row_could_hold_is_refused_with_its_place(refused, text, place):
+    first = refused(DATA + text)[0]
+    assert first.startswith(f"{place}: whole numbers are at most 9223372036854775807 (2^63 - 1), found ")
+    assert refused(DATA, "ensemble.seeds=[9223372036854775808]")[0].startswith("--set ensemble.seeds=[92233")
+    assert load_seeds("[9223372036854775807]") == [2**63 - 1]
+
+
+def load_seeds(text: str) -> int | list[int]:
+    shipped = Path(__file__).parents[2] / "search_spaces" / "pi0_ensemble.yaml"
+    return load(shipped, [f"ensemble.seeds={text}"]).first.ensemble.seeds
+
+
 def test_no_is_a_text_where_true_or_false_is_wanted(refused):
     assert refused(DATA + "train: {compile: no}") == [
         "test.yaml:2:18: train.compile: needs true or false, found the text 'no'"

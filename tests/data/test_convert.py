@@ -349,7 +349,7 @@ def test_a_full_disk_leaves_old_files_whole_and_no_part_of_a_new_one(tmp_path: P
     with pytest.raises(StorageError, match=r"disk is full: needed about .* free"):
         convert([tmp_path / "large.npz"], small_disk / "new", config())
     assert files_of(small_disk / "old") == before
-    assert list((small_disk / "new").iterdir()) == []
+    assert not (small_disk / "new").exists()
 
 
 def test_a_damaged_manifest_is_no_data_set(tmp_path: Path) -> None:
@@ -380,3 +380,50 @@ def test_conversion_leaves_nothing_temporary_and_does_not_touch_the_source(tmp_p
         "source-00000.json",
     ]
     assert (tmp_path / "p.npz").stat().st_mtime < started - 1000
+
+
+CONVERT = """\
+import sys
+from pathlib import Path
+from ensemble.config import DataConfig
+from ensemble.data.convert import convert
+from ensemble.errors import UsageError
+from ensemble.store import sha256_file
+out, ready, rounds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+file = ready / f"{sys.argv[4]}.npz"
+for number in range(rounds):
+    # Both begin a round at the same time: each waits for the other's sign.
+    (ready / f"{number}-{sys.argv[4]}").touch()
+    while len(list(ready.glob(f"{number}-*"))) < 2:
+        pass
+    target = out / str(number)
+    try:
+        manifest = convert([file], target, DataConfig(path=str(file)))
+        print("made" if manifest.is_whole(target) else "BROKEN", flush=True)
+    except UsageError as error:
+        told = "is being written by process " in str(error) or "already holds a data set of other files" in str(error)
+        print("refused" if told else error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_of_two_conversions_into_one_directory_one_is_refused_and_the_other_is_whole(
+    tmp_path: Path, rounds: int
+) -> None:
+    for name in ("a", "b"):
+        observations = np.random.default_rng(len(name) + ord(name)).normal(size=(400, 4))
+        starts = np.arange(400) % 40 == 0
+        np.savez(tmp_path / f"{name}.npz", obs=observations, actions=observations[:, :1], episode_starts=starts)
+    command = [sys.executable, "-c", CONVERT, str(tmp_path / "out"), str(tmp_path), str(rounds)]
+    processes = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    ]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [errors for _, errors in answers] == ["", ""]
+    pairs = [sorted(pair) for pair in zip(*(output.splitlines() for output, _ in answers), strict=True)]
+    assert pairs == [["made", "refused"]] * rounds
+    for number in range(rounds):
+        directory = tmp_path / "out" / str(number)
+        assert read_trajectories(directory).rows.shape == (400, 5)
+        assert not list(directory.glob(".*"))

@@ -246,8 +246,25 @@ def test_text_from_a_run_cannot_break_out_of_a_table_or_the_page(tmp_path: Path)
     rows[0] |= {"status": "failed", "error": "[red]x[/red] <b>"}
     run = build_run(tmp_path / "wide", rows, complete=False)
     assert "[red]x[/red] <b>" in printed([run])
+    write_report(run, figures=False)
     assert "<script>alert" not in (run / "report.html").read_text()
     assert "note=a\\|b" in (run / "report.md").read_text()
+
+
+@pytest.mark.parametrize("options", [{"metric": "test/loss"}, {"figures": False}, {"beside": True}])
+def test_a_look_at_a_run_takes_nothing_of_its_page_away(tmp_path: Path, options: dict[str, Any]) -> None:
+    run, other = build_run(tmp_path / "wide"), build_run(tmp_path / "other", complete=False)
+    console = Console(file=io.StringIO(), width=200)
+    show([run], console)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert run / "report.html" in before
+    assert run / "figures" / "curves.png" in before
+    runs = [run, other] if options.pop("beside", False) else [run]
+    show(runs, console, **options)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert not (other / "report.html").exists()
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"report: printed only; {run / 'report.html'} stays as it is" in printed
 
 
 QUESTION = """\

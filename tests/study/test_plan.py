@@ -26,7 +26,9 @@ def members(plan: Plan) -> list[str]:
 
 
 def write_row(plan: Plan, identity: str, status: str = "completed") -> None:
-    write_table(RunDirectory(plan.run).member(identity).row_file, pa.table({"status": [status]}))
+    config_hash, _, seed = identity.partition("-s")
+    row = {"config_hash": [config_hash], "seed": [int(seed)], "status": [status]}
+    write_table(RunDirectory(plan.run).member(identity).row_file, pa.table(row))
 
 
 def end_search(plan: Plan) -> None:

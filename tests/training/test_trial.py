@@ -16,6 +16,7 @@ import ensemble
 from ensemble.config import Experiment
 from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import RunDirectory
+from ensemble.study.resume import damaged_checkpoints
 from ensemble.training.context import InlineContext, Paused
 from ensemble.training.members import Best, Member
 from ensemble.training.optimizer import MemberOptimizer
@@ -127,6 +128,85 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path:
     assert "damaged" in caplog.text
     assert "sha256" in caplog.text
     assert {s: r["weights_sha256"] for s, r in resumed.items()} == {s: r["weights_sha256"] for s, r in whole.items()}
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def killed_trial(run: Path, config: Experiment) -> list[Path]:
+    """Kill a trial at its second checkpoint, and return those of seed 0, the newest first."""
+    with pytest.raises(KilledError):
+        train(run, config, kill_at=8)
+    return sorted(run.glob("members/*-s0/checkpoints/step-*"), reverse=True)
+
+
+def test_a_member_whose_every_checkpoint_is_damaged_begins_again_and_its_row_says_so(tmp_path: Path) -> None:
+    config = experiment(resources={"pack": 2})
+    whole = train(tmp_path / "whole", config)
+    checkpoints = killed_trial(tmp_path / "killed", config)
+    assert len(checkpoints) == 2
+    for path in checkpoints:
+        flip(path / "members.safetensors")
+    (line,) = damaged_checkpoints(tmp_path / "killed")
+    assert f"{checkpoints[0]}: members.safetensors has sha256" in line
+    assert "-s0 is trained again from step 0, as its row will say" in line
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", config, kill_at=8)  # killed again: what is saved now counts
+    assert list(damaged_checkpoints(tmp_path / "killed")) == []
+    resumed = train(tmp_path / "killed", config)
+    assert resumed[0].pop("notice") == "trained again from step 0: its 2 checkpoints were damaged"
+    assert {s: comparable(r) for s, r in resumed.items()} == {s: comparable(r) for s, r in whole.items()}
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"state.json": {"bytes": 1}}', '{"state.json": 3}', "{", ""])
+def test_a_manifest_that_does_not_list_its_files_is_damaged(tmp_path: Path, manifest: str) -> None:
+    config = experiment(resources={"pack": 1})
+    newest, before = killed_trial(tmp_path, config)
+    (newest / "MANIFEST.json").write_text(manifest)
+    (line,) = damaged_checkpoints(tmp_path)
+    assert str(newest) in line
+    assert "MANIFEST.json" in line
+    assert "goes on from the one before" in line
+    (before / "MANIFEST.json").write_text(manifest)
+    assert "is trained again from step 0" in next(damaged_checkpoints(tmp_path))
+
+
+def test_a_member_that_failed_has_a_row_whatever_is_damaged_or_full(tmp_path: Path) -> None:
+    config = experiment(resources={"pack": 1})
+    newest, before = killed_trial(tmp_path, config)
+    trial = Trial(config, (0, 1, 2), "ensemble", tmp_path)
+    (newest / "state.json").write_text("{torn")
+    flip(before / "curves.parquet")
+    trial.directory(0).log_file.unlink()
+    trial.directory(0).log_file.mkdir()  # no line can be written
+    (next(tmp_path.glob("members/*-s1/checkpoints/step-00000008")) / "MANIFEST.json").write_text('{"a": 1}')
+    record_failure(trial, ValueError("no such thing"), "fingerprint")
+    found = rows(tmp_path, trial)
+    assert {seed: (row["status"], row["steps"]) for seed, row in found.items()} == {
+        0: ("failed", 0),
+        1: ("failed", 4),
+        2: ("failed", 8),
+    }
+    assert {row["error"] for row in found.values()} == {"ValueError: no such thing"}
+
+
+def test_weights_that_are_not_those_that_were_written_are_not_loaded(tmp_path: Path) -> None:
+    train(tmp_path, experiment(), seeds=(0,))
+    RunDirectory(tmp_path).collect()
+    ensemble.load(tmp_path)
+    weights = next(tmp_path.glob("members/*/best.safetensors"))
+    flip(weights)
+    with pytest.raises(StorageError, match=r"best\.safetensors: damaged: its weights have sha256 .*, expected"):
+        ensemble.load(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(StorageError, match=r"best\.safetensors: damaged"):
+        ensemble.load(tmp_path)
+    next(tmp_path.glob("members/*/model.json")).write_text("{}")
+    with pytest.raises(StorageError, match=r"model\.json: damaged: no 'config_hash'"):
+        ensemble.load(tmp_path)
 
 
 def test_a_finished_member_is_not_trained_again(tmp_path: Path) -> None:
