@@ -6,8 +6,9 @@ import pytest
 
 from ensemble.config import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import ClusterNode, Needs, ensure_token, needs, slots
+from ensemble.study.cluster import ClusterNode, Needs, needs, slots
 from ensemble.study.runner import split_seeds
+from ensemble.study.start import ensure_token
 
 LAPTOP = ClusterNode("laptop", 2.0, 0.0, 16 * 2**30)
 SERVER = ClusterNode("server", 64.0, 4.0, 256 * 2**30)
