@@ -17,6 +17,8 @@ from ensemble.errors import TERMINATED
 
 Handler = Callable[[int, FrameType | None], None]
 
+_REPEAT_SECONDS = 0.05  # until a signal is sent again that was lost
+
 
 def exit_on_sigterm() -> None:
     """Raise SystemExit at SIGTERM: locks are released and Ray is shut down on the way out."""
@@ -26,14 +28,15 @@ def exit_on_sigterm() -> None:
 def keep_interrupts() -> None:
     """Repeat a signal whose exception Python cannot pass on, such as one in a finalizer; it would be lost."""
     before = sys.unraisablehook
+    numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
 
     def repeat(ignored: "sys.UnraisableHookArgs") -> None:
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        elif issubclass(ignored.exc_type, SystemExit):
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
+        number = numbers.get(ignored.exc_type)
+        if number is None:
             before(ignored)
+        else:
+            # Later: an exception raised here would be ignored as well.
+            threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), number)).start()
 
     sys.unraisablehook = repeat
 
