@@ -9,11 +9,11 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 port=${PORT:-6379}
-dashboard_port=${DASHBOARD_PORT:-8265}
 state=/tmp/ensemble-cluster-$(id -u)-$port  # short: Ray's socket paths may have 107 characters
+dashboard_port=${DASHBOARD_PORT:-8265}
+if [[ -O $state/dashboard_port && ${1:-} != start ]]; then dashboard_port=$(cat "$state/dashboard_port"); fi
 token_file=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 address=http://127.0.0.1:$dashboard_port
-umask 077
 
 if [[ -e $state && ! -O $state ]]; then
     echo "cluster/local.sh: $state belongs to somebody else" >&2
@@ -27,9 +27,9 @@ fail() {
 
 prepare_token() {
     if [[ -n ${RAY_AUTH_TOKEN:-} ]]; then return; fi  # Ray prefers it to any file
-    mkdir -p "$(dirname "$token_file")"
+    (umask 077 && mkdir -p "$(dirname "$token_file")")
     if [[ ! -s $token_file ]]; then  # as `ray get-auth-token --generate` makes it, which writes it readable to all
-        head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$token_file"
+        (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$token_file")
         echo "Wrote a new token to $token_file"
     fi
     if [[ $(stat -c %a "$token_file") != 600 ]]; then
@@ -58,11 +58,14 @@ start() {
     if answers; then fail "something else answers at $address; choose another DASHBOARD_PORT"; fi
     prepare_token
     rm -rf "$state"
-    mkdir "$state"
+    # Ray opens its own directories to all; this one around them is closed. No umask is set: jobs would inherit it, and
+    # their results would be closed to others too.
+    mkdir -m 700 "$state"
     head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$state/mark"
     # Ray binds to every interface unless its node lives on the loopback, which on Linux this variable (made for
     # Windows and macOS) brings about; --node-ip-address=127.0.0.1 is replaced by the outer address.
     # SPT_NOENV keeps the process titles from overwriting the mark.
+    echo "$dashboard_port" >"$state/dashboard_port"
     ENSEMBLE_CLUSTER=$(cat "$state/mark") SPT_NOENV=1 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_AUTH_MODE=token \
         RAY_AUTH_TOKEN_PATH=$token_file \
         setsid ray start --head --block --port="$port" --ray-client-server-port=$((port + 1)) \
@@ -74,8 +77,9 @@ start() {
         if answers && grep -q 'Ray runtime started' "$state/log"; then
             echo "Ray runs on this machine only, with token authentication; its dashboard is $address"
             echo "Submit with:"
-            echo "  RAY_AUTH_MODE=token ray job submit --address $address --working-dir . -- \\"
+            echo "  ADDRESS=$address $(printf %q "$root/cluster/submit.sh") -- \\"
             echo "      python -m ensemble tune --space quickstart.yaml --results $(printf %q "$PWD/results")"
+            echo "or join it with: --address 127.0.0.1:$port"
             echo "End it with: PORT=$port $(printf %q "$0") stop"
             return
         fi
@@ -111,11 +115,17 @@ stop() {
     echo "Stopped the cluster of port $port"
 }
 
+# Every cluster that was started here, or the one of a given PORT.
 status() {
-    if [[ -f $state/mark && -n $(marked) ]]; then
-        echo "running at $address"
-    else
-        echo "not running (PORT=$port)"
+    local ran=
+    for state in ${PORT:+"$state"} $([[ -n ${PORT:-} ]] || ls -d /tmp/ensemble-cluster-"$(id -u)"-* 2>/dev/null); do
+        if [[ -O $state/mark && -n $(marked) ]]; then
+            ran=yes
+            echo "running at http://127.0.0.1:$(cat "$state/dashboard_port"), --address 127.0.0.1:${state##*-}"
+        fi
+    done
+    if [[ -z $ran ]]; then
+        echo "not running${PORT:+ (PORT=$port)}"
         return 1
     fi
 }

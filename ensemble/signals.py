@@ -1,56 +1,91 @@
 """Ctrl-C and SIGTERM: what each does to a command, whatever it runs.
 
-A first Ctrl-C lets a run save and stop, a second one ends the process at once (`two_interrupts`). SIGTERM raises
-SystemExit, so that `finally` blocks run. The exit codes are in `errors`.
+A first Ctrl-C lets a run save and stop, a second one ends the process at once. SIGTERM raises SystemExit, so that
+`finally` blocks run. Where the main thread waits in a library, which delays both, a thread takes the signals
+(`watched`). The exit codes are in `errors`.
 """
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from ensemble.errors import INTERRUPTED, TERMINATED
+from ensemble.errors import TERMINATED
+
+Handler = Callable[[int, FrameType | None], None]
+
+_REPEAT_SECONDS = 0.05  # until a signal is sent again that was lost
 
 
 def exit_on_sigterm() -> None:
     """Raise SystemExit at SIGTERM: locks are released and Ray is shut down on the way out."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def keep_interrupts() -> None:
+    """Repeat a signal whose exception Python cannot pass on, such as one in a finalizer; it would be lost."""
+    before = sys.unraisablehook
+    numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+
+    def repeat(ignored: "sys.UnraisableHookArgs") -> None:
+        number = numbers.get(ignored.exc_type)
+        if number is None:
+            before(ignored)
+        else:
+            # Later: an exception raised here would be ignored as well.
+            threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), number)).start()
+
+    sys.unraisablehook = repeat
 
 
 @contextmanager
 def kept_sigterm() -> Iterator[None]:
     """Put the handler of SIGTERM back after the block: Ray installs its own, which exits with another code."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def two_interrupts(first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
-    """Call `first` at the first Ctrl-C within the block; at the next one call `second` and end the process at once.
-
-    The process ends without `finally` blocks, so everything on disk has to be whole at any time.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    interrupted = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        del number, frame
-        if interrupted:
-            second()
-            os._exit(INTERRUPTED)
-        interrupted = True
-        first()
-
-    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, handler)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+@contextmanager
+def watched(actions: Mapping[int, Callable[[], None]], handler: Handler) -> Iterator[None]:
+    """Call the action of a signal at each one within the block, in a thread: at once, whatever the main thread does.
+
+    `handler` is called in the main thread as soon as that is possible, and may raise. At the end of the block the
+    action that runs is waited for.
+    """
+    # The interpreter writes the numbers of signals to this pipe from within its C handler.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.getsignal(number) for number in actions}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def act() -> None:
+        while numbers := os.read(reader, 64):
+            for number in numbers:
+                if number in actions:
+                    actions[number]()
+
+    thread = threading.Thread(target=act, name="signals", daemon=True)
+    thread.start()
+    for number in actions:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Raise SystemExit with the exit code of SIGTERM."""
     del number, frame
     raise SystemExit(TERMINATED)

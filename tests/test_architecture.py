@@ -221,7 +221,7 @@ def long_functions(sources: Sources) -> list[str]:
 
 
 def swallowed_exceptions(sources: Sources) -> list[str]:
-    """Handlers of everything that don't end by raising it again."""
+    """Handlers of everything that don't end by raising it again, itself or as the cause of an error of ours."""
     return [
         f"{path}:{node.lineno}: catches everything"
         for path, source in sources.items()
@@ -237,7 +237,7 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
 
 def raises_again(handler: ast.ExceptHandler) -> bool:
     last = handler.body[-1]
-    return isinstance(last, ast.Raise) and last.exc is None
+    return isinstance(last, ast.Raise) and (last.exc is None or getattr(last.cause, "id", "") == handler.name)
 
 
 def undocumented_functions(sources: Sources) -> list[str]:
@@ -445,6 +445,12 @@ def test_a_full_folder_is_found() -> None:
 def test_a_swallowed_exception_is_found(kind: str) -> None:
     assert len(swallowed_exceptions({"ensemble/a.py": f"try:\n    f()\nexcept{kind}:\n    g()"})) == 1
     assert swallowed_exceptions({"ensemble/a.py": f"try:\n    f()\nexcept{kind}:\n    g()\n    raise"}) == []
+    assert len(swallowed_exceptions({"ensemble/a.py": f"try:\n    f()\nexcept{kind}:\n    raise E from None"})) == 1
+
+
+def test_an_exception_may_become_the_cause_of_another() -> None:
+    translated = "try:\n    f()\nexcept Exception as error:\n    raise E(error) from error"
+    assert swallowed_exceptions({"ensemble/a.py": translated}) == []
 
 
 def test_a_public_function_without_a_docstring_is_found() -> None:

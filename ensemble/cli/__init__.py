@@ -18,7 +18,7 @@ from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
 from ensemble.errors import INTERRUPTED, EnsembleError
-from ensemble.signals import exit_on_sigterm
+from ensemble.signals import exit_on_sigterm, keep_interrupts
 
 EPILOG = """\b
 First steps:
@@ -43,6 +43,7 @@ for command in (simulate, inspect, convert, *_RUNS, export, import_, schema, doc
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     exit_on_sigterm()
+    keep_interrupts()
     # Click's standalone mode would exit with 1 on an interrupt and show our errors as tracebacks.
     try:
         code = cli.main(args=arguments, standalone_mode=False)

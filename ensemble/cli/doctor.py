@@ -62,7 +62,7 @@ def _storage() -> Iterator[tuple[str, str]]:
 
 def _token() -> str:
     """Check Ray's authentication token; set the mode of a file that others can read to 0600."""
-    from ensemble.study.cluster import token_file
+    from ensemble.study.start import token_file
 
     path = token_file()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":

@@ -61,7 +61,7 @@ def _counted(
     else:
         from ensemble.study.cluster import connected
 
-        with connected(address, workers=False) as nodes:
+        with connected(address, False, say) as nodes:
             counted = survey(file, results, device, nodes)
     return _calibrated(counted, results) if calibrate else (counted, rough_speed(counted), [])
 

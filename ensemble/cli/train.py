@@ -182,16 +182,17 @@ def _refuse_temporary(file: ExperimentFile, results: Path) -> None:
 
 
 def _run(plan: "Plan", options: "Options", shards: Mapping[str, Path] | None = None) -> None:
+    from ensemble.study.stopping import last_words
     from ensemble.study.study import run_study
 
     try:
         run_study(plan, options, say, shards)
     except KeyboardInterrupt:
-        say(f"interrupted; continue with: {command('ensemble', 'resume', plan.run)}")
+        say(last_words(plan.run, "interrupted"))
         raise
     # Ray may replace the exit code of the signal by its own.
     except SystemExit as error:
-        say(f"terminated; continue with: {command('ensemble', 'resume', plan.run)}")
+        say(last_words(plan.run, "terminated"))
         raise SystemExit(TERMINATED) from error
     _show(plan)
 

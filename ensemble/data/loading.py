@@ -1,7 +1,8 @@
 """Shards into Ray: a data set is read once into the object store of each node.
 
-`load_resident` reads with Ray Data and concatenates in one task; every trial that gets the result maps the same memory
-without a copy. It runs before trials start: workers that hold every CPU starve Ray Data without an error.
+Every trial that gets the result of `load_resident` maps the same memory without a copy. Small data are read by this
+process: Ray Data starts tens of processes for one shard. A large data set is read by Ray Data on all nodes and
+concatenated in one task. It is read before trials start: workers that hold every CPU starve Ray Data without an error.
 
 This works while a data set fits into the object store. A larger one would be streamed: blocks of whole episodes by
 `streaming_split`, windows cut in `map_batches`, behind the same three members as `windows.WindowSource`.
@@ -10,7 +11,7 @@ This works while a data set fits into the object store. A larger one would be st
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ensemble.data.trajectories import (
     fill_block,
     read_manifest,
     read_table,
+    read_trajectories,
     row_numbers,
     shard_files,
     with_rows,
@@ -35,26 +37,37 @@ from ensemble.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+DIRECT_BYTES = 256 * 2**20  # of rows in memory, up to which this process reads them itself
+
 # The second one warns that there are no progress bars.
-_LOG_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
+_LOG_LEVELS = {"ray.data": logging.CRITICAL, "ray.data._internal.progress": logging.CRITICAL}
 
 
 def load_resident(directory: Path, report: Callable[[str], object] = logger.info) -> "ray.ObjectRef[Trajectories]":
     """Read a shards directory, which every node must see under this path, into Ray's object store.
 
-    Needs a running Ray with a free CPU, and memory for the data twice while it loads. `report` gets Ray Data's
-    statistics of the read. Raises DataError with the path of a missing or damaged shard.
+    Needs a running Ray with a free CPU, and memory for the data twice while it loads. `report` gets a line, or Ray
+    Data's statistics, of the read. Raises DataError with the path of a missing or damaged shard.
     """
-    # Check every shard
     directory = directory.resolve()
     manifest = read_manifest(directory)
     data = describe(manifest, read_table(directory / EPISODES))
     shards = {directory / file["name"]: file["sha256"] for file in shard_files(manifest)}
-    damage = ray.get([_damage.remote(path, sha256) for path, sha256 in shards.items()])
-    if any(damage):
-        raise DataError("\n".join(filter(None, damage)))
+    points, width = int(data.episodes.points.sum()), data.rows.shape[1]
+    if points * width * data.rows.itemsize > DIRECT_BYTES:
+        return _read_with_ray_data(data, directory, shards, report)
+    _refuse_damage([_damage(path, sha256) for path, sha256 in shards.items()])
+    ref: ray.ObjectRef[Trajectories] = ray.put(read_trajectories(directory))
+    report(f"Read {points} rows of {len(shards)} shard(s) in this process")
+    return ref
 
-    # Read blocks and concatenate them into one matrix
+
+def _read_with_ray_data(
+    data: Trajectories, directory: Path, shards: Mapping[Path, str], report: Callable[[str], object]
+) -> "ray.ObjectRef[Trajectories]":
+    """Read the rows in blocks on all nodes, and concatenate them into one matrix."""
+    damage = ray.remote(num_cpus=1)(_damage)
+    _refuse_damage(ray.get([damage.remote(path, sha256) for path, sha256 in shards.items()]))
     with _quiet_ray_data():
         blocks = ray.data.read_parquet([str(path) for path in shards], partitioning=None).materialize()
         ref, done = _concatenate.remote(data, directory, *blocks.to_arrow_refs())
@@ -62,6 +75,11 @@ def load_resident(directory: Path, report: Callable[[str], object] = logger.info
     ray.get(done)
     report(blocks.stats())
     return ref  # type: ignore[no-any-return]  # ray is not typed
+
+
+def _refuse_damage(found: Sequence[str | None]) -> None:
+    if any(found):
+        raise DataError("\n".join(filter(None, found)))
 
 
 def resident(ref: "ray.ObjectRef[Trajectories]") -> Trajectories:
@@ -73,7 +91,6 @@ def resident(ref: "ray.ObjectRef[Trajectories]") -> Trajectories:
     return data
 
 
-@ray.remote(num_cpus=1)
 def _damage(path: Path, sha256: str) -> str | None:
     """Return what is wrong with a shard, or None."""
     # Ray Data 2.60 drops the option that verifies page checksums and reads damaged pages without an error.
@@ -110,6 +127,7 @@ def _quiet_ray_data() -> Iterator[None]:
         context = ray.data.DataContext.get_current().copy()
     debugging = logger.isEnabledFor(logging.DEBUG)
     context.enable_progress_bars = debugging
+    context.use_datasource_v2 = False  # version 2 reads the footers of few shards with 32 processes
     before = {name: logging.getLogger(name).level for name in _LOG_LEVELS}
     for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(before[name] if debugging else level)

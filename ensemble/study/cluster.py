@@ -1,14 +1,13 @@
 """The connection to Ray: one of its own on this machine, or the cluster of the job; and what fits on its nodes.
 
-Never a bare `ray.init`, which may join another user's cluster. A Ray of our own listens on loopback only, and every
-client needs the token (file mode 0600). Trials and data are not used here.
+Never a bare `ray.init`, which may join another user's cluster. A Ray of our own (`start`) listens on loopback only, and
+every client needs the token (file mode 0600). Trials and data are not used here.
 """
 
 import importlib
 import logging
 import os
-import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,18 @@ from typing import Any
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
+from ensemble.schema import Say
 from ensemble.signals import kept_sigterm
+from ensemble.study.start import ask_for_nodes, first_line, prepare_start, start
 from ensemble.text import byte_size
+
+_log = logging.getLogger(__name__)
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's entrypoint
 
-# Ray reads these when it is imported or when its processes start. The first binds a Ray of our own to loopback: on
-# Linux the node address is otherwise the machine's, and its servers listen on every interface.
+# Ray reads these when it is imported or when its processes start. The first binds a Ray of our own to loopback, and
+# finds one that is bound to it: on Linux the node address is otherwise the machine's, and its servers listen on every
+# interface.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -74,39 +78,60 @@ def in_job() -> bool:
 
 
 @contextmanager
-def connected(address: str, workers: bool) -> Iterator[list[ClusterNode]]:
+def connected(address: str, workers: bool, say: Say = _log.info) -> Iterator[list[ClusterNode]]:
     """Hold a connection to Ray and yield the nodes that are alive.
 
     `address` is "local" for a Ray of our own (inside a Ray job: that job's cluster) or the address of a running one.
     `workers` says that trials have Ray Train workers: their resources are freed through the State API, which needs
     the dashboard (a second more to start) and processes that know their cluster.
-    Raises UsageError when no Ray answers there.
+    Raises UsageError when no Ray answers there, NothingFinishedError or StorageError when none of our own starts.
     """
     # Environment. Ray reads it at import, so it comes first.
-    own = address == "local" and not in_job()
-    os.environ.update(QUIET | (LOOPBACK if own else {}))
+    own, loopback = address == "local" and not in_job(), False
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if own:
-        ensure_token()
-        os.environ.pop("RAY_ADDRESS", None)  # that of another cluster breaks a Ray of our own
+    if address != "local":
+        address, found = ask_for_nodes(address)
+        loopback = all(name.startswith("127.") for name in found)
+    os.environ.update(QUIET | (LOOPBACK if own or loopback else {}))
+    directory = prepare_start() if own else None
     ray: Any = importlib.import_module("ray")
+    _keep_off_the_terminal()
 
     # Connection
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if own:
-        options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
     if workers:
         options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.set_cluster_address"}
-    try:
-        with kept_sigterm():
-            ray.init(address="auto" if address == "local" and in_job() else address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"no Ray at --address {address}: {error}") from error
+    with kept_sigterm():
+        if directory is not None:
+            start(directory, options | {"num_cpus": cpu_count(), "include_dashboard": workers}, say)
+        else:
+            _join("auto" if address == "local" else address, options)
     silence_loggers()
     try:
         yield _nodes(ray.nodes())
     finally:
         ray.shutdown()
+
+
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    """Connect to a running Ray; UsageError, in one line, where it takes no such driver (of another version, say)."""
+    ray: Any = importlib.import_module("ray")
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:
+        ray.shutdown()
+        raise UsageError(f"no Ray at --address {address}: {first_line(error)}") from error
+
+
+def _keep_off_the_terminal() -> None:
+    """Log what the raylet sends to drivers; Ray prints it, in colour, whatever `log_to_driver` is."""
+    worker: Any = importlib.import_module("ray._private.worker")
+
+    def log(data: Mapping[str, Any], **options: Any) -> None:
+        del options
+        _log.info("%s", "\n".join(data["lines"]))
+
+    worker.print_to_stdstream = log
 
 
 def set_cluster_address() -> None:
@@ -162,28 +187,6 @@ def cpu_count() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def token_file() -> Path:
-    """Return the path at which Ray reads the token."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-
-
-def ensure_token() -> None:
-    """Make the token file if there is none, readable by its owner alone (Ray itself leaves it readable by all)."""
-    path = token_file()
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The mode is set when the file is created: a later chmod would leave a moment in which others can read the token.
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
 
 
 def _nodes(described: list[dict[str, Any]]) -> list[ClusterNode]:

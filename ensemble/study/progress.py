@@ -137,6 +137,13 @@ class StudyProgress:
         waiting = max(0, (self.expected or 0) - self.ended_before - len(trials))
         return done, started + mean * waiting - done, mean
 
+    def awaited(self) -> str:
+        """Return what the first trial waits for; an empty text once it has reported."""
+        if any(trial.first is not None or trial.ended is not None for trial in self.trials):
+            return ""
+        started = any(trial.started is not None for trial in self.trials)
+        return "the first trial has loaded torch and its data" if started else "the process of the first trial starts"
+
     @property
     def ended(self) -> int:
         """The number of trials that have ended, earlier runs included."""

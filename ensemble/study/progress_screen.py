@@ -41,6 +41,14 @@ class Screen(Protocol):
         """Show the new state of one trial."""
         ...
 
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        ...
+
+    def close(self) -> None:
+        """End the display; it may be closed already."""
+        ...
+
 
 class TableScreen:
     """A table on a terminal, redrawn in place; running trials first, then the latest, as many as fit."""
@@ -57,10 +65,19 @@ class TableScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self.close()
 
     def update(self, number: int) -> None:
         """Do nothing: the table redraws itself."""
+
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        # Through the console: what is written to the terminal itself, the next table is drawn over.
+        self._console.print(Text(line), soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the table."""
+        self._live.stop()
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False)
@@ -92,6 +109,14 @@ class LineScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._echo(line)
+
+    def close(self) -> None:
+        """Print the summary of the study."""
         self._summarize()
 
     def _summarize(self) -> None:

@@ -76,7 +76,7 @@ def _without_extensions(tree: Mapping[str, Any]) -> dict[str, Any]:
 def other_versions(plan: Plan) -> list[str]:
     """Return the versions that have changed since the run began: `torch was 2.13.0, is 2.14.0`."""
     old = read_notes(plan).get("versions", {})
-    new = {**versions(), "git_commit": git_commit()}
+    new = {**versions(), "git_commit": git_commit(old.get("git_commit", ""))}
     return [f"{name} was {was}, is {new.get(name)}" for name, was in old.items() if was and was != new.get(name)]
 
 

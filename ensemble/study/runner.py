@@ -1,11 +1,11 @@
 """The trials of a study on Ray Tune: a search and then its finalists, or the members of an ensemble.
 
 Ray and torch are loaded here, after all checks. The Tune runs of one study share the data, once in the object store;
-each has an actor of its own, which a Ctrl-C pauses (`signals` has the handler).
+each has an actor of its own, which a Ctrl-C pauses (`stopping` has the handler).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import ceil
 from typing import Any
@@ -21,17 +21,18 @@ from ensemble.open_loop.baselines import write_baselines
 from ensemble.run_directory import RunDirectory, config_hash
 from ensemble.schema import MemberRole, Say
 from ensemble.search.findings import Findings, write_findings
-from ensemble.signals import two_interrupts
 from ensemble.study.checks import FeasibilityCheck
 from ensemble.study.cluster import Needs, silence_loggers
 from ensemble.study.judge_actor import JudgeActor, JudgeSource, PauseActor, start_actor
 from ensemble.study.plan import Plan, PlannedMember, configuration_title, row_status, write_planned
 from ensemble.study.prepare import PreparedData, find_origin
 from ensemble.study.progress import StudyProgress
-from ensemble.study.progress_screen import progress_screen
+from ensemble.study.progress_screen import Screen, progress_screen
+from ensemble.study.stopping import RunningTrials, Stopping
 from ensemble.study.trial import SharedInputs, train_distributed, train_inline
 from ensemble.study.tuning import FixedSource, ProgressCallback, Source, TrialQueue
-from ensemble.text import command, plural
+from ensemble.study.waiting import waiting
+from ensemble.text import plural
 from ensemble.training.tasks import measure_baselines
 from ensemble.training.trial import Trial
 
@@ -42,19 +43,24 @@ _BASELINE_CONFIGURATIONS = 3  # that baselines are measured for where a search h
 class Runner:
     """Trains the members of a plan, `count` trials at a time, each with the resources of `request`."""
 
-    def __init__(self, plan: Plan, data: PreparedData, request: Needs, count: int, say: Say) -> None:
+    def __init__(
+        self, plan: Plan, data: PreparedData, request: Needs, count: int, say: Say, stopping: Stopping
+    ) -> None:
         silence_loggers()
         self._plan = plan
         self._experiment = plan.first
         self._needs = request
         self._count = count
         self._say = say
+        self._stopping = stopping
         self._data = data
-        self._main = load_resident(data.main, _log.info)
-        self._named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
+        with waiting("the data are read", say):
+            self._main = load_resident(data.main, _log.info)
+            self._named = {name: load_resident(path, _log.info) for name, path in data.named.items()}
         self._fingerprint: str = read_manifest(data.main)["fingerprint"]
         self._actor: Any = None  # of the running phase: called at each rung
         self._pending: list[Any] = []  # references of baselines that are being measured
+        self._keep: Callable[[], object] = lambda: None  # writes what the running phase has found so far
 
     def run(self) -> None:
         """Train all members; KeyboardInterrupt, with everything saved, when it is interrupted."""
@@ -63,7 +69,8 @@ class Runner:
         else:
             self._measure_baselines(self._plan.configurations)
             self._train(self._plan.configurations, self._plan.seeds, self._plan.role)
-        ray.get(self._pending)
+        with waiting("the baselines are measured", self._say):
+            ray.get(self._pending)
 
     def _search(self) -> None:
         # Judge
@@ -71,7 +78,9 @@ class Runner:
         member_ids = {file.parent.name for file in RunDirectory(plan.run).row_files}
         self._actor = start_actor(JudgeActor)
         journal, feasibility = RunDirectory(plan.run).journal_file, FeasibilityCheck(self._data, plan.base_dir)
-        ray.get(self._actor.open_search.remote(plan.file, plan.log, journal, feasibility, member_ids))
+        with waiting("the log of the search is read", self._say):
+            ray.get(self._actor.open_search.remote(plan.file, plan.log, journal, feasibility, member_ids))
+        self._keep = self._keep_findings
 
         # Trials. In sync order more than `lag` at a time would only wait for suggestions.
         source = JudgeSource(self._actor, plan.run, self._origin)
@@ -85,9 +94,8 @@ class Runner:
         finally:
             # After an interruption too, so that an unfinished search can be reported. Unless it is complete, the plan
             # keeps the members of a grid that were not suggested yet.
-            found: Findings = ray.get(self._actor.findings.remote())
-            write_findings(plan.run, found, (), finished=False)
-            self._write_planned(found, (), [] if complete else plan.known)
+            found = self._keep_findings(complete)
+            self._keep = lambda: None
         if not complete:
             return
 
@@ -104,6 +112,13 @@ class Runner:
             finalist_count, seed_count = plural(len(finalists), "finalist"), plural(len(seeds), "fresh seed")
             self._say(f"{finalist_count}, trained again from scratch on {seed_count}")
             self._train(finalists, seeds, "finalist")
+
+    def _keep_findings(self, complete: bool = False) -> Findings:
+        """Write the tables of the search so far."""
+        found: Findings = ray.get(self._actor.findings.remote())
+        write_findings(self._plan.run, found, (), finished=False)
+        self._write_planned(found, (), [] if complete else self._plan.known)
+        return found
 
     def _train(self, configurations: Sequence[Experiment], seeds: Sequence[int], role: MemberRole) -> None:
         """Train each configuration on all seeds, split into as many trials as run at once."""
@@ -130,7 +145,8 @@ class Runner:
         distributed = self._needs.workers > 1
         run, storage = self._plan.run, RunDirectory(self._plan.run).ray
         shared = SharedInputs(role, run, self._actor, self._main, self._named, self._fingerprint, self._needs, storage)
-        with progress_screen(progress, self._say) as screen, self._interruptible(queue):
+        first = waiting(progress.awaited, lambda line: screen.say(line))
+        with progress_screen(progress, self._say) as screen, self._stoppable(queue, progress, screen), first:
             trainable = tune.with_parameters(train_distributed if distributed else train_inline, shared=shared)
             tune.Tuner(
                 tune.with_resources(trainable, {"memory": 1_000_000} if distributed else _bundle(self._needs)),
@@ -156,19 +172,21 @@ class Runner:
             return False
         return True
 
-    def _interruptible(self, queue: TrialQueue) -> AbstractContextManager[None]:
-        """Stop at the next rungs after a first Ctrl-C; end the process at once after a second one."""
+    def _stoppable(self, queue: TrialQueue, progress: StudyProgress, screen: Screen) -> AbstractContextManager[None]:
+        """Let a signal pause the running trials."""
 
-        def stop() -> None:
+        def pause() -> None:
             queue.interrupted = True
             self._actor.pause.remote()
-            self._say("stopping: running trials save their members at the next validation; Ctrl-C again stops at once")
 
-        # Files are written atomically, so the run can be resumed; Ray's processes end with this one.
-        def leave() -> None:
-            self._say(f"stopped; continue with: {command('ensemble', 'resume', self._plan.run)}")
+        def keep() -> None:
+            self._keep()
+            RunDirectory(self._plan.run).collect()
 
-        return two_interrupts(stop, leave)
+        def paused() -> bool:
+            return not any(trial.status == "running" for trial in progress.trials)
+
+        return self._stopping.trials(RunningTrials(pause, paused, keep, screen.close, screen.say))
 
     def _origin(self, experiment: Experiment) -> str | None:
         return find_origin(experiment.train.init_from, self._plan.base_dir)

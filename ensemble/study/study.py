@@ -20,6 +20,7 @@ from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, s
 from ensemble.study.cluster import ClusterNode, Needs, connected, cpu_count, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, row_value, write_plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
+from ensemble.study.stopping import Stopping
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
 
@@ -63,7 +64,8 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     description = check_experiments(plan.configurations, data)
     _refuse_other_data(plan, data)
 
-    with connected(options.address, workers=experiment.resources.workers > 1) as nodes:
+    stopping, workers = Stopping(plan.run, say), experiment.resources.workers > 1
+    with stopping.watch(), connected(options.address, workers, say) as nodes:
         request = needs(experiment.resources, nodes, options.device)
         count = slots(request, nodes)
 
@@ -79,7 +81,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
         from ensemble.study.runner import Runner  # loads torch and all of Ray
 
         try:
-            Runner(plan, data, request, count, say).run()
+            Runner(plan, data, request, count, say, stopping).run()
         finally:
             # After an error or an interruption too: what has ended can be reported.
             RunDirectory(plan.run).collect()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from ensemble.config import Experiment
@@ -22,6 +23,10 @@ from ensemble.study.progress_screen import Screen
 from ensemble.training.trial import Trial, record_failure
 
 IDENTICAL_ERRORS = 3  # of the first trials, after which no further one is started
+
+# Tune copies these into the description of every trial's process, which Ray's agents log in clear text.
+_SECRETS = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+class_cache.ENV_VARS_TO_PROPAGATE = class_cache.ENV_VARS_TO_PROPAGATE - _SECRETS
 
 
 class Source(Protocol):
@@ -98,6 +103,10 @@ class TrialQueue(Searcher):
         self._fingerprint = fingerprint
         self._errors: list[str] = []
         self._completed = completed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return no state."""
+        return {}  # Tune pickles its searcher, and locks and connections cannot be pickled
 
     @property
     def common_error(self) -> str | None:

@@ -5,8 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,10 +51,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "canary-aws-id",
+    "AWS_SECRET_ACCESS_KEY": "canary-aws-secret",
+    "AWS_SESSION_TOKEN": "canary-aws-session",
+    "HF_TOKEN": "canary-hugging-face",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
+    "RAY_AUTH_TOKEN": "canary-ray-of-32-characters-at-least",
+    "WANDB_API_KEY": "canary-wandb",
+}
+
+
 @pytest.fixture(scope="module")
-def finished(place: Path, run_in: Run) -> subprocess.CompletedProcess[str]:
+def ray_files() -> Iterator[Path]:
+    """The directory in which Ray's own files are; its sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="e", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path, run_in: Run, ray_files: Path) -> subprocess.CompletedProcess[str]:
     """The finished run, and what it printed."""
-    return run_in(place, "tune", "--space", "tiny.yaml")
+    return run_in(place, "tune", "--space", "tiny.yaml", RAY_TMPDIR=str(ray_files), **SECRETS)
 
 
 def test_one_command_simulates_converts_trains_and_shows_a_table(
@@ -62,6 +81,8 @@ def test_one_command_simulates_converts_trains_and_shows_a_table(
     lines = finished.stdout.splitlines()
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
+    assert "starting Ray" in lines
+    assert "\x1b" not in finished.stdout
     assert lines[0].startswith("simulating 20 episodes of double_pendulum to shards/")
     assert any(line.startswith("device cpu, fp32, 1 thread(s)") for line in lines)
     assert any(line.startswith("data shards/double_pendulum-") for line in lines)
@@ -74,6 +95,18 @@ def test_one_command_simulates_converts_trains_and_shows_a_table(
     assert (run / "experiment.yaml").read_text().startswith("# Does the learning rate matter?\n")
     for name in ("report.md", "summary.parquet", "curves.parquet", "baselines.parquet", "figures/curves.png"):
         assert (run / name).is_file(), name
+
+
+def test_no_secret_of_the_environment_is_in_any_file_of_the_run_or_of_ray(
+    finished: subprocess.CompletedProcess[str], place: Path, ray_files: Path
+) -> None:
+    assert finished.returncode == 0
+    logs = [path for path in ray_files.rglob("*") if path.is_file()]
+    assert "runtime_env_agent.log" in {path.name for path in logs}
+    for path in [*logs, *(path for path in place.rglob("*") if path.is_file())]:
+        content = path.read_bytes()
+        assert not [name for name, secret in SECRETS.items() if secret.encode() in content], path
+    assert [path.stat().st_mode & 0o777 for path in ray_files.iterdir()] == [0o700]
 
 
 def test_the_same_command_again_shows_the_finished_table_without_ray(

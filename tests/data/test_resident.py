@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ensemble.data import loading
 from ensemble.data.loading import _concatenate, load_resident, resident
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
@@ -17,7 +18,15 @@ from ensemble.training.trial import keep_freed_memory
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
-def test_the_resident_data_set_is_the_one_on_disk(make_data, write_shards, tmp_path: Path) -> None:
+@pytest.fixture(params=["in this process", "with Ray Data"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Read small data as such, or as if they were large."""
+    if request.param == "with Ray Data":
+        monkeypatch.setattr(loading, "DIRECT_BYTES", 0)
+    return str(request.param)
+
+
+def test_the_resident_data_set_is_the_one_on_disk(make_data, write_shards, tmp_path: Path, way: str) -> None:
     data = make_data([30, 7, 12, 90, 2, 41, 8], given=["a", None, "b", None, None, None, None])
     directory = write_shards(data, tmp_path / "shards")
     said: list[str] = []
@@ -29,6 +38,23 @@ def test_the_resident_data_set_is_the_one_on_disk(make_data, write_shards, tmp_p
         assert getattr(mapped, name) == getattr(read, name)
     assert "190" in said[0]
     assert "Read" in said[0]
+    assert ("in this process" in said[0]) == (way == "in this process")
+
+
+def test_few_data_start_no_further_process_and_many_not_one_for_each_cpu_of_a_cluster(
+    make_data, write_shards, tmp_path: Path, way: str
+) -> None:
+    directory = write_shards(make_data([30, 7, 12]), tmp_path / "shards")
+    before = ray_processes()
+    load_resident(directory)
+    assert len(ray_processes() - before) <= (0 if way == "in this process" else 4)
+
+
+def ray_processes() -> set[int]:
+    """The ids of all processes that Ray has started below this one, those that have ended not among them."""
+    import psutil
+
+    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def test_rows_find_their_place_in_whatever_order_blocks_come(make_data, write_shards, tmp_path: Path) -> None:
@@ -103,7 +129,7 @@ def test_processes_share_one_copy_of_the_data(make_data, write_shards, tmp_path:
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "bit flip"])
 def test_a_damaged_shard_is_named_before_ray_data_reads_it(
-    make_data, write_shards, tmp_path: Path, damage: str
+    make_data, write_shards, tmp_path: Path, damage: str, way: str
 ) -> None:
     shard = write_shards(make_data([40, 30, 50]), tmp_path / "shards") / "shard-00001.parquet"
     content = bytearray(shard.read_bytes())

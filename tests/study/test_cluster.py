@@ -1,12 +1,10 @@
-"""The resources of trials on nodes, and the token of Ray."""
-
-from pathlib import Path
+"""The resources of trials on nodes."""
 
 import pytest
 
 from ensemble.config import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import ClusterNode, Needs, ensure_token, needs, slots
+from ensemble.study.cluster import ClusterNode, Needs, needs, slots
 from ensemble.study.runner import split_seeds
 
 LAPTOP = ClusterNode("laptop", 2.0, 0.0, 16 * 2**30)
@@ -45,19 +43,3 @@ def test_seeds_are_spread_over_the_slots_each_once(count: int, pack: int | str) 
     assert [seed for seeds in trials for seed in seeds] == list(range(10))
     assert len(trials) <= max(count, 1)
     assert all(len(seeds) >= (pack if isinstance(pack, int) else 1) for seeds in trials[:-1])
-
-
-def test_the_token_is_made_for_its_owner_alone_and_an_open_one_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "ray" / "token"
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    ensure_token()
-    token = file.read_text()
-    assert len(token) == 64
-    assert file.stat().st_mode & 0o777 == 0o600
-    file.chmod(0o644)
-    ensure_token()
-    assert file.read_text() == token
-    assert file.stat().st_mode & 0o777 == 0o600

@@ -91,6 +91,27 @@ def test_a_terminal_shows_running_trials_first_and_counts_the_hidden_ones() -> N
     assert "24 trials not shown" in text
 
 
+def test_a_line_is_printed_above_the_table_and_stays() -> None:
+    progress = StudyProgress(2, Clock())
+    progress.add(0, TrialProgress("width=1", (0,), 10))
+    console = Console(file=StringIO(), force_terminal=True, width=60, height=10)
+    with TableScreen(progress, console) as screen:
+        screen.say("stopping: [all] trials save, " + "which takes a long line to say, " * 3)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    said = text.index("stopping: [all] trials save, " + "which takes a long line to say, " * 3 + "\n")
+    assert "width=1" in text[said:]  # the table is drawn again below it
+    screen.close()
+
+
+def test_the_first_trial_is_waited_for_until_it_reports() -> None:
+    progress = make_progress(Clock())
+    assert "process" in progress.awaited()
+    progress.begin(0)
+    assert "torch" in progress.awaited()
+    progress.update(0, report(10))
+    assert progress.awaited() == ""
+
+
 def test_seeds_and_durations_are_short() -> None:
     assert seed_text(range(10)) == "0-9"
     assert seed_text((3, 5, 8)) == "3,5,8"

@@ -1,0 +1,248 @@
+"""Starting a Ray of our own on this machine, and the check of an address at which another one is said to run.
+
+Ray's processes wait for each other with fixed limits that a busy machine exceeds: the limits are widened, and a start
+that fails all the same is repeated. Its files are in a directory of this user alone, since Ray opens its own to all.
+"""
+
+import importlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ensemble.errors import NothingFinishedError, StorageError, UsageError
+from ensemble.schema import Say
+from ensemble.study.waiting import waiting
+from ensemble.text import command
+
+ATTEMPTS = 3
+_LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
+_PROBE_SECONDS = 2.0  # until a port has answered
+_REPLY_SECONDS = 20.0  # until what listens there has said what it is
+
+# Limits of Ray that are read from the environment. The first is the driver's for the raylet, 30 s by default; the
+# second the raylet's for its agents, after which it ends.
+_WIDE_LIMITS = {
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_gcs_rpc_server_connect_timeout_s": "60",
+    "RAY_py_gcs_connect_timeout_s": "60",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_health_check_failure_threshold": "10",
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",  # a small /dev/shm is slow, not wrong
+}
+_OTHERS = ("RAY_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS")  # of another cluster
+
+# What Ray's agents import, which takes them most of their start: read once, it is in memory for the next attempt.
+_AGENT_IMPORTS = """
+from importlib import import_module
+for name in ("_private.log_monitor", "_private.runtime_env.agent.main", "autoscaler._private.monitor"):
+    import_module("ray." + name)
+from ray.dashboard import agent, dashboard, http_server_agent, utils
+utils.get_all_modules(utils.DashboardAgentModule)
+"""
+_ASK_NODES = """
+import json, sys
+address = sys.argv[1]
+if address == "auto":
+    from ray._private.services import get_ray_address_from_environment
+    address = get_ray_address_from_environment("auto", None)
+from ray._raylet import GcsClient
+nodes = GcsClient(address=address).get_all_node_info(timeout=10).values()
+print(json.dumps([address, [node.node_manager_address for node in nodes if node.state == 0]]))
+"""
+
+
+def prepare_start() -> Path:
+    """Set the environment of a Ray of our own and return its directory. StorageError where none can be written."""
+    directory = private_directory()
+    for name, value in _WIDE_LIMITS.items():
+        os.environ.setdefault(name, value)
+    for name in _OTHERS:
+        os.environ.pop(name, None)
+    try:
+        ensure_token()
+    except OSError:  # a home that cannot be written
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(directory / "auth_token")
+        ensure_token()
+    return directory / "ray"
+
+
+def start(directory: Path, options: Mapping[str, Any], say: Say) -> None:
+    """Start Ray in `directory`, up to three times. NothingFinishedError, in one line, when it does not start."""
+    for attempt in range(1, ATTEMPTS + 1):
+        say("starting Ray" if attempt == 1 else f"starting Ray, attempt {attempt} of {ATTEMPTS}")
+        try:
+            with waiting("Ray runs", say):
+                _attempt(directory, options)
+            return
+        except _StartError as error:
+            cause = f"{error}; load average {os.getloadavg()[0]:.0f}, {options['num_cpus']} core(s)"
+            if attempt == ATTEMPTS:
+                raise NothingFinishedError(_failure(cause, directory)) from error
+            say(f"Ray did not start: {cause}. Its modules are read into memory, then again")
+        _warm()
+
+
+class _StartError(Exception):
+    """One attempt failed."""
+
+
+def _attempt(directory: Path, options: Mapping[str, Any]) -> None:
+    ray: Any = importlib.import_module("ray")
+    try:
+        ray.init(address="local", _temp_dir=str(directory), **options)
+    except Exception as error:
+        _end(ray, directory)
+        raise _StartError(first_line(error)) from error
+
+
+def _end(ray: Any, directory: Path) -> None:
+    """End what a start that failed has left running: the children that work in `directory`."""
+    import psutil  # comes with Ray
+
+    with suppress(RuntimeError, OSError):
+        ray.shutdown()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(str(directory) in argument for argument in child.cmdline()):
+                child.kill()
+                child.wait(5)
+
+
+def _warm() -> None:
+    with suppress(subprocess.TimeoutExpired):
+        _run_python(_AGENT_IMPORTS, timeout=300)
+
+
+def _run_python(code: str, *arguments: str, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+
+
+def _failure(cause: str, directory: Path) -> str:
+    return (
+        f"Ray did not start in {ATTEMPTS} attempts: {cause}; its log is in {directory / 'session_latest' / 'logs'}. "
+        f"Once the machine is less busy: {command('ensemble', *sys.argv[1:])}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def private_directory() -> Path:
+    """Return a directory of this user alone, short enough for Ray's sockets; StorageError where none can be made."""
+    name = f"ensemble-{os.getuid()}"
+    chosen = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    problems = {}
+    for base in dict.fromkeys(filter(None, chosen)):
+        directory = Path(base).absolute() / name
+        if len(str(directory / "ray")) > _LONGEST:
+            problems[base] = "its path is too long for sockets"
+        elif (problem := _closed_to_others(directory)) is None:
+            return directory
+        else:
+            problems[base] = problem
+    tried = "; ".join(f"{base}: {problem}" for base, problem in problems.items())
+    raise StorageError(f"no directory for Ray's files ({tried}); RAY_TMPDIR names another")
+
+
+def _closed_to_others(directory: Path) -> str | None:
+    """Make a directory of mode 0700, or close one that is ours; return why it cannot be used, or None."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = directory.lstat()  # not through a link that somebody else may have set
+        if directory.is_symlink() or owner.st_uid != os.getuid():
+            return f"{directory.name} belongs to somebody else"
+        directory.chmod(0o700)
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def token_file() -> Path:
+    """Return the path at which Ray reads the token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def ensure_token() -> None:
+    """Make the token file if there is none, readable by its owner alone (Ray itself leaves it readable by all)."""
+    path = token_file()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The mode is set when the file is created: a later chmod would leave a moment in which others can read the token.
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def ask_for_nodes(address: str) -> tuple[str, list[str]]:
+    """Return the address of a running Ray as HOST:PORT and those of its nodes; `auto` is the one on this machine.
+
+    Raises UsageError, in one line, for anything else: no address, nothing that listens, no Ray, another token.
+    """
+    if address != "auto":
+        _refuse_silent(address)
+    try:
+        # In a process of its own: Ray tries again for minutes, and prints as it does.
+        asked = _run_python(
+            _ASK_NODES, address, timeout=_REPLY_SECONDS,
+            RAY_py_gcs_connect_timeout_s="2", RAY_gcs_rpc_server_connect_timeout_s="2",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"--address {address}: something listens there that is no head of Ray") from error
+    if asked.returncode == 0:
+        found, nodes = json.loads(asked.stdout.splitlines()[-1])
+        return str(found), list(nodes)
+    raise UsageError(f"--address {address}: {_reason(address, asked.stderr)}")
+
+
+def _reason(address: str, errors: str) -> str:
+    if "AuthenticationError" in errors:
+        return (
+            f"this Ray takes another token than {token_file()}; RAY_AUTH_TOKEN_PATH names the file of its token, "
+            "which cluster/local.sh start prints"
+        )
+    if address == "auto":
+        return "no Ray runs on this machine"
+    return "something listens there that is no head of Ray (that of `ray start --head` is at port 6379 by default)"
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise UsageError where nothing listens at an address, or where it is none."""
+    scheme, found, rest = address.rpartition("://")
+    if found:
+        host = rest.split(":")[0].split("/")[0] or "HOST"
+        raise UsageError(
+            f"--address {address}: {scheme}:// is for {'jobs' if scheme.startswith('http') else 'Ray Client'}; give "
+            f"the head of Ray itself, such as {host}:6379"
+            + (f", or submit: ray job submit --address {address} -- .." if scheme.startswith("http") else "")
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"--address {address}: not an address; give HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--address {address}: nothing listens at {address} ({error})") from error
