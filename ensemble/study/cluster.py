@@ -16,6 +16,7 @@ from typing import Any
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
+from ensemble.machine import cores
 from ensemble.signals import kept_sigterm
 from ensemble.text import byte_size
 
@@ -94,7 +95,7 @@ def connected(address: str, workers: bool) -> Iterator[list[ClusterNode]]:
     # Connection
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if own:
-        options |= {"num_cpus": cpu_count(), "include_dashboard": workers}
+        options |= {"num_cpus": cores(), "include_dashboard": workers}
     if workers:
         options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.set_cluster_address"}
     try:
@@ -152,16 +153,6 @@ def slots(request: Needs, nodes: list[ClusterNode]) -> int:
             f"hold {sum(workers)} such workers"
         )
     return sum(workers) // request.workers
-
-
-def cpu_count() -> int:
-    """Return the cores that this process may use: its affinity, limited by the quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def token_file() -> Path:
