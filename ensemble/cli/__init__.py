@@ -21,12 +21,17 @@ from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
 from ensemble.signals import exit_on_sigterm
 
+_UNCUT = 1000  # characters of a summary
 EPILOG = """\b
 First steps:
-  ensemble tune --space quickstart.yaml        simulate, convert, train 2 x 3 members, a table
+  ensemble tune quickstart                     data, 2 x 3 members, a table
   ensemble report results/quickstart           the table again, with figures
-  ensemble inspect data.h5 --write mine.yaml   an experiment file for your own data
+  ensemble inspect data.h5 --write mine.yaml   an experiment file for yours
   ensemble schema                              every key of an experiment file
+
+\b
+The shell completes commands, options and files (or zsh_source, fish_source):
+  eval "$(_ENSEMBLE_COMPLETE=bash_source ensemble)"
 """
 
 
@@ -36,6 +41,11 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of their addition."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands; their summaries go on in further lines, where click cuts them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(_UNCUT)) for name in self.commands])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a pipe that breaks passes as another error, since click would end silently at any."""
