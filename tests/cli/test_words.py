@@ -1,6 +1,7 @@
 """What the command line says of itself, and how it is told a file: help, completion, arguments and options."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def test_the_shell_completes_commands_and_files(run: Run, tmp_path: Path, words:
     (tmp_path / "mine.yaml").write_text(ENSEMBLE)
     given = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_ENSEMBLE_COMPLETE": "bash_complete"}
     assert run(**given).stdout.splitlines() == [offered]
+
+
+def test_the_package_lists_what_it_hands_out_without_loading_it() -> None:
+    code = "import ensemble, sys; print(*dir(ensemble)); assert 'torch' not in sys.modules"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"load", "load_policy", "Ensemble", "PolicyEnsemble", "__version__"} <= set(listed)
 
 
 def test_commands_come_in_the_order_in_which_one_needs_them() -> None:
