@@ -19,6 +19,11 @@ _LAZY = {
 }
 
 
+def __dir__() -> list[str]:
+    """List what can be imported from here, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import the loaders of members on first access."""
     if name in _LAZY:

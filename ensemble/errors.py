@@ -3,13 +3,15 @@
 A message says what is wrong, where (file, line, episode, index), and the nearest valid name.
 """
 
+FAULT = 1  # exit code of a fault of this program, or of one that no other code describes
 INTERRUPTED, TERMINATED = 130, 143  # exit codes of a command that a signal ended: 128 + its number
+PIPE_CLOSED = 141  # as if SIGPIPE had ended it: the reader of its output is gone
 
 
 class EnsembleError(Exception):
     """Any failure with a message for the user."""
 
-    exit_code = 1
+    exit_code = FAULT
 
 
 class UsageError(EnsembleError):

@@ -21,6 +21,7 @@ FLOORS = {
     "schema": 0,
     "streams": 0,
     "errors": 0,
+    "machine": 0,
     "versions": 0,
     "text": 0,
     "config": 1,

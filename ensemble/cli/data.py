@@ -128,7 +128,8 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
 
     \b
     ensemble convert pendulum.h5 --out shards/pendulum
-    ensemble convert emps.h5 --out shards/emps --map state=position --map control=voltage
+    ensemble convert emps.h5 --out shards/emps \\
+        --map state=position --map control=voltage
     ensemble convert *.npz --out shards/rollouts --skip-bad
     """
     from ensemble.data.convert import convert as convert_files

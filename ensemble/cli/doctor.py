@@ -11,6 +11,7 @@ import click
 
 from ensemble import __version__
 from ensemble.cli.options import say
+from ensemble.machine import cores, free_memory, memory
 from ensemble.text import byte_size
 
 PACKAGES = (
@@ -43,12 +44,10 @@ def _software() -> Iterator[tuple[str, str]]:
 
 def _hardware() -> Iterator[tuple[str, str]]:
     from ensemble.planning.capacity import bf16_support, gpu_names
-    from ensemble.study.cluster import cpu_count
 
-    page = os.sysconf("SC_PAGE_SIZE")
-    free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
-    yield "cores", f"{cpu_count()} usable of {os.cpu_count()}"
-    yield "memory", f"{byte_size(free)} unused of {byte_size(total)}"
+    free, total = free_memory(), byte_size(memory())
+    yield "cores", f"{cores()} usable of {os.cpu_count()}"
+    yield "memory", total if free is None else f"{byte_size(free)} free of {total}"
     yield "GPUs", ", ".join(gpu_names()) or "none"
     yield "bf16", bf16_support()
 

@@ -58,8 +58,10 @@ def evaluate(run: Path, table_only: bool, beside: tuple[Path, ...], **options: A
 
     \b
     ensemble evaluate results/pi0_quick
-    ensemble evaluate results/pi0_quick --episodes 50 --noise 0.05 --replan 10 --video balance.gif
-    ensemble evaluate results/pi0 --table-only --beside results/fast --beside results/tables/tinypi0_published.csv
+    ensemble evaluate results/pi0_quick --episodes 50 --noise 0.05 --replan 10 \\
+        --video balance.gif
+    ensemble evaluate results/pi0 --table-only --beside results/fast \\
+        --beside results/tables/tinypi0_published.csv
     """
     if table_only:
         _show(run, beside)

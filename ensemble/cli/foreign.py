@@ -39,7 +39,8 @@ def import_(
 
     \b
     ensemble import trained_models/tinypi0_*.pth --family pi0 --name tinypi0
-    ensemble import trained_models/tinypi0fast_*.pth --family pi0_fast --tokenizer fast_tokenizer.json --name tinyfast
+    ensemble import trained_models/tinypi0fast_*.pth --family pi0_fast \\
+        --tokenizer fast_tokenizer.json --name tinyfast
     """
     from ensemble.study.prepare import short_path
     from ensemble.tinypi0.import_run import Request, import_policies

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ensemble.cli.experiment_file import experiment_file
 from ensemble.cli.options import results_option, run_options, say, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.text import command
@@ -17,7 +18,7 @@ CALIBRATION = 20.0  # seconds
 
 
 @click.command()
-@click.argument("file", metavar="FILE")
+@experiment_file("--space", "--config", text="The same as FILE, as `tune` and `train` call it.")
 @results_option()
 @set_option()
 @click.option("--calibrate", is_flag=True, help="Train some steps on this machine for 20 seconds; makes missing data.")

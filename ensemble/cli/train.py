@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ensemble.cli.experiment_file import experiment_file
 from ensemble.cli.options import FOLDER, results_option, run_options, say, say_next, set_option
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.errors import TERMINATED, UsageError
@@ -21,48 +22,52 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an earlier 
 
 
 @click.command()
-@click.option("--space", required=True, metavar="FILE", help="Experiment file, or the name of a shipped one.")
+@experiment_file("--space", text="The same as FILE: an experiment file, or the name of a shipped one.")
 @results_option()
 @set_option()
 @_OVERWRITE
 @_YES
 @run_options()
 def tune(
-    space: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
+    file: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
 ) -> None:
-    """Search the space that FILE spans, and train the best again on fresh seeds.
+    """Search the space that FILE spans, and train the best on fresh seeds.
+
+    FILE is an experiment file, or the name of a shipped one.
 
     \b
-    ensemble plan quickstart.yaml                 # what it amounts to
-    ensemble tune --space quickstart.yaml
-    ensemble tune --space gpt_quick.yaml --set search.pruner=i_epoch
+    ensemble plan quickstart                  # what it amounts to
+    ensemble tune quickstart
+    ensemble tune gpt_quick --set search.pruner=i_epoch
     ensemble tune --space mine.yaml --set train.steps=500 --set search.seeds=5
-    ray job submit --working-dir . -- python -m ensemble tune --space mine.yaml --results /data/results
+    ray job submit --working-dir . -- \\
+        python -m ensemble tune mine.yaml --results /data/results
     """
-    _begin(load(find_space(space), overrides), results, overwrite, yes, address, device)
+    _begin(load(find_space(file), overrides), results, overwrite, yes, address, device)
 
 
 @click.command()
-@click.option("--config", required=True, metavar="FILE", help="Experiment file in which nothing is left to choose.")
+@experiment_file("--config", text="The same as FILE: an experiment file in which nothing is left to choose.")
 @results_option()
 @set_option()
 @_OVERWRITE
 @_YES
 @run_options()
 def train(
-    config: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
+    file: str, results: Path, overrides: tuple[str, ...], overwrite: bool, yes: bool, address: str, device: str | None
 ) -> None:
     """Train a seed ensemble: one configuration, `ensemble.seeds` times.
 
     \b
-    ensemble train --config mine.yaml
-    ensemble train --config mine.yaml --set ensemble.seeds=5 --set data.path=data.h5
+    ensemble train mine.yaml
+    ensemble train --config mine.yaml --set ensemble.seeds=5
+    ensemble train mine.yaml --set data.path=data.h5
     """
-    file = load(find_space(config), overrides)
-    if file.searched:
-        name, search = next(iter(file.space)), command("ensemble", "tune", "--space", config)
-        raise UsageError(f"{file.path}: {name} is a distribution; `{search}` searches it")
-    _begin(file, results, overwrite, yes, address, device)
+    experiment = load(find_space(file), overrides)
+    if experiment.searched:
+        name, search = next(iter(experiment.space)), command("ensemble", "tune", "--space", file)
+        raise UsageError(f"{experiment.path}: {name} is a distribution; `{search}` searches it")
+    _begin(experiment, results, overwrite, yes, address, device)
 
 
 @click.command()
@@ -78,8 +83,8 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
 
     \b
     ensemble resume results/quickstart
-    ensemble resume results/gpt_quick --trials +20     # search on
-    ensemble resume results/gpt_quick --seeds 10       # more seeds for the finalists
+    ensemble resume results/gpt_quick --trials +20  # search on
+    ensemble resume results/gpt_quick --seeds 10    # more seeds for the finalists
     """
     from ensemble.lock import sole_driver
     from ensemble.study.plan import FORCED, forget_failures, is_complete

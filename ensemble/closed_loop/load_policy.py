@@ -19,7 +19,7 @@ from ensemble.models.base import Noise, PolicyModel
 from ensemble.models.noise import noise_keys
 from ensemble.schema import Float32
 from ensemble.simulation.controllers import Floats
-from ensemble.training.load import find_members, load_pack
+from ensemble.training.load import describe_members, find_members, load_pack
 from ensemble.training.tokens import read_tokens
 from ensemble.training.weights import load_model_record, read_config, read_features
 
@@ -46,6 +46,9 @@ class PolicyEnsemble:
         self._device = device
         self._module: PolicyModel = load_pack(tuple(directories.values()), device)
         self._decode = read_tokens(next(iter(directories.values()))) if config.chunk_tokenizer else None
+
+    def __repr__(self) -> str:
+        return describe_members("PolicyEnsemble", self.config_hash, self.seeds, self.features)
 
     def member(self, seed: int) -> "PolicyEnsemble":
         """Return one member as an ensemble of one; UsageError names the seeds there are."""
@@ -96,6 +99,9 @@ class PolicyController:
         self._combine = combine
         self._seed = seed
         self._asked = 0
+
+    def __repr__(self) -> str:
+        return f"<PolicyController {self._combine} of {self._ensemble!r}>"
 
     def reset(self) -> None:
         """Begin new episodes."""

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from ensemble.config.document import Keys, Position, Problem, TreeNode, dotted
 from ensemble.config.experiment import Experiment
-from ensemble.config.fields import FieldLocation, Kind, describe, describe_value, keys_of, locate
+from ensemble.config.fields import FieldLocation, Kind, describe, describe_value, locate
 from ensemble.config.forks import SEARCHED, variants
+from ensemble.config.hints import unknown_key_hint
 from ensemble.text import did_you_mean
 
 
@@ -91,6 +92,8 @@ def _wanted(location: FieldLocation, tree: TreeNode) -> Problem:
     kinds = [kind for kind in location.kind.members if get_origin(kind.bare) is Literal]
     names = [str(name) for kind in kinds for name in get_args(kind.bare)]
     hint = did_you_mean(value, names) if isinstance(value, str) else ""
+    if isinstance(value, str) and location.kind.tag and value in location.kind.tagged():
+        hint = f"; did you mean {{{location.kind.tag}: {value}}}?"
     # A mapping of one key is usually meant as a distribution.
     if isinstance(value, Mapping) and len(value) == 1:
         hint = did_you_mean(next(iter(value)), ["choice", "uniform", "log_uniform", "int", "int_log"])
@@ -108,11 +111,7 @@ def _describe_wanted(kind: Kind) -> str:
 def _unknown(location: FieldLocation, tree: TreeNode) -> Problem:
     name = str(location.path[-1])
     assert location.owner is not None
-    hint = did_you_mean(name, list(location.owner.model_fields))
-    # A correct name in the wrong section: say where it belongs.
-    if not hint:
-        homes = [key.path for key in keys_of(Experiment) if key.path.rpartition(".")[2] == name]
-        hint = f"; there is {homes[0]}" if homes else f"; known: {', '.join(location.owner.model_fields)}"
+    hint = unknown_key_hint(name, location.owner, tree.plain())
     return Problem(_key_position(tree, location.path), location.path, f"unknown key {name!r}{hint}")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ensemble.config.document import Problem, TreeNode
 from ensemble.config.experiment import Experiment
 from ensemble.config.fields import keys_of
+from ensemble.config.hints import by_likelihood
 from ensemble.errors import UsageError
 from ensemble.text import nearest
 
@@ -215,7 +216,7 @@ def _check_path(path: str) -> None:
         below = [known for known in values if known.startswith(path + ".")][:3]
         raise ValueError(f"{path} is a section; name one of its values, such as {', '.join(below)}")
     last = path.rpartition(".")[2]
-    homes = [known for known in values if known.rpartition(".")[2] == last]
+    homes = by_likelihood(known for known in values if known.rpartition(".")[2] == last)
     near = homes[:1] or nearest(path, values)
     raise ValueError(f"unknown name {path!r}" + (f"; did you mean {near[0]!r}?" if near else f"; as in {_EXAMPLE}"))
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ensemble.config.checking import build, check, position_of, reason
 from ensemble.config.constraints import ConstraintError, check_constraints, violated
-from ensemble.config.document import Position, Problem, TreeNode, dotted, parse, read_text, refuse
+from ensemble.config.document import MAX_DEPTH, Position, Problem, TreeNode, dotted, parse, read_text, refuse
 from ensemble.config.experiment import Experiment
 from ensemble.config.forks import Fork, drawn, forks, grid, grid_size, plant, resolve, searched_paths
 from ensemble.config.space import Choice, Distribution
@@ -197,6 +197,8 @@ def _override(root: TreeNode, text: str, problems: list[Problem]) -> TreeNode:
     keys = tuple(name.strip().split("."))
     if not equals or not all(keys):
         raise UsageError(f"{source}: needs key=value, as in train.steps=500")
+    if len(keys) > MAX_DEPTH:
+        raise UsageError(f"--set {name[:40]}..: nested deeper than {MAX_DEPTH} levels")
     node, further = parse(value, source, keys, option=True)
     problems += further
     try:

@@ -5,7 +5,6 @@ are kept when others are bad; the manifest is written last, and only for a compl
 files, with a list of the others). Reads layouts and writes Parquet; independent of any model.
 """
 
-import os
 import re
 import threading
 from collections import Counter
@@ -42,6 +41,7 @@ from ensemble.data.summary import Summary, merged
 from ensemble.data.trajectories import EPISODES
 from ensemble.errors import DataError, UsageError
 from ensemble.lock import held
+from ensemble.machine import cores
 from ensemble.schema import OnProgress
 from ensemble.store import sha256_file, write_table
 from ensemble.text import plural
@@ -102,7 +102,7 @@ def _convert_all(
     # Open every file, then convert each
     outcome = _ConvertedSources()
     plans = _plan_all(paths, data, outcome.failures)
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
         job = Job(out, data, options, pool, advance)
         for index, planned in plans.items():

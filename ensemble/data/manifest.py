@@ -107,7 +107,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check the manifest of a directory; DataError when it is missing, damaged or of another format."""
     trajectories.read_manifest(directory)
     try:
-        return Manifest.model_validate_json((directory / FILE).read_text())
+        return Manifest.model_validate_json((directory / FILE).read_text(encoding="utf-8"))
     except ValidationError as error:
         raise DataError(f"{directory / FILE}: damaged: {error.errors()[0]['msg']}; {trajectories.REBUILD}") from error
 

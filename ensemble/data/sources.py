@@ -96,7 +96,7 @@ def record_path(out: Path, index: int) -> Path:
 def read_record(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
     """Return the record of a source; None unless it was converted from these bytes with these options."""
     try:
-        record = SourceRecord.model_validate_json(record_path(out, index).read_text())
+        record = SourceRecord.model_validate_json(record_path(out, index).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
     return record if (record.sha256, record.options) == (sha256, options) else None

@@ -89,7 +89,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{directory}: not a data set: no {MANIFEST} ({REBUILD})")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}; {REBUILD}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None

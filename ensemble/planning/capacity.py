@@ -3,18 +3,17 @@
 No Ray is started for it.
 """
 
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 import torch
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
-from ensemble.study.cluster import ClusterNode, Needs, cpu_count, needs, slots
+from ensemble.machine import cores, memory, processor_flags
+from ensemble.study.cluster import ClusterNode, Needs, needs, slots
 
 _OBJECT_STORE = 0.3  # share of a machine's memory for Ray's object store and other processes
 
@@ -50,9 +49,7 @@ class Capacity:
 
 def this_machine() -> ClusterNode:
     """Return the resources of this machine."""
-    return ClusterNode(
-        socket.gethostname(), cpu_count(), float(torch.cuda.device_count()), _memory() * (1 - _OBJECT_STORE)
-    )
+    return ClusterNode(socket.gethostname(), cores(), float(torch.cuda.device_count()), memory() * (1 - _OBJECT_STORE))
 
 
 def capacity_of(resources: ResourcesConfig, nodes: Sequence[ClusterNode] | None, device: str | None) -> Capacity:
@@ -76,17 +73,6 @@ def trials_on(request: Needs, node: ClusterNode) -> int:
         return 0
 
 
-def _memory() -> int:
-    """Return the bytes of memory: of the machine, or the limit of its control group if it is lower."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # In a container the machine's memory is not the process's.
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return physical
-    return physical if limit == "max" else min(physical, int(limit))
-
-
 def gpu_names() -> list[str]:
     """Return the names of the CUDA devices."""
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -97,6 +83,5 @@ def bf16_support() -> str:
     if torch.cuda.device_count():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return "in hardware" if fast else "emulated: use precision fp32"
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
-    fast = "amx_bf16" in flags or "avx512_bf16" in flags
+    fast = bool({"amx_bf16", "avx512_bf16"} & processor_flags())
     return "in this processor" if fast else "emulated on this processor: use precision fp32"

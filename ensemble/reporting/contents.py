@@ -54,7 +54,8 @@ class Report:
     table: Table
     failures: tuple[Failure, ...]
     missing: tuple[str, ...]  # seeds that were planned and never ended, one line a configuration
-    reading: tuple[str, ...]  # how to read the table
+    doubts: tuple[str, ...]  # why numbers may not mean what they seem to
+    reading: tuple[str, ...]  # how to read the table, the doubts first
     provenance: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
     findings: SearchReport | None = None  # of a search
@@ -87,13 +88,15 @@ def compose_report(run: Run, metric: str | None) -> Report:
     table = result_table(run, chosen)
     labels = {row["config_hash"]: row["label"] for row in table.rows if row["kind"] == "configuration"}
     groups = group_members(run)
+    doubts = tuple(_agreement(group, seeds, labels) for group in groups for seeds in _equal_seeds(group))
     return Report(
         run=run,
         metric=chosen,
         table=table,
         failures=tuple(_failure(run, member, labels) for member in run.members if is_lost(member)),
         missing=tuple(_missing(group, labels) for group in groups if group.missing),
-        reading=_reading(run, chosen, table),
+        doubts=doubts,
+        reading=(*doubts, *_reading(run, chosen, table)),
         provenance=_provenance(run),
         findings=report_search(run, run.search, table, chosen) if run.search else None,
     )
@@ -126,6 +129,22 @@ def _missing(group: Group, labels: dict[str, str]) -> str:
     seeds = ", ".join(str(seed) for seed in group.missing)
     plural = "s" if len(group.missing) > 1 else ""
     return f"{labels[group.config_hash]} ({group.role}): seed{plural} {seeds} not finished"
+
+
+def _equal_seeds(group: Group) -> list[list[int]]:
+    """Return the seeds of a configuration whose members have the same weights to the bit, if there are any."""
+    by_weights: dict[str, list[int]] = {}
+    for member in group.completed:
+        if member["weights_sha256"]:
+            by_weights.setdefault(member["weights_sha256"], []).append(int(member["seed"]))
+    return [seeds for seeds in by_weights.values() if len(seeds) > 1]
+
+
+def _agreement(group: Group, seeds: list[int], labels: dict[str, str]) -> str:
+    return (
+        f"{labels[group.config_hash]} ({group.role}): the members of seeds {', '.join(map(str, seeds))} agree to the "
+        "bit: their seed changes nothing, so they are one measurement, and spread and interval say too little."
+    )
 
 
 def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from ensemble.reporting.groups import is_finite, role_rank
 from ensemble.reporting.number_format import number, setting
 from ensemble.reporting.rebuild import configuration, rebuild, require_member, searched
 from ensemble.reporting.run import MemberRow, Run
+from ensemble.reporting.selection import find_configuration
 from ensemble.streams import key
-from ensemble.text import nearest
 
 _SHOWN = 30  # members
 
@@ -23,8 +23,8 @@ _SHOWN = 30  # members
 def explain(run: Run, config: str, seed: int | None) -> str:
     """Return the lineage of a configuration, or of one member of it.
 
-    `config` is the beginning of a config_hash, or `#12` for a trial. UsageError with the nearest names where it is not
-    one configuration, or where there is no such member.
+    `config` is what `find_configuration` takes. UsageError with the nearest names where it is not one configuration, or
+    where there is no such member.
     """
     found = find_configuration(run, config)
     members = sorted(
@@ -40,41 +40,6 @@ def explain(run: Run, config: str, seed: int | None) -> str:
     lineage = (_import_lines(members),) if chosen.get("imported_from") else made_here
     parts = (_configuration_lines(run, found, chosen), _member_lines(run, members), *lineage)
     return "".join(f"{line}\n" for part in parts for line in part)
-
-
-def find_configuration(run: Run, text: str) -> str:
-    """Return the config_hash that `text` means."""
-    hashes = sorted({str(member["config_hash"]) for member in run.members})
-    if run.search is not None:
-        hashes = sorted({*hashes, *(trial.config_hash for trial in run.search.trials)})
-    if text.startswith("#"):
-        return _by_number(run, text)
-    matching = [each for each in hashes if each.startswith(text)] if text else []
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        shown = ", ".join(matching[:5]) + (", .." if len(matching) > 5 else "")
-        raise UsageError(f"{text} is the beginning of {len(matching)} configurations: {shown}")
-    # A beginning is compared with beginnings: whole hashes are too long to be near it.
-    near = nearest(text, [*hashes, *(each[: len(text)] for each in hashes)], most=3, cutoff=0.4)
-    full = dict.fromkeys(each for n in near for each in hashes if each.startswith(n))
-    raise UsageError(f"{run.path} has no configuration '{text}'; {_suggestion([*full][:3], hashes)}")
-
-
-def _by_number(run: Run, text: str) -> str:
-    trials = {} if run.search is None else {trial.number: trial.config_hash for trial in run.search.trials}
-    digits = text[1:]
-    if digits.isdecimal() and int(digits) in trials:
-        return trials[int(digits)]
-    if not trials:
-        raise UsageError(f"{run.path} is no search: it has no trial {text}; name a configuration by its hash")
-    raise UsageError(f"{run.path} has no trial {text}; it has #{min(trials)} to #{max(trials)}")
-
-
-def _suggestion(near: Sequence[str], hashes: Sequence[str]) -> str:
-    if near:
-        return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"there are {', '.join(hashes[:5])}{', ..' if len(hashes) > 5 else ''}"
 
 
 def _configuration_lines(run: Run, found: str, member: MemberRow) -> Iterator[str]:

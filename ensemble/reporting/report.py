@@ -75,6 +75,8 @@ def render_terminal(report: Report, console: Console) -> None:
     _print_lines(report.missing[:most], console, "yellow")
     _print_more(len(report.missing) - most, "yellow", console)
 
+    _print_lines(report.doubts, console, "yellow")
+
     # Files
     page = report.run.directory.report_file("html")
     files = "report.md, report.csv" if found is None else "report.md, .csv, .tex, comparisons.csv"

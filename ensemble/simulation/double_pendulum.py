@@ -4,7 +4,6 @@ State [q0, q1, qd0, qd1] in rad and rad/s: [0, 0, 0, 0] is both links horizontal
 rest. q1 is relative to the first link. Angles are not wrapped. Contacts are off.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ensemble import streams
 from ensemble.config.data import SimulateConfig
 from ensemble.data.layouts.nerd import write_nerd
 from ensemble.errors import DataError
+from ensemble.machine import cores
 from ensemble.schema import Float32, Float64, OnProgress
 
 FRAME = 1 / 60  # s between two points
@@ -90,7 +90,7 @@ def simulate(config: SimulateConfig, out: Path, progress: OnProgress | None = No
 def rollout(start: Float64, torque: Float32) -> Float64:
     """Return the states (B, T + 1, 4) from the start (B, 4), under torques (B, T, 2) in N m, constant per frame."""
     model = mujoco.MjModel.from_xml_string(MODEL)
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     initial = np.concatenate([np.zeros((len(start), 1)), start], axis=1)  # MuJoCo's state: time, q, qd
     with Rollout(nthread=threads) as engine:
         held = np.repeat(torque.astype(np.float64), SUBSTEPS, axis=1)

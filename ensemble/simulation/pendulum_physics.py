@@ -5,14 +5,13 @@ constant for a step of 0.04 s and limited to +-3 by the model. Episodes do not e
 the stops of its joints, and `first_fall` computes the end of its episode from the states.
 """
 
-import os
-
 import mujoco
 import numpy as np
 import numpy.typing as npt
 from mujoco.rollout import Rollout
 
 from ensemble.errors import DataError
+from ensemble.machine import cores
 from ensemble.schema import Float64, Int64
 from ensemble.simulation.pendulum_env import FRAME, FRAME_SKIP, fallen, pendulum_model
 
@@ -25,7 +24,7 @@ class Pendulums:
         self.state: Float64 = np.array(start, dtype=np.float64)
         if self.state.ndim != 2 or self.state.shape[1] != 4 or not np.isfinite(self.state).all():
             raise ValueError(f"start must be finite states (B, 4), not {self.state.shape}")
-        threads = min(len(os.sched_getaffinity(0)), len(self.state))
+        threads = min(cores(), len(self.state))
         self._model = pendulum_model()
         self._data = [mujoco.MjData(self._model) for _ in range(max(threads, 1))]
         # 0 runs in the calling thread: a pool of one thread would only add a switch per step.

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ensemble.config.experiment import ResourcesConfig
 from ensemble.errors import UsageError
+from ensemble.machine import cores
 from ensemble.schema import Say
 from ensemble.signals import kept_sigterm
 from ensemble.study.start import ask_for_nodes, first_line, prepare_start, start
@@ -103,7 +103,7 @@ def connected(address: str, workers: bool, say: Say = _log.info) -> Iterator[lis
         options["runtime_env"] = {"worker_process_setup_hook": f"{__name__}.set_cluster_address"}
     with kept_sigterm():
         if directory is not None:
-            start(directory, options | {"num_cpus": cpu_count(), "include_dashboard": workers}, say)
+            start(directory, options | {"num_cpus": cores(), "include_dashboard": workers}, say)
         else:
             _join("auto" if address == "local" else address, options)
     silence_loggers()
@@ -177,16 +177,6 @@ def slots(request: Needs, nodes: list[ClusterNode]) -> int:
             f"hold {sum(workers)} such workers"
         )
     return sum(workers) // request.workers
-
-
-def cpu_count() -> int:
-    """Return the cores that this process may use: its affinity, limited by the quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _nodes(described: list[dict[str, Any]]) -> list[ClusterNode]:

@@ -60,11 +60,14 @@ class StudyProgress:
 
     `expected` is the number of trials (None: unknown), `ended_before` how many of them ended in earlier runs. A trial
     that has not started counts as many steps as the mean of the ended ones, so that the remaining time allows for early
-    stopping.
+    stopping. `unit` is the word for a trial: those of a single configuration are its packs.
     """
 
-    def __init__(self, expected: int | None, clock: Clock = time.monotonic, ended_before: int = 0) -> None:
+    def __init__(
+        self, expected: int | None, clock: Clock = time.monotonic, ended_before: int = 0, unit: str = "trial"
+    ) -> None:
         self.expected = expected
+        self.unit = unit
         self.ended_before = ended_before
         self.clock = clock
         self.started = clock()
@@ -161,7 +164,7 @@ class StudyProgress:
 
     def summary(self) -> str:
         """Return one line on the study."""
-        expected = plural(self.expected, "trial") if self.expected else "? trials"
+        expected = plural(self.expected, self.unit) if self.expected else f"? {self.unit}s"
         text = f"{self.ended} of {expected}, {self.share:.0%}, {duration(self.clock() - self.started, tenths=False)}"
         for status in ("pruned", "diverged", "failed", "paused"):
             if count := sum(status in trial.status for trial in self.trials):

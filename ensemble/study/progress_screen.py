@@ -90,7 +90,7 @@ class TableScreen:
         for trial in running_first[:height]:
             table.add_row(*(Text(text(trial)) for _, text in COLUMNS))
         hidden = len(trials) - height
-        more = f" ({plural(hidden, 'trial')} not shown)" if hidden > 0 else ""
+        more = f" ({plural(hidden, self._progress.unit)} not shown)" if hidden > 0 else ""
         return Group(table, Text(self._progress.summary() + more))
 
 

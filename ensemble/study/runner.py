@@ -134,7 +134,8 @@ class Runner:
     def _tune(self, source: Source, expected: int | None, role: MemberRole, count: int, ended: int = 0) -> bool:
         """Run the trials of a source; return whether all were started, False after an error that all of them have."""
         # Queue and progress
-        progress = StudyProgress(expected, ended_before=ended)
+        unit = "trial" if self._plan.file.searched else "pack"
+        progress = StudyProgress(expected, ended_before=ended, unit=unit)
         completed = [row_status(file) for file in RunDirectory(self._plan.run).row_files].count("completed")
         queue = TrialQueue(
             source, progress, lambda each: configuration_title(self._plan, each), self._fingerprint, completed

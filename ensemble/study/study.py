@@ -3,7 +3,6 @@
 It decides which members train together and when; the results do not depend on that (the law of independence).
 """
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from ensemble.config import Experiment
 from ensemble.data.splits import split_text
 from ensemble.data.trajectories import Trajectories, read_manifest
 from ensemble.errors import UsageError
+from ensemble.machine import cores, memory
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
 from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, search_notes
-from ensemble.study.cluster import ClusterNode, Needs, connected, cpu_count, in_job, needs, slots
+from ensemble.study.cluster import ClusterNode, Needs, connected, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, row_value, write_plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
 from ensemble.study.stopping import Stopping
@@ -111,8 +111,7 @@ def _check_resources(experiment: Experiment, options: Options) -> None:
     """Refuse a trial that does not fit on this machine; the nodes of a cluster are known only after connecting."""
     if options.address != "local" or in_job():
         return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    machine = ClusterNode(socket.gethostname(), cpu_count(), 0.0, memory)
+    machine = ClusterNode(socket.gethostname(), cores(), 0.0, memory())
     # CPUs and memory only: counting GPUs would load torch.
     slots(needs(experiment.resources.model_copy(update={"gpus_per_worker": 0.0}), [machine], "cpu"), [machine])
 

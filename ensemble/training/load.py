@@ -15,8 +15,11 @@ from ensemble.models.base import DynamicsModel, build
 from ensemble.open_loop.state import StateLayout
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import VALIDATION_ACTION, VALIDATION_ROLLOUT, Feature, Float32
+from ensemble.text import plural
 from ensemble.training.arena import Arena
 from ensemble.training.weights import load_best, load_model_record, read_config, read_features, read_normalization
+
+_SHOWN_SEEDS = 10
 
 Arrays = Mapping[str, npt.ArrayLike]  # feature: (B, points, width)
 
@@ -43,6 +46,9 @@ class Ensemble:
         read = {name for names in inputs.values() for name in names}
         self._needed = [f.name for f in self.features if f.name in read or f.role == "state"]
         self._module: DynamicsModel = load_pack(tuple(directories.values()))
+
+    def __repr__(self) -> str:
+        return describe_members("Ensemble", self.config_hash, self.seeds, self.features)
 
     def member(self, seed: int) -> "Ensemble":
         """Return one member as an ensemble of one; UsageError names the seeds there are."""
@@ -98,6 +104,14 @@ class Ensemble:
         if value.ndim != 3 or value.shape[2] != feature.width:
             raise UsageError(f"{feature.name} has shape {value.shape}, not (batch, points, {feature.width})")
         return value
+
+
+def describe_members(kind: str, config_hash: str, seeds: Sequence[int], features: Sequence[Feature]) -> str:
+    """Return what an object shows of itself: `<Ensemble 4f0a..: 3 members (seeds 0, 1, 2) of states (4)>`."""
+    shown = ", ".join(map(str, seeds[:_SHOWN_SEEDS])) + (", .." if len(seeds) > _SHOWN_SEEDS else "")
+    columns = ", ".join(f"{feature.name} ({feature.width})" for feature in features)
+    count = plural(len(seeds), "member")
+    return f"<{kind} {config_hash}: {count} (seed{'s' if len(seeds) > 1 else ''} {shown}) of {columns}>"
 
 
 def load_pack(members: Sequence[Path], device: str = "cpu") -> Any:

@@ -131,14 +131,14 @@ def test_byte_order_mark_and_crlf_are_fine(loaded):
             "train: 3",
             "2:8: train: needs a section with keys such as steps, batch_size, epoch_steps, optimizer, found the number 3",  # noqa: E501
         ),
-        ("train: {lr: 1}", "2:9: train.lr: unknown key 'lr'; there is train.optimizer[adam].lr"),
+        ("train: {lr: 1}", "2:9: train.lr: unknown key 'lr'; there is train.optimizer.lr"),
         (
             "train: {optimizer: {name: adm}}",
             "2:27: train.optimizer.name: needs one of adam, adamw, sgd, found the text 'adm'; did you mean 'adam'?",
         ),
         (
             "train: {optimizer: {name: sgd, betas: [1, 1]}}",
-            "2:32: train.optimizer.betas: unknown key 'betas'; there is train.optimizer[adam].betas",
+            "2:32: train.optimizer.betas: unknown key 'betas'; for that, set train.optimizer={name: adam, betas: ..}",
         ),
         ("train: {optimizer: {lr: .nan}}", "2:25: train.optimizer.lr: needs a number above 0, found the number nan"),
         ("train: {optimizer: 3}", "2:20: train.optimizer: needs a section with the key 'name', found the number 3"),

@@ -214,7 +214,7 @@ def test_an_impossible_distribution_is_refused_where_it_stands(refused, text, li
         ),
         (
             "train: {optimizer: {choice: [{name: adam}, {name: sgd, betas: 1}]}}",
-            "2:56: train.optimizer.betas: unknown key 'betas'; there is train.optimizer[adam].betas",
+            "2:56: train.optimizer.betas: unknown key 'betas'; for that, set train.optimizer={name: adam, betas: ..}",
         ),
     ],
 )

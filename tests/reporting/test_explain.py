@@ -17,9 +17,10 @@ from synthetic_run import build_run, build_search, hash_of, member, write_member
 from ensemble.config import Choice, Experiment, load
 from ensemble.config.space import Distribution
 from ensemble.errors import UsageError
-from ensemble.reporting.explain import explain, find_configuration
+from ensemble.reporting.explain import explain
 from ensemble.reporting.rebuild import rebuild
 from ensemble.reporting.run import Run, read_run
+from ensemble.reporting.selection import find_configuration
 from ensemble.run_directory import RunDirectory, config_hash
 
 SPACE = """\

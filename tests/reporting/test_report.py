@@ -153,6 +153,17 @@ def test_seeds_that_were_planned_and_never_ended_are_counted_and_named(tmp_path:
     assert "seeds 3, 4 not finished" in text
 
 
+def test_members_that_agree_to_the_bit_are_said_to_be_one_measurement(tmp_path: Path) -> None:
+    rows = [member(NARROW, seed, weights_sha256="ab" * 32 if seed < 3 else "cd" * 32) for seed in range(4)]
+    run = build_run(tmp_path / "wide", rows)
+    said = "wide (ensemble): the members of seeds 0, 1, 2 agree to the bit"
+    assert said in printed([run])
+    for name in ("report.md", "report.html"):
+        assert said in (run / name).read_text()
+    distinct = build_run(tmp_path / "other", two_configurations())
+    assert "agree to the bit" not in printed([distinct])
+
+
 def test_when_nothing_finished_the_table_is_printed_before_the_error(tmp_path: Path) -> None:
     rows = [member("a1", s, status="diverged", **{"train.optimizer.lr": 10.0 ** (-s - 1)}) for s in range(3)]
     run = build_run(tmp_path / "wide", rows)

@@ -136,6 +136,7 @@ def test_a_paused_trial_has_not_ended() -> None:
 
 def test_nothing_is_done_before_the_first_trial() -> None:
     assert StudyProgress(2, Clock()).summary() == "0 of 2 trials, 0%, 0 s"
+    assert StudyProgress(2, Clock(), unit="pack").summary() == "0 of 2 packs, 0%, 0 s"
     assert StudyProgress(4, Clock(), ended_before=3).summary() == "3 of 4 trials, 75%, 0 s"
 
 

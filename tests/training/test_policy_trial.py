@@ -96,6 +96,9 @@ def test_a_loaded_policy_acts_as_it_did_when_it_was_tested(tmp_path: Path, model
     observation = np.array([[0.1, -0.2], [0.4, 0.3], [-0.7, 0.0]], np.float32)
     chunks = ensemble_of_three.act(observation)
     assert chunks.shape == (3, 3, 8, 1)
+    shown = f"<PolicyEnsemble {identity}: 3 members (seeds 0, 1, 2) of theta (1), omega (1), torque (1)>"
+    assert repr(ensemble_of_three) == shown
+    assert repr(ensemble_of_three.controller("median")) == f"<PolicyController median of {shown}>"
     alone = ensemble.load_policy(members[1])
     assert np.array_equal(alone.act(observation), chunks[1:2])
     mean, median = ensemble_of_three.controller("mean"), ensemble_of_three.controller("median")

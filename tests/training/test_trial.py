@@ -381,6 +381,7 @@ def test_a_loaded_ensemble_repeats_the_rollouts_of_its_training(tmp_path: Path) 
     loaded = ensemble.load(tmp_path)
     assert loaded.seeds == (0, 1, 2)
     assert loaded.state == ("theta", "omega")
+    assert repr(loaded).endswith(": 3 members (seeds 0, 1, 2) of theta (1), omega (1), torque (1)>")
     shown = pq.read_table(next(tmp_path.glob("members/*-s1/rollouts.parquet"))).to_pandas()
     first = shown[shown["window"] == 0].pivot(index="step", columns="label", values=["true", "predicted"])
     seen, horizon = 4, len(first) - 4

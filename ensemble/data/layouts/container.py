@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.errors import DataError, UsageError
+from ensemble.machine import free_memory
 from ensemble.text import byte_size, nearest
 
 Values = npt.NDArray[Any]
 
 LIMIT_VARIABLE = "ENSEMBLE_MAX_BYTES"
-_MEMORY_INFO = Path("/proc/meminfo")
-_FALLBACK_LIMIT = 8 << 30
+_FALLBACK_LIMIT = 8 << 30  # bytes, where the system does not say what is free
 _SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
 
 
@@ -88,7 +88,8 @@ def byte_limit() -> int:
     """
     text = os.environ.get(LIMIT_VARIABLE)
     if text is None:
-        return _available_memory() // 2
+        free = free_memory()
+        return _FALLBACK_LIMIT if free is None else free // 2
     try:
         return int(float(text))
     except ValueError as error:
@@ -160,13 +161,3 @@ def _walk(container: Container, limit: int) -> Iterable[str]:
             yield key
             if not container.is_array(key):
                 pending.append(key)
-
-
-def _available_memory() -> int:
-    # Other systems than Linux have no such file; the limit is then fixed.
-    if not _MEMORY_INFO.is_file():
-        return 2 * _FALLBACK_LIMIT
-    for line in _MEMORY_INFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 2 * _FALLBACK_LIMIT
