@@ -17,11 +17,11 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.checked_tables import checked_table, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_run import Search, read_search
 from ensemble.reporting.statistics import natural_mode
-from ensemble.run_directory import RunDirectory, member_id
+from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, VALIDATION_ACTION, Mode
 from ensemble.search_log import planned_trials, trial_rows
 from ensemble.store import read_json, read_table
-from ensemble.text import did_you_mean, nearest
+from ensemble.text import did_you_mean, nearest, plural
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
@@ -145,7 +145,7 @@ def read_run(path: Path) -> Run:
         baselines=_baselines(rows_of(baselines)),
         metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
         hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
-        notes=_notes(directory.notes_file),
+        notes=_notes(directory),
         search=read_search(directory, experiment),
     )
 
@@ -201,11 +201,25 @@ def _parse_experiment(file: Path, text: str) -> dict[str, Any]:
     return value
 
 
-def _notes(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    value = read_json(file)
-    return value if isinstance(value, dict) else {}
+def _notes(directory: RunDirectory) -> dict[str, Any]:
+    """Return the notes of a run; trackers that failed while it trained are further notices."""
+    value = read_json(directory.notes_file) if directory.notes_file.exists() else {}
+    notes = value if isinstance(value, dict) else {}
+    lost = _lost_trackers(directory)
+    return {**notes, "notices": [*notes.get("notices", []), *lost]} if lost else notes
+
+
+def _lost_trackers(directory: RunDirectory) -> list[str]:
+    """Say of each tracker in how many members it failed, and how in the first of them."""
+    lost: dict[str, list[str]] = {}
+    for file in sorted(directory.members.glob(f"*/{MemberDirectory(Path()).tracking_file}")):
+        try:
+            found = read_json(file)
+        except StorageError:  # it holds the names of runs elsewhere, nothing that is reported
+            continue
+        for tracker, said in (found.get("lost", {}) if isinstance(found, dict) else {}).items():
+            lost.setdefault(tracker, []).append(f"{file.parent.name}: {said}")
+    return [f"{tracker} failed in {plural(len(said), 'member')}, first in {said[0]}" for tracker, said in lost.items()]
 
 
 def _nearest_directory(path: Path) -> str:

@@ -32,6 +32,7 @@ from ensemble.study.progress_screen import progress_screen
 from ensemble.study.trial import SharedInputs, train_distributed, train_inline
 from ensemble.study.tuning import FixedSource, ProgressCallback, Source, TrialQueue
 from ensemble.text import command, plural
+from ensemble.training.loggers import prepare_trackers
 from ensemble.training.tasks import measure_baselines
 from ensemble.training.trial import Trial
 
@@ -58,6 +59,7 @@ class Runner:
 
     def run(self) -> None:
         """Train all members; KeyboardInterrupt, with everything saved, when it is interrupted."""
+        prepare_trackers(self._experiment.logging, self._experiment.experiment, self._say)
         if self._plan.role == "search":
             self._search()
         else:
