@@ -156,9 +156,9 @@ class RunDirectory:
         """One row per comparison of two configurations of a search."""
         return self.path / "comparisons.csv"
 
-    def evaluation_report(self, suffix: str) -> Path:
-        """Return where the report of closed loops lies in a format: `evaluation.md`, `.csv`."""
-        return self.path / f"evaluation.{suffix}"
+    def evaluation_report(self, suffix: str, name: str = "evaluation") -> Path:
+        """Return where a report of closed loops lies in a format: `evaluation.md`, `evaluation_90_of_seed_1.csv`."""
+        return self.path / f"{name}.{suffix}"
 
     @property
     def figures(self) -> Path:

@@ -62,3 +62,8 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float =
     """Return `; did you mean 'x'?`, or an empty text where no name is similar."""
     near = nearest(name, names, most, cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def missing_extra(name: str) -> str:
+    """Return what to install for a tracker of `logging:` that is asked for."""
+    return f"logging.{name} needs the extra `{name}`: pip install 'ensemble[{name}]'"

@@ -37,7 +37,7 @@ def trajectories(episodes: int = 30, points: int = 41, seed: int = 0) -> Traject
 
 
 def experiment(**sections: dict[str, Any]) -> Experiment:
-    """Return a tiny experiment; sections are merged over the defaults of these tests."""
+    """Return a tiny experiment; sections are merged over the defaults here, a named family stands alone."""
     tree: dict[str, Any] = {
         "experiment": "tiny",
         "data": {"source": "double_pendulum"},
@@ -53,5 +53,5 @@ def experiment(**sections: dict[str, Any]) -> Experiment:
         "logging": {"tensorboard": False},
     }
     for name, values in sections.items():
-        tree[name] = {**tree.get(name, {}), **values}
+        tree[name] = values if "family" in values else {**tree.get(name, {}), **values}
     return Experiment.model_validate_json(json.dumps(tree))

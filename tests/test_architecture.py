@@ -221,6 +221,10 @@ def long_functions(sources: Sources) -> list[str]:
     return [f"{name} has {length} lines" for name, length in lengths if length > LONGEST_FUNCTION]
 
 
+# Where the code of others runs, which may raise anything and stops nothing: the handler, to the letter.
+FOREIGN_CODE = {"ensemble/training/loggers.py: except (Exception, SystemExit) as error:\n    return error"}
+
+
 def swallowed_exceptions(sources: Sources) -> list[str]:
     """Handlers of everything that don't end by raising it again, itself or as the cause of an error of ours."""
     return [
@@ -228,6 +232,7 @@ def swallowed_exceptions(sources: Sources) -> list[str]:
         for path, source in sources.items()
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ExceptHandler) and catches_everything(node) and not raises_again(node)
+        if f"{path}: {ast.unparse(node)}" not in FOREIGN_CODE
     ]
 
 

@@ -44,7 +44,7 @@ def write_archive(shards: Path, experiment: Experiment, path: Path) -> None:
     windows = Windows(data, splits["validation"], HISTORY + HORIZON - 1)
     points = windows.gather(windows.fixed(experiment.train.rollout.windows)).numpy()
     points = np.concatenate([points[..., data.columns(name)] for name in ("states", "gravity_dir")], axis=-1)
-    scale = error_scale(state_moments(data, train).variance)
+    scale = error_scale(state_moments(data, train))
     angles = np.array(data.feature("states").angles)
     states = np.ascontiguousarray(inputs[..., : len(angles)])
     np.savez(path, states=states, inputs=inputs, angles=angles, points=points, scale=scale)

@@ -14,18 +14,19 @@ from ensemble.closed_loop.verdict import Contender
 from ensemble.reporting.figures.style import INK, PALETTE, SOFT, STYLE, WIDTH, new_figure, save
 from ensemble.reporting.number_format import setting
 
-FILE = Path("figures", "closed_loop.png")
 _ROWS = (("converge_rate", "converge rate"), ("cart_velocity_std", "cart velocity std [m/s]"))
 _JOINT = {"mean": "^", "median": "v"}
 
 
-def draw_evaluation(found: Evaluation) -> Path:
+def draw_evaluation(found: Evaluation, name: str = "closed_loop") -> Path:
     """Write the figure into the run directory, and return its path relative to it."""
+    file = Path("figures", f"{name}.png")
     with matplotlib.rc_context(STYLE):
-        return _draw(found, found.contenders[: len(PALETTE)])
+        _draw(found, found.contenders[: len(PALETTE)], found.path / file)
+    return file
 
 
-def _draw(found: Evaluation, shown: tuple[Contender, ...]) -> Path:
+def _draw(found: Evaluation, shown: tuple[Contender, ...], file: Path) -> None:
     noises = found.noises
     figure = new_figure(5.4, max(WIDTH, 2.7 * len(noises)))
     panels = figure.subplots(2, len(noises), sharex="col", sharey="row", squeeze=False)
@@ -38,8 +39,7 @@ def _draw(found: Evaluation, shown: tuple[Contender, ...]) -> Path:
     for axes in panels[1]:
         axes.set_xlabel("replan [steps]")
     figure.legend(handles=_legend(shown), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    save(figure, found.path / FILE)
-    return FILE
+    save(figure, file)
 
 
 def _panel(axes: Axes, found: Evaluation, shown: tuple[Contender, ...], metric: str, noise: float) -> None:
@@ -80,7 +80,7 @@ def _legend(shown: tuple[Contender, ...]) -> list[Line2D]:
     ]
     marks += [
         Line2D([], [], marker="o", markersize=4, label="a member", **plain),
-        Line2D([], [], marker="D", markerfacecolor="white", label="mean, 95 % interval (t)", **plain),
+        Line2D([], [], marker="D", markerfacecolor="white", label="mean, 95 % interval (members and starts)", **plain),
     ]
     if any(each.joint for each in shown):
         marks.append(Line2D([], [], marker="^", label="mean of chunks", **plain))

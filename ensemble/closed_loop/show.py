@@ -9,11 +9,11 @@ from rich.text import Text
 from ensemble.closed_loop.report import Evaluation
 from ensemble.closed_loop.statistics import METRICS, Measured
 from ensemble.lock import held
-from ensemble.reporting.number_format import number, plus_minus, setting
+from ensemble.reporting.number_format import interval, number, plus_minus, setting
 from ensemble.reporting.render.csv import render_csv
 from ensemble.reporting.render.templates import markdown_table
 from ensemble.reporting.render.terminal import render_table
-from ensemble.reporting.table import Column, Table, TableRow, filled_columns, interval_text
+from ensemble.reporting.table import Column, Table, TableRow, filled_columns
 from ensemble.run_directory import RunDirectory
 from ensemble.store import write_text
 from ensemble.text import plural
@@ -22,28 +22,46 @@ _CSV_TAILS = ("", "_std", "_ci_low", "_ci_high", "_ci_method", "_episode_error")
 
 
 def write_evaluation(found: Evaluation, figures: bool = True) -> Evaluation:
-    """Write `evaluation.md`, `evaluation.csv` and the figure next to the rows; return it with its figure."""
+    """Write `evaluation.md`, `evaluation.csv` and the figure next to the rows; return it with its figure.
+
+    Where there is a table of other episodes already, another seed's or another number's, they get a name of their own.
+    """
     run = RunDirectory(found.path)
     with held(run.path / ".evaluation.lock"):  # figure and tables are of the same rows
+        name = report_name(found)
         if figures:
             from ensemble.closed_loop.figure import draw_evaluation
 
-            found = replace(found, figures=(draw_evaluation(found),))
-        write_text(run.evaluation_report("md"), to_markdown(found))
-        write_text(run.evaluation_report("csv"), to_csv(found))
+            found = replace(found, figures=(draw_evaluation(found, name.replace("evaluation", "closed_loop")),))
+        write_text(run.evaluation_report("md", name), to_markdown(found))
+        write_text(run.evaluation_report("csv", name), to_csv(found))
     return found
+
+
+def report_name(found: Evaluation) -> str:
+    """Return the name of the report's files: `evaluation`, or with the episodes where that one has others."""
+    first = RunDirectory(found.path).evaluation_report("md")
+    if not first.is_file() or _episodes(found) in first.read_text(encoding="utf-8", errors="replace").splitlines():
+        return first.stem
+    return f"{first.stem}_{found.episodes}_of_seed_{found.episode_seed}"
+
+
+def _episodes(found: Evaluation) -> str:
+    """Return the line of the report that names its episodes."""
+    return f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}, the same for every controller."
 
 
 def render_evaluation(found: Evaluation, console: Console) -> None:
     """Print the tables, then what follows from them."""
     episodes = f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}"
+    report = RunDirectory(found.path).evaluation_report("md", report_name(found))
     for table in tables(found):
         title = f"{found.name}, {table.title.lower()}, {episodes}"
-        console.print(render_table(table, title, console.width, "evaluation.md", len(table.rows)))
+        console.print(render_table(table, title, console.width, report.name, len(table.rows)))
+    console.print(Text(CAPTION))
     for line in (*found.words, *found.hidden):
         console.print(Text(line))
-    report = RunDirectory(found.path).evaluation_report("md")
-    console.print(Text(f"report: {report} (and evaluation.csv, evaluation.parquet)"), soft_wrap=True)
+    console.print(Text(f"report: {report} (and {report.stem}.csv, evaluation.parquet)"), soft_wrap=True)
 
 
 def mean_and_error(found: Measured | None) -> str:
@@ -66,13 +84,19 @@ def _rate_interval(found: Measured | None) -> str:
     if found is None or math.isnan(found.found.ci_low):
         return "-"
     low, high = max(found.found.ci_low, 0.0), min(found.found.ci_high, 1.0)  # of a rate: there is nothing beyond
-    return f"[{low:.3f}, {high:.3f}] {found.found.ci_method}"
+    return f"[{low:.3f}, {high:.3f}] {_OVER.get(found.found.ci_method, found.found.ci_method)}"
 
 
 def _interval(found: Measured | None) -> str:
-    if found is None or found.found.n < 2:
+    if found is None or math.isnan(found.found.ci_low):
         return "-"
-    return interval_text(found.found)
+    s = found.found
+    spread = found.error if math.isnan(s.std) else s.std  # of one controller the episodes' alone
+    return interval(s.ci_low, s.ci_high, s.mean, spread, _OVER.get(s.ci_method, s.ci_method))
+
+
+_OVER = {"members and starts": "m,s", "starts": "s", "members": "m", "t": "m"}  # as CAPTION explains them
+CAPTION = "95 % intervals cover the drawing of other members (m), other starts (s) or both (m,s)."
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -96,8 +120,11 @@ COLUMNS: tuple[Column, ...] = (
 
 READING = (
     "mean ± std over the n members of a configuration (n - 1); in brackets the sampling error of that mean had other "
-    "episodes been drawn, all members meeting the same ones. The interval is Student's t over members: other seeds, "
-    "these episodes; that of a rate is cut at 0 and 1.",
+    "episodes been drawn, all members meeting the same ones.",
+    f"{CAPTION} Of a configuration it is both: members and starts are crossed random effects, with Satterthwaite's "
+    "degrees of freedom (Searle, Casella and McCulloch 1992), for a rate Wilson's interval of as many trials as have "
+    "that variance (Franco et al. 2019). One controller has its starts alone, published figures their members alone "
+    "(Student's t, a rate cut at 0 and 1).",
     "success: all 100 steps without a fall. Converged: |theta| < 0.02 rad over 10 steps in a row; converge step: the "
     "first of them, over the episodes that converged. velocity std: of the cart, over all steps; lower is smoother, "
     "but an episode that ends early by a fall is also slow.",
@@ -123,7 +150,7 @@ def tables(found: Evaluation) -> list[Table]:
 def to_markdown(found: Evaluation) -> str:
     """Return `evaluation.md`; nothing in it depends on when or where it was made."""
     parts = [f"# Closed loop: {found.name}\n"]
-    parts.append(f"{plural(found.episodes, 'episode')} of seed {found.episode_seed}, the same for every controller.\n")
+    parts.append(f"{_episodes(found)}\n")
     parts += ["## Verdict\n", "".join(f"- {line}\n" for line in found.words)] if found.words else []
     for table in tables(found):
         parts += [f"## {table.title}\n", markdown_table(table)]

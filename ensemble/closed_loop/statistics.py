@@ -1,5 +1,7 @@
 """Closed loops as numbers with their uncertainty: over members, and over the episodes that all of them met.
 
+An interval covers both: `intervals.py`.
+
 A row of `evaluation.parquet` carries its episodes. What an episode contributes to a metric is its jackknife
 pseudo-value n theta - (n - 1) theta(without it): the episode's own number for a mean, and what makes the episodes of
 one convergence step or velocity deviation comparable with those of another. Everything is a function of rows but
@@ -10,20 +12,20 @@ import csv
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
+from ensemble.closed_loop.intervals import LEVEL, interval
 from ensemble.errors import UsageError
 from ensemble.reporting.number_format import setting as setting_text
 from ensemble.reporting.statistics import Statistics, describe, student_interval
 from ensemble.schema import Float64
 
 EvaluationRow = Mapping[str, Any]  # of evaluation.parquet
-LEVEL = 0.95
 
 
 class Setting(NamedTuple):
@@ -41,7 +43,7 @@ class Setting(NamedTuple):
 class Measured:
     """A metric of some members: statistics over them, and the sampling error of their mean over episodes."""
 
-    found: Statistics
+    found: Statistics  # its interval is over members and episodes; of published figures over members alone
     error: float  # standard error of drawing other episodes, the same for all members; NaN where not known
 
 
@@ -75,9 +77,10 @@ def measure(rows: Sequence[EvaluationRow], metric: str) -> Measured:
     found = describe(np.array([row[metric] for row in counted], np.float64))
     if not counted:
         return Measured(found, math.nan)
+    shares = np.array([contributions(row, metric) for row in counted])  # (M, N)
+    low, high, over = interval(shares, found.mean, is_rate=metric in RATES)
     # Members meet the same episodes: their contributions are averaged before the error is taken.
-    shares = np.mean([contributions(row, metric) for row in counted], axis=0)
-    return Measured(found, _error(shares))
+    return Measured(replace(found, ci_low=low, ci_high=high, ci_method=over), _error(shares.mean(axis=0)))
 
 
 def _error(shares: Float64) -> float:
@@ -142,6 +145,7 @@ _CONTRIBUTIONS: Mapping[str, Callable[[EvaluationRow], Float64]] = {
     "episode_length": _length,
 }
 METRICS = tuple(_CONTRIBUTIONS)
+RATES = ("success", "converge_rate")
 
 RowsBySetting = Mapping[Setting, Sequence[EvaluationRow]]  # of one side
 

@@ -2,15 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
+
+MOST_STEPS = 1_000_000_000  # upper bound of everything that is counted in optimizer steps
+MOST_SEEDS = 10_000  # of one configuration
+LARGEST_SEED = 2**63 - 1  # a column of 64 bits holds it
 
 
 class Section(BaseModel):
     """A section of an experiment file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a part whose default is not that of its own class: written in a file, it would lose the difference."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if isinstance(default, Section) and (keys := _differing(default)):
+                raise ValueError(
+                    f"{cls.__name__}.{name}: its default differs from {type(default).__name__}'s own in "
+                    f"{', '.join(keys)}; give those defaults in a subclass of {type(default).__name__}"
+                )
+
+
+def _differing(section: Section) -> list[str]:
+    """Return the keys in which a section differs from one that is written empty."""
+    fields = type(section).model_fields
+    return [
+        name for name in fields if getattr(section, name) != fields[name].default and not fields[name].is_required()
+    ]
 
 
 def unset(value: object) -> bool:

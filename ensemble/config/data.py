@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Description, Name, Section, unset
+from ensemble.config.base import LARGEST_SEED, Description, Name, Section, unset
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 
@@ -28,7 +28,7 @@ class RowRange(Section):
 
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)]
-    | Annotated[int, Field(ge=1)]
+    | Annotated[int, Field(ge=1, le=10_000_000)]
     | Annotated[list[str], Field(min_length=1)]
     | RowRange,
     Description(
@@ -40,9 +40,9 @@ SplitShare = Annotated[
 class SimulateConfig(Section):
     """How much to simulate when `data.source` names an environment."""
 
-    episodes: int = Field(1000, ge=1, description="number of trajectories")
-    steps: int = Field(100, ge=1, description="transitions per trajectory")
-    seed: int = Field(0, ge=0, description="seed of everything random in it, as initial states")
+    episodes: int = Field(1000, ge=1, le=10_000_000, description="number of trajectories")
+    steps: int = Field(100, ge=1, le=10_000_000, description="transitions per trajectory")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of everything random in it, as initial states")
     passive: bool = Field(
         True,
         description="double_pendulum: no joint torques; false draws torques at every step and records them. "
@@ -54,7 +54,9 @@ class FeatureMap(Section):
     """Where one feature is found in a foreign file, or what it is derived from."""
 
     key: str | None = Field(None, description="data set inside each episode group, e.g. obs/joint_pos")
-    columns: list[int] | None = Field(None, description="columns to keep, in this order; all by default")
+    columns: list[Annotated[int, Field(le=10_000_000)]] | None = Field(
+        None, description="columns to keep, in this order; all by default"
+    )
     derivative_of: str | None = Field(None, description="feature whose finite difference in time this is (needs dt)")
     scale: float = Field(1.0, description="factor applied before the cast to float32")
 
@@ -121,10 +123,10 @@ class DataConfig(Section):
     )
     angles: list[str] = Field([], description="entries that wrap at +-pi, as feature or feature[index]")
     dt: float | None = Field(None, gt=0, description="seconds between two points; read from the file where it says")
-    starts: list[Annotated[int, Field(ge=0)]] | None = Field(
+    starts: list[Annotated[int, Field(ge=0, le=10_000_000)]] | None = Field(
         None, min_length=1, description="policies: points of an episode at which windows may begin; default: all"
     )
-    decimate: int = Field(1, ge=1, description="keep every n-th point of each episode")
+    decimate: int = Field(1, ge=1, le=1_000_000, description="keep every n-th point of each episode")
     split: SplitConfig = Field(SplitConfig(), description="train, validation and test")
     validation: dict[Name, str] = Field({}, description="name: path of further validation sets")
     drop_bad_episodes: bool = Field(

@@ -1,10 +1,11 @@
 """The experiment: every section of the file in one tree."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Description, Name, Section
+from ensemble.config.base import LARGEST_SEED, MOST_SEEDS, MOST_STEPS, Description, Name, Section
 from ensemble.config.data import DataConfig
 from ensemble.config.family import FamilyConfig
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
@@ -14,14 +15,15 @@ from ensemble.errors import UsageError
 DEFAULT_TRIALS = 32  # without search.trials
 
 Seeds = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
-    Description("a number of seeds of at least 1, or a list of seeds such as [0, 1, 7]"),
+    Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+    | Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]], Field(min_length=1, max_length=MOST_SEEDS)],
+    Description(f"a number of seeds from 1 to {MOST_SEEDS}, or a list of at most as many, such as [0, 1, 7]"),
 ]
 
 
 def _distinct(seeds: int | list[int]) -> int | list[int]:
     if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
-        raise ValueError(f"the seed {next(s for s in seeds if seeds.count(s) > 1)} is given twice")
+        raise ValueError(f"the seed {Counter(seeds).most_common(1)[0][0]} is given twice")
     return seeds
 
 
@@ -31,7 +33,7 @@ class SearchConfig(Section):
     sampler: Literal["tpe", "random", "gp", "cma", "qmc", "nsga2", "grid"] = Field(
         "tpe", description="sampler of configurations; grid: every combination, in the order of the file"
     )
-    trials: Annotated[int, Field(ge=1)] | None = Field(
+    trials: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description=f"configurations to try; default: {DEFAULT_TRIALS}, with a grid all of them"
     )
     seeds: Seeds = Field(3, description="seeds of each configuration: a number (0, 1, ..) or a list")
@@ -46,23 +48,25 @@ class SearchConfig(Section):
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "i_epoch", "none"] = Field(
         "asha", description="rule of early stopping (wilcoxon pairs by seed and rung: a rule of thumb, no test)"
     )
-    grace: Annotated[int, Field(ge=1)] | None = Field(
+    grace: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = Field(
         None, description="steps before the first decision; default: the last validation before train.steps / eta^2"
     )
-    eta: int = Field(3, ge=2, description="asha, hyperband: one in eta continues from rung to rung")
-    keep: int = Field(3, ge=1, description="i_epoch: how many continue after the one rung at `grace`")
+    eta: int = Field(3, ge=2, le=1000, description="asha, hyperband: one in eta continues from rung to rung")
+    keep: int = Field(3, ge=1, le=100_000, description="i_epoch: how many continue after the one rung at `grace`")
     order: Literal["async", "sync"] = Field(
         "async", description="sync: suggestions and decisions do not depend on which trial happened to end first"
     )
-    lag: int = Field(4, ge=1, description="sync: suggestion n knows trials 0 .. n - lag; so many run at once at most")
-    seed: int = Field(0, ge=0, description="of the sampler")
-    startup: int = Field(10, ge=1, description="random suggestions before the sampler learns")
+    lag: int = Field(
+        4, ge=1, le=10_000, description="sync: suggestion n knows trials 0 .. n - lag; so many run at once at most"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the sampler")
+    startup: int = Field(10, ge=1, le=100_000, description="random suggestions before the sampler learns")
     points: list[dict[str, Any]] = Field([], description="configurations to begin with: nested or dotted keys")
     constraints: list[str] = Field([], description='what must hold, as in "model.n_embd >= 16 * model.n_head"')
     warm_start: list[str] = Field([], description="run directories of earlier searches of this space and objective")
     race: bool = Field(False, description="begin with `race_start` seeds and add seeds only where the best may be")
-    race_start: int = Field(2, ge=2, description="race: seeds that every configuration gets")
-    budget: Annotated[int, Field(ge=1)] | None = Field(
+    race_start: int = Field(2, ge=2, le=MOST_SEEDS, description="race: seeds that every configuration gets")
+    budget: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
         None, description="member-steps of the whole search: no trial starts once they are spent"
     )
 
@@ -93,7 +97,7 @@ class EnsembleConfig(Section):
         10, description="seeds: a number (0, 1, ..; for finalists: the first that the search never used) or a list"
     )
     finalists: int = Field(
-        3, ge=0, description="the best of a search, trained again from scratch on fresh seeds; 0: none"
+        3, ge=0, le=1000, description="the best of a search, trained again from scratch on fresh seeds; 0: none"
     )
 
     _seeds_differ = field_validator("seeds")(_distinct)
@@ -102,12 +106,16 @@ class EnsembleConfig(Section):
 class ResourcesConfig(Section):
     """What one trial holds."""
 
-    workers: int = Field(1, ge=1, description="Ray Train workers of a trial; above 1 they train with DDP")
-    cpus_per_worker: int = Field(1, ge=1, description="cores")
-    gpus_per_worker: float | None = Field(None, ge=0, description="GPUs; default: 1 where there are any, else 0")
-    threads: int = Field(1, ge=1, description="torch threads of each process; part of the result's identity")
-    pack: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="members trained in one pass")
-    memory: int | None = Field(None, ge=1, description="bytes a trial reserves")
+    workers: int = Field(1, ge=1, le=10_000, description="Ray Train workers of a trial; above 1 they train with DDP")
+    cpus_per_worker: int = Field(1, ge=1, le=10_000, description="cores")
+    gpus_per_worker: float | None = Field(
+        None, ge=0, le=10_000, description="GPUs; default: 1 where there are any, else 0"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="torch threads of each process; part of the result's identity")
+    pack: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_SEEDS)] = Field(
+        "auto", description="members trained in one pass"
+    )
+    memory: int | None = Field(None, ge=1, le=2**60, description="bytes a trial reserves")
 
 
 class LoggingConfig(Section):

@@ -25,8 +25,10 @@ class TokenizerConfig(Section):
 
     kind: Literal["tiny", "fast"] = Field("tiny", description="whole numbers as symbols, or the published FAST's bytes")
     scale: float = Field(10.0, gt=0, description="steps a unit of the cosine coefficients; more is finer")
-    vocabulary: int = Field(256, ge=5, description="tokens, the four special ones among them")
-    max_length: int = Field(25, ge=3, description="tokens of a chunk, from [BOS] to [EOS]; a rare longer one is cut")
+    vocabulary: int = Field(256, ge=5, le=1_000_000, description="tokens, the four special ones among them")
+    max_length: int = Field(
+        25, ge=3, le=100_000, description="tokens of a chunk, from [BOS] to [EOS]; a rare longer one is cut"
+    )
 
 
 class FamilyConfig(Section):
@@ -92,7 +94,9 @@ class DynamicsConfig(FamilyConfig):
     task: ClassVar[TaskName] = "dynamics"
     search_metric: ClassVar[str] = "validation/rollout_rmse"
 
-    history: int = Field(1, ge=1, description="points of a training window, and of the context in a rollout")
+    history: int = Field(
+        1, ge=1, le=100_000, description="points of a training window, and of the context in a rollout"
+    )
 
     @property
     def window(self) -> int:
@@ -116,7 +120,9 @@ class PolicyConfig(FamilyConfig):
     required_roles: ClassVar[tuple[Role, ...]] = ("state", "control")
     search_metric: ClassVar[str] = "validation/action_mae"
 
-    chunk: int = Field(50, ge=1, description="actions of a chunk; a training window has as many transitions")
+    chunk: int = Field(
+        50, ge=1, le=100_000, description="actions of a chunk; a training window has as many transitions"
+    )
 
     @property
     def window(self) -> int:

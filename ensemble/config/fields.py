@@ -113,6 +113,8 @@ def _with(member: Kind, union: Kind) -> Kind:
 
 
 def _bounds(kind: Kind) -> str:
+    if kind.note("ge") is not None and kind.note("le") is not None:
+        return f" from {kind.note('ge')} to {kind.note('le')}"
     texts = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
     bounds = [f"{text} {kind.note(name)}" for name, text in texts.items() if kind.note(name) is not None]
     return "".join(" " + part if i == 0 else f" and {part}" for i, part in enumerate(bounds))

@@ -31,14 +31,21 @@ if TYPE_CHECKING:  # it brings numpy and pyarrow, which a mistyped file does not
     from ensemble.schema import Feature
 
 Activation = Literal["tanh", "relu", "elu", "identity", "silu"]
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class MLPConfig(Section):
     """A stack of linear layers, each followed by the activation and, if asked, a layer norm."""
 
-    layer_sizes: list[Annotated[int, Field(ge=1)]] = Field([], description="widths; [] is the identity")
+    layer_sizes: list[Width] = Field([], max_length=100, description="widths; [] is the identity")
     activation: Activation = Field("relu", description="after each linear layer")
     layernorm: bool = Field(False, description="after each activation")
+
+
+class HeadConfig(MLPConfig):
+    """The stack between the transformer and the last layer: by default one hidden layer."""
+
+    layer_sizes: list[Width] = Field([64], max_length=100, description="widths; [] is the identity")
 
 
 class InputConfig(MLPConfig):
@@ -53,17 +60,19 @@ class GPTDynamicsConfig(DynamicsConfig):
     network: ClassVar[str] = "ensemble.models.gpt_dynamics:GPTDynamics"
 
     family: Literal["gpt_dynamics"] = Field("gpt_dynamics", description="model family")
-    history: int = Field(10, ge=1, description="points of a training window, and of the context in a rollout")
-    block_size: int = Field(16, ge=1, description="positions the model knows; at least history")
-    n_layer: int = Field(6, ge=1, description="transformer blocks")
-    n_head: int = Field(12, ge=1, description="attention heads; divides n_embd")
-    n_embd: int = Field(192, ge=1, description="width")
+    history: int = Field(
+        10, ge=1, le=100_000, description="points of a training window, and of the context in a rollout"
+    )
+    block_size: int = Field(16, ge=1, le=100_000, description="positions the model knows; at least history")
+    n_layer: int = Field(6, ge=1, le=1000, description="transformer blocks")
+    n_head: int = Field(12, ge=1, le=10_000, description="attention heads; divides n_embd")
+    n_embd: int = Field(192, ge=1, le=100_000, description="width")
     dropout: float = Field(0.0, ge=0, lt=1, description="of embeddings, attention and residual branches")
     bias: bool = Field(False, description="biases in linear layers and norms of the blocks")
     inputs: dict[str, InputConfig] = Field(
         {}, description="name: features and encoder; {} is one input of every state and control feature"
     )
-    head: MLPConfig = Field(MLPConfig(layer_sizes=[64]), description="between the transformer and the last layer")
+    head: HeadConfig = Field(HeadConfig(), description="between the transformer and the last layer")
     prediction: Literal["relative", "absolute"] = Field("relative", description="target: next - state, or next")
     normalize_input: bool = Field(True, description="by the training split's mean and variance")
     normalize_output: bool = Field(True, description="by the target's mean and variance; weighs the loss as well")

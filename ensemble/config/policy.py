@@ -14,10 +14,10 @@ from ensemble.config.family import Draw, PolicyConfig, TokenizerConfig
 class TransformerPolicyConfig(PolicyConfig):
     """What both policies share: an observation in, a chunk of actions out, a transformer between."""
 
-    n_layer: int = Field(4, ge=1, description="transformer layers")
-    n_head: int = Field(4, ge=1, description="attention heads; divides n_embd")
-    n_embd: int = Field(128, ge=1, description="width")
-    n_inner: int = Field(256, ge=1, description="width inside the feedforward parts")
+    n_layer: int = Field(4, ge=1, le=1000, description="transformer layers")
+    n_head: int = Field(4, ge=1, le=10_000, description="attention heads; divides n_embd")
+    n_embd: int = Field(128, ge=1, le=100_000, description="width")
+    n_inner: int = Field(256, ge=1, le=1_000_000, description="width inside the feedforward parts")
     dropout: float = Field(0.1, ge=0, lt=1, description="of attention weights, feedforward and residual branches")
     normalize: bool = Field(False, description="states and actions by the training split's mean and variance")
 
@@ -61,7 +61,7 @@ class Pi0Config(TransformerPolicyConfig):
     )
     noise_clip: float | None = Field(3.0, gt=0, description="noise is held within +- this; null: as drawn")
     solver: Literal["euler", "heun"] = Field("euler", description="of the flow's equation; heun asks twice a step")
-    solver_steps: int = Field(10, ge=1, description="steps from noise to action")
+    solver_steps: int = Field(10, ge=1, le=10_000, description="steps from noise to action")
 
     @property
     def prediction_passes(self) -> int | None:

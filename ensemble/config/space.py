@@ -4,11 +4,14 @@ In a file: `{choice: [..]}`, `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{int
 `{int_log: [a, b]}`. Ranges include both ends. Their combinations are in forks.py.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from ensemble.config.base import Section
+
+_LARGEST = 2**53  # of a whole number in a range: its values are counted, and are exact as floats
+_Whole = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
 
 
 class Choice(Section):
@@ -80,7 +83,7 @@ class LogUniform(_FloatRange):
 
 
 class _IntRange(_Range):
-    bounds: tuple[int, int]
+    bounds: tuple[_Whole, _Whole]
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -102,8 +105,8 @@ class Int(_IntRange):
     """A whole number: low, low + step, .. up to high."""
 
     kind = "int"
-    bounds: tuple[int, int] = Field(alias="int", strict=False)
-    step: int = Field(1, ge=1, description="distance between two values")
+    bounds: tuple[_Whole, _Whole] = Field(alias="int", strict=False)
+    step: int = Field(1, ge=1, le=_LARGEST, description="distance between two values")
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -118,7 +121,7 @@ class IntLog(_IntRange):
 
     kind = "int_log"
     positive = True
-    bounds: tuple[int, int] = Field(alias="int_log", strict=False)
+    bounds: tuple[_Whole, _Whole] = Field(alias="int_log", strict=False)
 
 
 Distribution = Choice | Uniform | LogUniform | Int | IntLog
@@ -126,8 +129,8 @@ KINDS: dict[str, tuple[type[Distribution], str]] = {
     "choice": (Choice, "a list of values"),
     "uniform": (Uniform, "two numbers, [low, high]"),
     "log_uniform": (LogUniform, "two numbers, [low, high]"),
-    "int": (Int, "two whole numbers, [low, high], and perhaps a step of at least 1"),
-    "int_log": (IntLog, "two whole numbers, [low, high]"),
+    "int": (Int, "two whole numbers of at most 2^53, [low, high], and perhaps a step of at least 1"),
+    "int_log": (IntLog, "two whole numbers of at most 2^53, [low, high]"),
 }
 
 

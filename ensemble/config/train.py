@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ensemble.config.base import Section
+from ensemble.config.base import MOST_STEPS, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -54,7 +54,7 @@ class ConstantConfig(Section):
     """The learning rate stays where it is, after the warm-up."""
 
     name: Literal["constant"] = Field("constant", description="schedule")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear rise from 0")
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="steps of linear rise from 0")
     per: Literal["step", "epoch"] = Field("step", description="how often the rate moves")
 
 
@@ -77,7 +77,7 @@ class PlateauConfig(ConstantConfig):
 
     name: Literal["plateau"] = Field("plateau", description="schedule")  # type: ignore[assignment]
     factor: float = Field(0.5, gt=0, lt=1, description="of each reduction")
-    patience: int = Field(5, ge=0, description="validations without a better loss that are forgiven")
+    patience: int = Field(5, ge=0, le=MOST_STEPS, description="validations without a better loss that are forgiven")
     threshold: float = Field(1e-4, ge=0, description="relative improvement that counts")
 
 
@@ -90,32 +90,49 @@ ScheduleConfig = Annotated[
 class RolloutConfig(Section):
     """Open-loop rollouts measured at each validation and on the test split."""
 
-    horizon: int = Field(10, ge=1, description="steps predicted without seeing the truth")
-    test_horizon: int | None = Field(None, ge=1, description="horizon on the test split; default: horizon")
-    windows: int = Field(256, ge=1, description="start points (policies: observations), the same for every member")
-    test_windows: int | None = Field(None, ge=1, description="policies: windows of the test split, for both measures")
-    context: int | None = Field(None, ge=1, description="true points seen before; default: the model's history")
+    horizon: int = Field(10, ge=1, le=1_000_000, description="steps predicted without seeing the truth")
+    test_horizon: int | None = Field(
+        None, ge=1, le=1_000_000, description="horizon on the test split; default: horizon"
+    )
+    windows: int = Field(
+        256, ge=1, le=10_000_000, description="start points (policies: observations), the same for every member"
+    )
+    test_windows: int | None = Field(
+        None, ge=1, le=10_000_000, description="policies: windows of the test split, for both measures"
+    )
+    context: int | None = Field(
+        None, ge=1, le=1_000_000, description="true points seen before; default: the model's history"
+    )
 
 
 class TrainConfig(Section):
     """How each member is trained."""
 
-    steps: int = Field(2000, ge=1, description="optimizer steps")
-    batch_size: int = Field(512, ge=2, description="windows per member and step, over all workers")
-    epoch_steps: int | None = Field(None, ge=1, description="steps that count as an epoch; default: one pass")
+    steps: int = Field(2000, ge=1, le=MOST_STEPS, description="optimizer steps")
+    batch_size: int = Field(512, ge=2, le=1_000_000, description="windows per member and step, over all workers")
+    epoch_steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="steps that count as an epoch; default: one pass"
+    )
     optimizer: OptimizerConfig = Field(AdamConfig(), description="adam, adamw or sgd")
     schedule: ScheduleConfig = Field(LinearConfig(), description="constant, linear, cosine or plateau")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of an exponential average of the weights, which is then what is measured"
     )
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm of a member; null: none")
-    validate_every: int | None = Field(None, ge=1, description="steps between validations; default: steps / 20")
-    validation_windows: int = Field(2048, ge=1, description="at most so many windows, the same for every member")
+    validate_every: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="steps between validations; default: steps / 20"
+    )
+    validation_windows: int = Field(
+        2048, ge=1, le=10_000_000, description="at most so many windows, the same for every member"
+    )
     rollout: RolloutConfig = Field(RolloutConfig(), description="open-loop rollouts")
-    patience: int | None = Field(None, ge=1, description="validations without a better loss before a member stops")
+    patience: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="validations without a better loss before a member stops"
+    )
     checkpoint_every: int | None = Field(
         None,
         ge=1,
+        le=MOST_STEPS,
         description="steps between checkpoints, a multiple of validate_every; default: the first validation after 30 s",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay fp32")

@@ -280,9 +280,11 @@ def _notices(records: Sequence[SourceRecord], summary: Summary) -> list[str]:
     counts = Counter(notice for _, notice in own)
     common = [notice for notice, count in counts.items() if count == len(records)]
     notices = common + [f"{path}: {notice}" for path, notice in own if notice not in common]
-    constant = summary.constant([entry.feature for entry in records[0].features])
-    if constant:
+    features = [entry.feature for entry in records[0].features]
+    if constant := summary.constant(features):
         notices.append(f"constant: {', '.join(constant)}")
+    if jittering := summary.jittering(features):
+        notices.append(f"constant but for rounding, and treated so: {', '.join(jittering)}")
     duplicates = _duplicates(records)
     if duplicates:
         named = ", ".join(duplicates[:_LISTED_DUPLICATES]) + (", .." if len(duplicates) > _LISTED_DUPLICATES else "")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemble.data.manifest import FeatureStatistics
 from ensemble.data.quantiles import SAMPLE_ROWS, RowSample
-from ensemble.data.statistics import TRANSITION_ROLES, Moments
+from ensemble.data.statistics import TRANSITION_ROLES, Moments, jittering_columns
 from ensemble.schema import EpisodeBlock, Feature, Float32, UInt64
 
 
@@ -69,6 +69,11 @@ class Summary:
         """Return the labels of constant columns."""
         pairs = zip(features, self.moments, strict=True)
         return [f.labels[i] for f, m in pairs for i in range(f.width) if m.minimum[i] == m.maximum[i]]
+
+    def jittering(self, features: Sequence[Feature]) -> list[str]:
+        """Return the labels of columns that move by rounding alone."""
+        labels = [label for feature in features for label in feature.labels]
+        return [labels[i] for i in np.flatnonzero(jittering_columns(features, self.moments))]
 
 
 @dataclass

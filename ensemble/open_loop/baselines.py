@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ensemble.config import Experiment
 from ensemble.config.model import input_features
 from ensemble.data.splits import split_episodes, split_windows
-from ensemble.data.statistics import wrap
+from ensemble.data.statistics import all_moments, jittering_columns, wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows, fixed_windows
 from ensemble.open_loop.rollout import rollout_metrics, squared_errors
@@ -32,6 +33,7 @@ from ensemble.schema import TEST_ACTION, TEST_ACTION_SQUARED, Float64, role_colu
 from ensemble.store import write_table
 
 Measure = Callable[[Experiment, Trajectories], Mapping[str, Mapping[str, float]]]  # metrics by baseline
+Flags = npt.NDArray[np.bool_]  # (D,) by column
 Predictor = Callable[[Float64], Float64]  # the newest points (n, h, D) to the next state (n, S)
 
 _FIT_WINDOWS = 50_000  # at most so many, evenly spread, for the least squares
@@ -78,7 +80,7 @@ def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str
     windows = Windows(data, splits["test"], seen + (rollout.test_horizon or rollout.horizon) - 1)
     points = _points(windows, rollout.windows)
     truth = points[:, seen:][:, :, list(layout.columns)]
-    scale = error_scale(moments.variance)
+    scale = error_scale(moments)
     predictors: dict[str, Predictor] = {
         "no change": lambda newest: newest[:, -1, list(layout.columns)],
         "mean": lambda newest: np.broadcast_to(moments.mean, (len(newest), len(moments.mean))),
@@ -103,8 +105,12 @@ def roll(predict: Predictor, points: Float64, seen: int, length: int, layout: St
 def fit_linear(
     experiment: Experiment, data: Trajectories, train: Segments, layout: StateLayout, length: int
 ) -> Predictor:
-    """Fit the change of state by least squares, linear in `length` points of the model's inputs and a constant."""
-    columns, angles = _inputs(experiment, data)
+    """Fit the change of state by least squares, linear in `length` points of the model's inputs and a constant.
+
+    An input that moves by rounding alone is the constant once more: its coefficient would be as large as it is small.
+    """
+    moving = ~jittering_columns(data.features, all_moments(data, train))
+    columns, angles = _inputs(experiment, data, moving)
     points = _points(Windows(data, train, length), _FIT_WINDOWS)
 
     def design(newest: Float64) -> Float64:
@@ -122,8 +128,8 @@ def fit_linear(
     return predict
 
 
-def _inputs(experiment: Experiment, data: Trajectories) -> tuple[list[int], list[bool]]:
-    """Return the columns that the model reads, and which of them are angles."""
+def _inputs(experiment: Experiment, data: Trajectories, moving: Flags) -> tuple[list[int], list[bool]]:
+    """Return the columns that the model reads, of those that are `moving`, and which of them are angles."""
     names = dict.fromkeys(
         name for config in input_features(experiment.model, data.features).values() for name in config
     )
@@ -133,7 +139,8 @@ def _inputs(experiment: Experiment, data: Trajectories) -> tuple[list[int], list
         where = data.columns(name)
         columns += range(where.start, where.stop)
         angles += data.feature(name).angles
-    return columns, angles
+    kept = [(column, angle) for column, angle in zip(columns, angles, strict=True) if moving[column]]
+    return [column for column, _ in kept], [angle for _, angle in kept]
 
 
 def _points(windows: Windows, count: int) -> Float64:
@@ -143,8 +150,9 @@ def _points(windows: Windows, count: int) -> Float64:
 def measure_policy_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
     """Return the errors of each baseline's chunks of actions; DataError where a split has no window."""
     splits = split_windows(data, experiment.data, experiment.model.window)
-    observed, wanted = _pairs(data, splits["train"], experiment.model.window, _FIT_PAIRS)
-    asked, truth = _pairs(data, splits["test"], experiment.model.window, experiment.train.rollout.windows)
+    moving = ~jittering_columns(data.features, all_moments(data, splits["train"]))
+    observed, wanted = _pairs(data, splits["train"], experiment.model.window, _FIT_PAIRS, moving)
+    asked, truth = _pairs(data, splits["test"], experiment.model.window, experiment.train.rollout.windows, moving)
     solution = np.linalg.lstsq(_with_one(observed), wanted, rcond=None)[0]
     predictions = {
         "zero": np.zeros_like(truth),
@@ -160,11 +168,11 @@ def measure_policy_baselines(experiment: Experiment, data: Trajectories) -> Mapp
     }
 
 
-def _pairs(data: Trajectories, segments: Segments, window: int, count: int) -> tuple[Float64, Float64]:
-    """Return observations (n, S) and flat chunks (n, H A)."""
+def _pairs(data: Trajectories, segments: Segments, window: int, count: int, moving: Flags) -> tuple[Float64, Float64]:
+    """Return the `moving` entries of observations (n, S) and flat chunks (n, H A)."""
     windows = Windows(data, segments, window)
     points = _points(windows, count)
-    observed = points[:, 0][:, role_columns(data.features, "state")]
+    observed = points[:, 0][:, [column for column in role_columns(data.features, "state") if moving[column]]]
     chunks = points[:, :-1][..., role_columns(data.features, "control")]
     return observed, chunks.reshape(len(chunks), -1)
 

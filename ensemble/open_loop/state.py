@@ -42,14 +42,17 @@ class StateLayout:
         return np.where(self.angles, wrapped, difference)
 
 
-def error_scale(variance: npt.NDArray[np.floating]) -> Float64:
-    """Return what rollout errors are divided by: the training standard deviation, or 1 for a constant entry."""
-    std = np.sqrt(np.asarray(variance, dtype=np.float64))
-    return np.where(std > 0, std, 1.0)
+def error_scale(moments: Moments) -> Float64:
+    """Return what rollout errors are divided by (S,): the training standard deviation.
+
+    It is 1 for an entry that never moves. One that moves by rounding alone (`Moments.constant`) has its magnitude, or 1
+    where that is smaller, so that neither decides the mean over the entries.
+    """
+    still = np.where(moments.jittering, np.maximum(1.0, moments.magnitude), 1.0)
+    return np.where(moments.constant, still, np.sqrt(moments.variance))
 
 
 def state_moments(data: Trajectories, segments: Segments) -> Moments:
     """Return the moments of the state entries (S,), angles wrapped."""
-    parts = [feature_moments(data, segments, f.name, wrapped=True) for f in data.features if f.role == "state"]
-    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "m2", "minimum", "maximum"))
-    return Moments(parts[0].count, *columns)
+    state = [feature.name for feature in data.features if feature.role == "state"]
+    return Moments.side_by_side([feature_moments(data, segments, name, wrapped=True) for name in state])

@@ -17,11 +17,11 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.reporting.checked_tables import check_columns, is_hyperparameter, is_metric, optional_table, rows_of
 from ensemble.reporting.search_run import Search, read_search
 from ensemble.reporting.statistics import natural_mode
-from ensemble.run_directory import RunDirectory, member_id
+from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS, TEST_ACTION, TEST_LOSS, TEST_ROLLOUT, VALIDATION_ACTION, Mode
 from ensemble.search_log import planned_trials, trial_rows
-from ensemble.store import read_record
-from ensemble.text import did_you_mean, nearest
+from ensemble.store import read_json, read_record
+from ensemble.text import did_you_mean, nearest, plural
 
 MemberRow = dict[str, Any]  # one row of members.parquet, by column
 
@@ -150,7 +150,7 @@ def read_run(path: Path) -> Run:
         baselines=_baselines(rows_of(baselines)),
         metrics=tuple(sorted(name for name in table.column_names if is_metric(name))),
         hyperparameters=tuple(name for name in table.column_names if is_hyperparameter(name)),
-        notes=read_record(directory.notes_file, {"notices": list, "versions": dict}),
+        notes=_notes(directory),
         search=read_search(directory, experiment),
     )
 
@@ -211,6 +211,26 @@ def section(experiment: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a section of an experiment file as it was read; empty where it has none."""
     found = experiment.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _notes(directory: RunDirectory) -> dict[str, Any]:
+    """Return the notes of a run; trackers that failed while it trained are further notices."""
+    notes = read_record(directory.notes_file, {"notices": list, "versions": dict})
+    lost = _lost_trackers(directory)
+    return {**notes, "notices": [*notes.get("notices", []), *lost]} if lost else notes
+
+
+def _lost_trackers(directory: RunDirectory) -> list[str]:
+    """Say of each tracker in how many members it failed, and how in the first of them."""
+    lost: dict[str, list[str]] = {}
+    for file in sorted(directory.members.glob(f"*/{MemberDirectory(Path()).tracking_file}")):
+        try:
+            found = read_json(file)
+        except StorageError:  # it holds the names of runs elsewhere, nothing that is reported
+            continue
+        for tracker, said in (found.get("lost", {}) if isinstance(found, dict) else {}).items():
+            lost.setdefault(tracker, []).append(f"{file.parent.name}: {said}")
+    return [f"{tracker} failed in {plural(len(said), 'member')}, first in {said[0]}" for tracker, said in lost.items()]
 
 
 def _nearest_directory(path: Path) -> str:

@@ -6,10 +6,11 @@ Optuna only where there are points or earlier searches to compare with the space
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ensemble.config import Experiment, ExperimentFile, load
+from ensemble.config import Experiment, ExperimentFile, LoggingConfig, load
 from ensemble.errors import DataError, UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Feature
@@ -18,7 +19,7 @@ from ensemble.search.rungs import first_rung, longest_training
 from ensemble.store import read_table
 from ensemble.study.plan import Plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, problems_of
-from ensemble.text import plural
+from ensemble.text import missing_extra, plural
 
 KnownTrials = list[tuple[dict[str, Any], float]]  # parameters and value of finished trials
 
@@ -64,6 +65,13 @@ def _completed_trials(file: ExperimentFile, name: str, base_dir: Path) -> KnownT
     for parameters, _ in known:
         refuse_other_parameters(file, parameters, f"search.warm_start: {name}")
     return known
+
+
+def require_extras(config: LoggingConfig) -> None:
+    """Raise UsageError where a tracker that an experiment asks for is not installed; nothing of it is imported."""
+    for name in ("wandb", "mlflow"):
+        if getattr(config, name) is not None and find_spec(name) is None:
+            raise UsageError(missing_extra(name))
 
 
 def search_notes(file: ExperimentFile) -> list[str]:

@@ -33,6 +33,7 @@ from ensemble.study.trial import SharedInputs, train_distributed, train_inline
 from ensemble.study.tuning import FixedSource, ProgressCallback, Source, TrialQueue
 from ensemble.study.waiting import waiting
 from ensemble.text import plural
+from ensemble.training.loggers import prepare_trackers
 from ensemble.training.tasks import measure_baselines
 from ensemble.training.trial import Trial
 
@@ -64,6 +65,7 @@ class Runner:
 
     def run(self) -> None:
         """Train all members; KeyboardInterrupt, with everything saved, when it is interrupted."""
+        prepare_trackers(self._experiment.logging, self._experiment.experiment, self._say)
         if self._plan.role == "search":
             self._search()
         else:

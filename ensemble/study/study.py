@@ -16,7 +16,7 @@ from ensemble.errors import UsageError
 from ensemble.machine import cores, memory
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
-from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, search_notes
+from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, require_extras, search_notes
 from ensemble.study.cluster import ClusterNode, Needs, connected, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, row_value, write_plan
 from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
@@ -52,6 +52,7 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
     # Checks, before anything is simulated or converted
     experiment, base_dir = plan.first, plan.base_dir
     _check_resources(experiment, options)
+    require_extras(experiment.logging)
     for configuration in plan.configurations:
         find_origin(configuration.train.init_from, base_dir)
     known = check_search(plan.file, base_dir) if plan.role == "search" else []

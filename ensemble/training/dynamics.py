@@ -29,7 +29,7 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
 
     # Data
     splits = split_episodes(main, experiment.data.split, history)
-    scale = error_scale(state_moments(main, splits["train"]).variance)
+    scale = error_scale(state_moments(main, splits["train"]))
 
     # Measures
     def measure(name: str, source: Trajectories, segments: Segments, horizon: int = asked.horizon) -> DynamicsMeasure:

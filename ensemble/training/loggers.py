@@ -1,17 +1,18 @@
 """Where a member's curves go in addition to its Parquet rows: a text log, TensorBoard, Weights & Biases, MLflow.
 
 The loop calls `log` at each validation and `close` at the end; nothing reads these logs back. Tables, figures and the
-resuming of a run read Parquet alone, so a tracker that fails is a warning, not a failed member.
+resuming of a run read Parquet alone, so a tracker that fails, at whatever and in whatever way, is a warning in the log
+and a notice of the run, not a failed member (`Tracker`). `prepare_trackers` is called once before the trials.
 """
 
 import importlib
 import logging
+import os
 import platform
 import re
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +25,18 @@ from torch.utils.tensorboard import SummaryWriter
 from ensemble.config.experiment import LoggingConfig
 from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import MemberDirectory
+from ensemble.schema import Say
 from ensemble.store import read_json, write_json
+from ensemble.text import missing_extra
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_TO_OPEN, _SECONDS_TO_CLOSE = 20.0, 60.0  # that Weights & Biases gets; its own are 90 and for ever
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 
 
 class MetricLogger(Protocol):
@@ -46,25 +56,88 @@ def open_loggers(
 
     `directory` is `members/<id>` and gives the run's name; `name` is the experiment's. `resume_step` is the last step
     whose metrics are kept (that of the checkpoint), or None for a start from the beginning: what an earlier attempt
-    logged after it is logged again and does not show twice. Raises UsageError for a missing extra or a tracker that
-    refuses, StorageError for a directory that can't be written.
+    logged after it is logged again and does not show twice. Raises StorageError for a directory that can't be written.
     """
-    with ExitStack() as opened:  # a logger that can't be opened closes those before it
-        loggers: list[MetricLogger] = []
+    log = TextLogger(directory, resume_step, device)
+    opening: dict[str, Callable[[], MetricLogger]] = {}
+    if config.tensorboard:
+        opening["tensorboard"] = lambda: TensorBoardLogger(directory, resume_step)
+    if (project := config.wandb) is not None:
+        opening["wandb"] = lambda: WandbLogger(project, directory, name)
+    if (uri := config.mlflow) is not None:
+        opening["mlflow"] = lambda: MlflowLogger(uri, directory, name)
+    return (log, *(Tracker(tracker, open_, directory, log.note) for tracker, open_ in opening.items()))
 
-        def add(log: MetricLogger) -> None:
-            opened.callback(log.close)
-            loggers.append(log)
 
-        add(TextLogger(directory, resume_step, device))
-        if config.tensorboard:
-            add(TensorBoardLogger(directory, resume_step))
-        if config.wandb is not None:
-            add(WandbLogger(config.wandb, directory, name))
-        if config.mlflow is not None:
-            add(MlflowLogger(config.mlflow, directory, name))
-        opened.pop_all()
-    return tuple(loggers)
+def prepare_trackers(config: LoggingConfig, name: str, say: Say) -> None:
+    """Make what the members of a run share, before any of them starts: MLflow's tables and its experiment.
+
+    Two trials that make the tables of a new database at once leave it half made. A tracker that refuses, or a server
+    that does not answer, is said; the run goes on without it.
+    """
+    if (uri := config.mlflow) is None:
+        return
+    error = _failure_of(lambda: MlflowClient(uri).experiment(name))
+    if error is not None:
+        say(f"warning: logging.mlflow: {uri}: {_first_line(error)}; members train without it")
+
+
+class Tracker:
+    """A logger that fails no member: the first thing that it raises, at open, log or close, ends it with one warning.
+
+    The warning goes to this process's log and to the member's `train.log`, and into its `tracking.json`, from where the
+    report takes it as a notice of the run.
+    """
+
+    def __init__(
+        self, name: str, open_: Callable[[], MetricLogger], directory: Path, note: Callable[[str], None]
+    ) -> None:
+        self._name, self._directory, self._note = name, directory, note
+        self._tracker: MetricLogger | None = None
+        self._guarded(lambda: self._open(open_), "is not opened")
+
+    def _open(self, open_: Callable[[], MetricLogger]) -> None:
+        self._tracker = open_()
+        lost = {name: said for name, said in _lost(self._directory).items() if name != self._name}
+        _write_tracking(self._directory, {"lost": lost})  # of an earlier attempt
+
+    def log(self, seed: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Pass the metrics of one step on."""
+        if (tracker := self._tracker) is not None:
+            self._guarded(lambda: tracker.log(seed, step, metrics), f"gets nothing from step {step} on")
+
+    def close(self) -> None:
+        """Close the tracker."""
+        if (tracker := self._tracker) is not None:
+            self._guarded(tracker.close, "is not closed")
+            self._tracker = None
+
+    def _guarded(self, act: Callable[[], object], what: str) -> None:
+        error = _failure_of(act)
+        if error is None:
+            return
+        self._tracker = None
+        said = f"{self._name} {what}: {type(error).__name__}: {_first_line(error)}"
+        logger.warning("%s: %s", self._directory.name, said)
+        self._note(f"warning: {said}")
+        try:
+            _write_tracking(self._directory, {"lost": {**_lost(self._directory), self._name: said}})
+        except StorageError as full:  # a full disk is what the tracker met, and what the next checkpoint says
+            logger.warning("%s: %s", self._directory.name, full)
+
+
+def _failure_of(foreign: Callable[[], object]) -> BaseException | None:
+    """Run a tracker's own code and return what it raises, whatever it is: no reason not to train."""
+    try:
+        foreign()
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # reported by every caller
+        return error
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 class TextLogger:
@@ -88,6 +161,10 @@ class TextLogger:
             f"{name} {value:<11.5g}" for name, value in metrics.items() if name.count("/") == 1 and "@" not in name
         ]
         self._write("  ".join([_now(), f"seed {seed:<4d}", f"step {step:>8d}", *shown]).rstrip())
+
+    def note(self, text: str) -> None:
+        """Append a line that is no measurement."""
+        self._write(f"{_now()}  # {text}")
 
     def close(self) -> None:
         """Close the file."""
@@ -151,10 +228,12 @@ class WandbLogger:
     """
 
     def __init__(self, project: str, directory: Path, name: str) -> None:
-        wandb = _extra("wandb", "wandb")
+        wandb = _extra("wandb")
         # One process trains a whole pack, so runs live side by side instead of replacing each other.
         settings = wandb.Settings(
             silent=True,
+            init_timeout=_SECONDS_TO_OPEN,
+            finish_timeout=_SECONDS_TO_CLOSE,
             console="off",
             disable_git=True,
             disable_code=True,
@@ -163,12 +242,14 @@ class WandbLogger:
             x_disable_machine_info=True,
             x_save_requirements=False,
         )
+        run = _tracking(directory).get("wandb") or uuid.uuid4().hex[:12]
+        _write_tracking(directory, {"wandb": run})
         try:
             self._run = wandb.init(
                 project=project,
                 group=name,
                 name=directory.name,
-                id=_tracking_id(directory, "wandb") or _keep_tracking_id(directory, "wandb", uuid.uuid4().hex[:12]),
+                id=run,
                 dir=str(directory),
                 resume="allow",
                 reinit="create_new",
@@ -194,49 +275,25 @@ class MlflowLogger:
     """
 
     def __init__(self, uri: str, directory: Path, name: str) -> None:
-        _extra("mlflow", "mlflow")
-        client, entities, exceptions = (
-            importlib.import_module(f"mlflow.{part}") for part in ("tracking", "entities", "exceptions")
-        )
-        self._metric, self._error = entities.Metric, exceptions.MlflowException
         self._known: dict[str, int] = {}  # metric: last step that the run holds
-        self._open = True
-        try:
-            self._client = client.MlflowClient(tracking_uri=uri)
-            self._run_id = _tracking_id(directory, "mlflow") or _keep_tracking_id(
-                directory, "mlflow", self._create(name, directory.name)
-            )
-            self._client.update_run(self._run_id, status="RUNNING")
-        except self._error as error:
-            raise UsageError(f"logging.mlflow: {uri}: {str(error).splitlines()[0]}") from error
-
-    def _create(self, experiment: str, run: str) -> str:
-        return str(self._client.create_run(self._experiment(experiment), run_name=run).info.run_id)
-
-    def _experiment(self, name: str) -> str:
-        """Return the id of the experiment, which another member may be creating at this moment."""
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(self._client.create_experiment(name))
-            except self._error:
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        return str(found.experiment_id)
+        connection = MlflowClient(uri)
+        self._client = connection.client
+        self._metric = importlib.import_module("mlflow.entities").Metric
+        run = _tracking(directory).get("mlflow")
+        if run is None:
+            experiment = connection.experiment(name)
+            run = str(self._client.create_run(experiment, run_name=directory.name).info.run_id)
+            _write_tracking(directory, {"mlflow": run})
+        self._run_id: str = run
+        self._client.update_run(run, status="RUNNING")
 
     def log(self, seed: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Send the metrics of one step; the first failure ends the sending, with a warning."""
-        if not self._open:
-            return
+        """Send the metrics of one step."""
+        del seed
         now = int(time.time() * 1000)  # ms, MLflow's unit
         named = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in metrics.items()}
-        try:
-            fresh = [self._metric(name, value, now, step) for name, value in named.items() if step > self._last(name)]
-            self._client.log_batch(self._run_id, metrics=fresh)
-        except self._error as error:
-            self._open = False
-            logger.warning("MLflow run %s of seed %d gets no more metrics: %s", self._run_id, seed, error)
+        fresh = [self._metric(name, value, now, step) for name, value in named.items() if step > self._last(name)]
+        self._client.log_batch(self._run_id, metrics=fresh)
 
     def _last(self, name: str) -> int:
         if name not in self._known:
@@ -246,29 +303,65 @@ class MlflowLogger:
 
     def close(self) -> None:
         """Mark the run as finished."""
-        if self._open:
+        self._client.set_terminated(self._run_id)
+
+
+class MlflowClient:
+    """MLflow's client of a tracking server or database that soon gives up one that does not answer.
+
+    MLflow asks seven times, two minutes each; its environment variables, where they are set, have the last word.
+    """
+
+    def __init__(self, uri: str) -> None:
+        for name, value in _MLFLOW_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        _extra("mlflow")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # which tells of every table that it makes,
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # and of every repetition
+        tracking, exceptions = (importlib.import_module(f"mlflow.{part}") for part in ("tracking", "exceptions"))
+        self._error = exceptions.MlflowException
+        self.client = tracking.MlflowClient(tracking_uri=uri)
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment, which another run may be creating at this moment."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
             try:
-                self._client.set_terminated(self._run_id)
-            except self._error as error:
-                logger.warning("MLflow run %s could not be closed: %s", self._run_id, error)
+                return str(self.client.create_experiment(name))
+            except self._error:
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
 
-def _extra(module: str, extra: str) -> ModuleType:
+def _extra(name: str) -> ModuleType:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(f"logging.{extra} needs the extra `{extra}`: pip install 'ensemble[{extra}]'") from error
+        raise UsageError(missing_extra(name)) from error
 
 
-def _tracking_id(directory: Path, tracker: str) -> str | None:
-    """Return the id of the run that an earlier attempt at this member opened."""
+def _tracking(directory: Path) -> dict[str, Any]:
+    """Return a member's `tracking.json`: the runs that an earlier attempt opened by tracker, and which `lost` it."""
     file = MemberDirectory(directory).tracking_file
-    ids: dict[str, Any] = read_json(file) if file.exists() else {}
-    return ids.get(tracker)
+    try:
+        found = read_json(file) if file.exists() else {}
+    except StorageError as error:
+        logger.warning("%s is damaged, its runs are begun again: %s", file, error)
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
-def _keep_tracking_id(directory: Path, tracker: str, run: str) -> str:
-    file = MemberDirectory(directory).tracking_file
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**(read_json(file) if file.exists() else {}), tracker: run})
-    return run
+def _lost(directory: Path) -> dict[str, str]:
+    lost: dict[str, str] = _tracking(directory).get("lost", {})
+    return lost
+
+
+def _write_tracking(directory: Path, change: Mapping[str, Any]) -> None:
+    """Change `tracking.json`, where there is something to change."""
+    before = _tracking(directory)
+    after = {name: value for name, value in {**before, **change}.items() if value}
+    if after != before:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(MemberDirectory(directory).tracking_file, after)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ensemble.config import Experiment
 from ensemble.config.family import Draw, Prediction
-from ensemble.data.statistics import feature_moments, target_moments
+from ensemble.data.statistics import all_moments, jittering_columns, model_variance, target_moments
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import WindowSource
 from ensemble.models.base import Normalization
@@ -69,16 +69,19 @@ def training_statistics(data: Trajectories, train: Segments, prediction: Predict
 
     None: what is predicted is no state, and the target's statistics are zeros and ones.
     """
-    inputs = [feature_moments(data, train, feature.name, wrapped=True) for feature in data.features]
+    inputs = all_moments(data, train)
+    magnitude, jittering = np.concatenate([m.magnitude for m in inputs]), jittering_columns(data.features, inputs)
     known = Normalization.identity(data.features)
     target_mean, target_variance = known.target_mean, known.target_variance
     if prediction is not None:
         layout = StateLayout.of(data.features)
-        target = target_moments(data, train, np.array(layout.columns), np.array(layout.angles), prediction)
-        target_mean, target_variance = target.mean.astype(np.float32), target.variance.astype(np.float32)
+        columns = np.array(layout.columns)
+        target = target_moments(data, train, columns, np.array(layout.angles), prediction)
+        variance = model_variance(target.variance, magnitude[columns], jittering[columns])
+        target_mean, target_variance = target.mean.astype(np.float32), variance.astype(np.float32)
     return Normalization(
         mean=np.concatenate([moments.mean for moments in inputs]).astype(np.float32),
-        variance=np.concatenate([moments.variance for moments in inputs]).astype(np.float32),
+        variance=model_variance(np.concatenate([m.variance for m in inputs]), magnitude, jittering).astype(np.float32),
         target_mean=target_mean,
         target_variance=target_variance,
     )

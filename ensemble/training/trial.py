@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def _advance_by_rungs(trial: Trial, trainers: Sequence[Trainer], context: Contex
     """Advance all packs rung by rung, until the end or until the trial is asked to stop."""
     steps = trial.experiment.train.steps
     every = trainers[0].validate_every
-    for rung in [*range(every, steps, every), steps]:
+    for rung in chain(range(every, steps, every), (steps,)):
         here = [trainer for trainer in trainers if trainer.running and trainer.step <= rung]
         for trainer in here:
             # One that was restored at this rung may have been killed before it asked whether to continue.

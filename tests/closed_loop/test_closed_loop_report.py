@@ -130,14 +130,42 @@ def test_table_verdict_and_csv_of_two_methods(tmp_path: Path) -> None:
     rates = [r["converge_rate"] for r in rows if r["config_hash"] == "a" and r["controller"] == "member"]
     assert float(lines[0]["converge_rate"]) == pytest.approx(np.mean(rates))
     assert float(lines[0]["converge_rate_std"]) == pytest.approx(np.std(rates, ddof=1))
-    assert lines[0]["converge_rate_ci_method"] == "t"
+    assert lines[0]["converge_rate_ci_method"] == "members and starts"
+    assert {line["converge_rate_ci_method"] for line in lines if line["kind"] in ("ensemble", "baseline")} == {"starts"}
     assert lines[-1]["converge_step"] == ""
 
 
-def test_the_interval_of_a_rate_ends_at_one(tmp_path: Path) -> None:
-    found = compose_evaluation(evaluated(tmp_path, [row(rate, seed) for seed, rate in enumerate((0.99, 0.9, 0.999))]))
-    assert next(line["converge_rate"] for line in found.lines).found.ci_high > 1
-    assert ", 1.000] t |" in to_markdown(found)
+def test_the_interval_of_a_rate_ends_at_one_and_the_table_says_what_it_covers(tmp_path: Path) -> None:
+    found = compose_evaluation(evaluated(tmp_path, [row(2, seed) for seed in range(3)]), [PUBLISHED])
+    text = to_markdown(found)
+    assert ", 1.000] m,s |" in text
+    assert "] m |" in text  # of published members
+    assert "95 % intervals cover the drawing of other members (m), other starts (s) or both (m,s)." in text
+    console = Console(width=100, record=True)
+    render_evaluation(found, console)
+    assert "other members (m), other starts (s)" in " ".join(console.export_text().split())
+
+
+def test_a_second_seed_or_number_of_episodes_leaves_the_first_table_where_it_is(tmp_path: Path) -> None:
+    first, second, third = ten(0.9, "a"), ten(0.7, "a"), [row(0.8, seed, count=50) for seed in range(10)]
+    for each in second:
+        each["episode_seed"] = 1
+    run = evaluated(tmp_path / "run", first)
+    write_evaluation(compose_evaluation(run))
+    files = ("evaluation.md", "evaluation.csv", "figures/closed_loop.png")
+    before = [(run / file).read_bytes() for file in files]
+    evaluated(run, first + second + third)
+    for episodes, seed in ((200, 1), (50, 0), (200, 1)):
+        write_evaluation(compose_evaluation(run, episodes=episodes, episode_seed=seed))
+    assert [(run / file).read_bytes() for file in files] == before
+    assert "200 episodes of seed 1" in (run / "evaluation_200_of_seed_1.md").read_text()
+    assert "50 episodes of seed 0" in (run / "evaluation_50_of_seed_0.md").read_text()
+    assert "(../" not in (run / "evaluation_50_of_seed_0.md").read_text()
+    assert sorted(path.name for path in (run / "figures").iterdir()) == [
+        "closed_loop.png", "closed_loop_200_of_seed_1.png", "closed_loop_50_of_seed_0.png",
+    ]  # fmt: skip
+    write_evaluation(compose_evaluation(run, episodes=200, episode_seed=0))  # measured again: the same table
+    assert len(list(run.glob("evaluation*.md"))) == 3
 
 
 def test_two_runs_stand_side_by_side_and_other_episodes_do_not(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(refused):
     lines = refused("data: {source: double_pendulm}\nmodel: {n_layer: fast, n_layers: 3}\ntrain: {steps: 0}\n")
     assert lines == [
         "test.yaml:1:16: data.source: needs one of 'double_pendulum', 'inverted_pendulum' or null, found the text 'double_pendulm'; did you mean 'double_pendulum'?",  # noqa: E501
-        "test.yaml:2:18: model.n_layer: needs a whole number of at least 1, found the text 'fast'",
+        "test.yaml:2:18: model.n_layer: needs a whole number from 1 to 1000, found the text 'fast'",
         "test.yaml:2:24: model.n_layers: unknown key 'n_layers'; did you mean 'n_layer'?",
-        "test.yaml:3:16: train.steps: needs a whole number of at least 1, found the number 0",
+        "test.yaml:3:16: train.steps: needs a whole number from 1 to 1000000000, found the number 0",
     ]
 
 
@@ -119,13 +119,16 @@ def test_byte_order_mark_and_crlf_are_fine(loaded):
     [
         (
             "ensemble: {seeds: a}",
-            "2:19: ensemble.seeds: needs a number of seeds of at least 1, or a list of seeds such as [0, 1, 7], found the text 'a'",  # noqa: E501
+            "2:19: ensemble.seeds: needs a number of seeds from 1 to 10000, or a list of at most as many, such as [0, 1, 7], found the text 'a'",  # noqa: E501
         ),
-        ("ensemble: {seeds: [1, b]}", "2:23: ensemble.seeds.1: needs a whole number of at least 0, found the text 'b'"),
+        (
+            "ensemble: {seeds: [1, b]}",
+            "2:23: ensemble.seeds.1: needs a whole number from 0 to 9223372036854775807, found the text 'b'",
+        ),
         ("ensemble: {seeds: [1, 1]}", "2:19: ensemble.seeds: the seed 1 is given twice"),
         (
             "resources: {pack: aut}",
-            "2:19: resources.pack: needs 'auto' or a whole number of at least 1, found the text 'aut'; did you mean 'auto'?",  # noqa: E501
+            "2:19: resources.pack: needs 'auto' or a whole number from 1 to 10000, found the text 'aut'; did you mean 'auto'?",  # noqa: E501
         ),
         (
             "train: 3",
@@ -205,7 +208,7 @@ def test_an_override_may_give_or_replace_a_distribution(loaded):
     [
         ("train.stpes=500", "train.stpes: unknown key 'stpes'; did you mean 'steps'?"),
         ("tran.steps=500", "tran: unknown key 'tran'; did you mean 'train'?"),
-        ("train.steps=x", "train.steps: needs a whole number of at least 1, found the text 'x'"),
+        ("train.steps=x", "train.steps: needs a whole number from 1 to 1000000000, found the text 'x'"),
         ("train.steps=[1", "while parsing a flow sequence, did not find expected ',' or ']'"),
         ("train.steps", "needs key=value, as in train.steps=500"),
         ("train..steps=1", "needs key=value, as in train.steps=500"),

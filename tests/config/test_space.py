@@ -154,11 +154,11 @@ def test_a_space_without_a_possible_combination_is_refused_with_the_first(refuse
         ("train: {steps: {int: [9, 3]}}", "2:22: train.steps: int: the low end 9 is above the high end 3"),
         (
             "train: {steps: {int: [3, 9], step: 0}}",
-            "2:22: train.steps: int: needs two whole numbers, [low, high], and perhaps a step of at least 1",
+            "2:22: train.steps: int: needs two whole numbers of at most 2^53, [low, high], and perhaps a step of at least 1",  # noqa: E501
         ),
         (
             "train: {steps: {int: [3, 9.5]}}",
-            "2:22: train.steps: int: needs two whole numbers, [low, high], and perhaps a step of at least 1",
+            "2:22: train.steps: int: needs two whole numbers of at most 2^53, [low, high], and perhaps a step of at least 1",  # noqa: E501
         ),
         ("train: {steps: {int: [3, 9], stp: 2}}", "2:30: train.steps: int: unknown key 'stp'; did you mean 'step'?"),
         (
@@ -184,7 +184,7 @@ def test_a_space_without_a_possible_combination_is_refused_with_the_first(refuse
         ("search: {seeds: {choice: [1, 2]}}", "2:17: search.seeds: only model and train are searched"),
         (
             "train: {steps: {choise: [1, 2]}}",
-            "2:16: train.steps: needs a whole number of at least 1, found a mapping with the keys choise; did you mean 'choice'?",  # noqa: E501
+            "2:16: train.steps: needs a whole number from 1 to 1000000000, found a mapping with the keys choise; did you mean 'choice'?",  # noqa: E501
         ),
     ],
 )
@@ -197,9 +197,12 @@ def test_an_impossible_distribution_is_refused_where_it_stands(refused, text, li
     [
         (
             "train: {steps: {choice: [1, 2, x]}}",
-            "2:32: train.steps: needs a whole number of at least 1, found the text 'x'",
+            "2:32: train.steps: needs a whole number from 1 to 1000000000, found the text 'x'",
         ),
-        ("train: {steps: {int: [0, 4]}}", "2:23: train.steps: needs a whole number of at least 1, found the number 0"),
+        (
+            "train: {steps: {int: [0, 4]}}",
+            "2:23: train.steps: needs a whole number from 1 to 1000000000, found the number 0",
+        ),
         (
             "model: {dropout: {uniform: [0, 1]}}",
             "2:32: model.dropout: needs a number of at least 0 and below 1, found the number 1.0",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 from twins import ModelMixedInput, copy_member
 
-from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig
+from ensemble.config.model import GPTDynamicsConfig, HeadConfig, InputConfig
 from ensemble.errors import UsageError
 from ensemble.models.base import Batch, Normalization, build, initialize, parameter_count, wrap
 from ensemble.schema import Feature
@@ -80,7 +80,7 @@ ENCODED = SMALL.model_copy(
             "robot": InputConfig(features=["states", "joint_acts"], layer_sizes=[7, 6], activation="silu"),
             "world": InputConfig(features=["gravity_dir"], layer_sizes=[5], activation="elu", layernorm=True),
         },
-        "head": MLPConfig(layer_sizes=[9, 3], activation="tanh", layernorm=True),
+        "head": HeadConfig(layer_sizes=[9, 3], activation="tanh", layernorm=True),
     }
 )
 COLUMNS = {"states": slice(2, 6), "joint_acts": slice(0, 2), "gravity_dir": slice(6, 9)}

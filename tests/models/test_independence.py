@@ -7,7 +7,7 @@ import torch
 from packs import make_batch, make_pack, pendulum_inputs
 from torch import Tensor
 
-from ensemble.config.model import GPTDynamicsConfig, InputConfig, MLPConfig, ModelConfig
+from ensemble.config.model import GPTDynamicsConfig, HeadConfig, InputConfig, ModelConfig
 from ensemble.config.policy import Pi0Config, Pi0FastConfig, TokenizerConfig
 from ensemble.models.activations import ACTIVATIONS
 from ensemble.models.attention import LONGEST
@@ -220,13 +220,13 @@ MODELS = {
     "plain": small(),
     "biased": small(bias=True, prediction="absolute"),
     "dropout": small(dropout=0.1),
-    "narrow": small(n_embd=1, n_head=1, head=MLPConfig()),
+    "narrow": small(n_embd=1, n_head=1, head=HeadConfig(layer_sizes=[])),
     "encoders": small(
         inputs={
             "robot": InputConfig(features=["states"], layer_sizes=[7, 5], activation="silu", layernorm=True),
             "world": InputConfig(features=["gravity_dir", "joint_acts"], layer_sizes=[3], activation="elu"),
         },
-        head=MLPConfig(layer_sizes=[5, 3], activation="tanh", layernorm=True),
+        head=HeadConfig(layer_sizes=[5, 3], activation="tanh", layernorm=True),
         output_tanh=True,
     ),
     "wide": small(n_embd=192, n_head=12, n_layer=1),

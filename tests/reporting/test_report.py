@@ -205,6 +205,20 @@ def test_the_split_and_the_notices_of_the_data_are_told_as_the_run_noted_them(tm
     assert "- notice: states: float64 read as float32" in text
 
 
+def test_a_tracker_that_failed_while_members_trained_is_a_notice_of_the_run(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", two_configurations())
+    for name, text in (
+        ("a-s0", '{"lost": {"mlflow": "mlflow is not opened: no route"}}'),
+        ("a-s1", "{"),
+        ("a-s2", "{}"),
+    ):
+        (run / "members" / name).mkdir(parents=True, exist_ok=True)
+        (run / "members" / name / "tracking.json").write_text(text)
+    write_report(run, figures=False)
+    text = (run / "report.md").read_text()
+    assert "- notice: mlflow failed in 1 member, first in a-s0: mlflow is not opened: no route" in text
+
+
 def test_baselines_stand_beneath_with_how_many_times_the_ensemble_is_better(tmp_path: Path) -> None:
     rows = [member("a1", s, **{"test/rollout_rmse": 0.1}) for s in range(3)]
     report = write_report(build_run(tmp_path / "wide", rows), figures=False)

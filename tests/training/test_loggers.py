@@ -3,10 +3,13 @@
 import importlib
 import logging
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ensemble.config.experiment import LoggingConfig
 from ensemble.errors import StorageError, UsageError
-from ensemble.training.loggers import MlflowLogger, TensorBoardLogger, TextLogger, WandbLogger, open_loggers
+from ensemble.store import read_json
+from ensemble.study.checks import require_extras
+from ensemble.training.loggers import (
+    MlflowLogger,
+    TensorBoardLogger,
+    TextLogger,
+    Tracker,
+    WandbLogger,
+    open_loggers,
+    prepare_trackers,
+)
 
 CANARY = "canary" * 7  # 42 characters, as long as a key has to be
 
@@ -129,8 +142,13 @@ def test_a_missing_extra_is_a_usage_error_that_says_what_to_install(
     member: Path, monkeypatch: pytest.MonkeyPatch, extra: str, value: str
 ) -> None:
     monkeypatch.setitem(sys.modules, extra, None)  # what Python itself puts there for "not importable"
+    config = LoggingConfig.model_validate({"tensorboard": False, extra: value})
     with pytest.raises(UsageError, match=rf"pip install 'ensemble\[{extra}\]'"):
-        open_loggers(LoggingConfig.model_validate({"tensorboard": False, extra: value}), member, "swing", None)
+        require_extras(config)
+    for log in open_loggers(config, member, "swing", None):  # on another machine of a cluster: the member trains on
+        log.log(3, 10, {"train/loss": 1.0})
+        log.close()
+    assert f"warning: {extra} is not opened: UsageError: logging.{extra} needs" in (member / "train.log").read_text()
 
 
 def test_neither_tracker_is_imported_unless_asked_for() -> None:
@@ -237,16 +255,126 @@ def test_mlflow_holds_each_step_once_after_a_kill(member: Path, mlflow_uri: str)
 def test_an_mlflow_store_that_goes_away_is_a_warning_and_not_a_failed_member(
     member: Path, mlflow_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = MlflowLogger(mlflow_uri, member, "swing")
+    text, log = open_loggers(LoggingConfig(tensorboard=False, mlflow=mlflow_uri), member, "swing", None)
     (tmp_path / "mlflow.db").unlink()
     with caplog.at_level(logging.WARNING, logger="ensemble"):
         log.log(3, 10, {"train/loss": 1.0})
         log.log(3, 20, {"train/loss": 1.0})
         log.close()
-    assert sum("gets no more metrics" in record.message for record in caplog.records) == 1
+    text.close()
+    assert sum("mlflow gets nothing from step 10 on" in record.message for record in caplog.records) == 1
+    assert (member / "train.log").read_text().count("warning: mlflow gets nothing from step 10 on") == 1
 
 
-def test_an_mlflow_uri_that_is_refused_is_a_usage_error_that_names_it(member: Path, mlflow_uri: str) -> None:
+def test_an_mlflow_uri_that_is_refused_is_said_before_any_member_starts(member: Path, mlflow_uri: str) -> None:
     del mlflow_uri
-    with pytest.raises(UsageError, match=r"logging\.mlflow: file:.*sqlite:///mlflow\.db"):
-        MlflowLogger((member / "mlruns").as_uri(), member, "swing")
+    said: list[str] = []
+    prepare_trackers(LoggingConfig(mlflow=(member / "mlruns").as_uri()), "swing", said.append)
+    assert re.search(r"logging\.mlflow: file:.*sqlite:///mlflow\.db", "".join(said))
+
+
+@sqlite_store
+def test_the_tables_of_a_new_database_are_made_before_members_that_begin_at_once(
+    tmp_path: Path, mlflow_uri: str
+) -> None:
+    said: list[str] = []
+    prepare_trackers(LoggingConfig(mlflow=mlflow_uri), "swing", said.append)
+    assert said == []
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("SELECT name FROM experiments WHERE name = 'swing'").fetchall() == [("swing",)]
+
+    def member(seed: int) -> None:
+        for log in open_loggers(LoggingConfig(mlflow=mlflow_uri), tmp_path / "members" / f"a-s{seed}", "swing", None):
+            log.log(seed, 10, {"train/loss": float(seed)})
+            log.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(member, range(4)))
+    assert mlflow_history(mlflow_uri, "train/loss") == {f"a-s{seed}": [(10, float(seed))] for seed in range(4)}
+
+
+@sqlite_store
+def test_a_database_that_is_half_made_stops_no_member_and_its_loss_is_known(tmp_path: Path, mlflow_uri: str) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        database.execute("INSERT INTO alembic_version VALUES ('no such version')")
+    said: list[str] = []
+    config = LoggingConfig(tensorboard=False, mlflow=mlflow_uri)
+    prepare_trackers(config, "swing", said.append)
+    assert len(said) == 1
+    directory = tmp_path / "members" / "a-s0"
+    for log in open_loggers(config, directory, "swing", None):
+        log.log(0, 10, {"train/loss": 1.0})
+        log.close()
+    assert "train/loss 1" in (directory / "train.log").read_text()
+    assert "mlflow is not opened" in read_json(directory / "tracking.json")["lost"]["mlflow"]
+
+
+def test_a_server_that_is_not_there_is_given_up_soon_and_named_once(
+    member: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del mlflow_uri
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    config, said = LoggingConfig(tensorboard=False, mlflow="http://127.0.0.1:9"), list[str]()
+    prepare_trackers(config, "swing", said.append)
+    assert "warning: logging.mlflow: http://127.0.0.1:9: API request" in said[0]
+    for log in open_loggers(config, member, "swing", None):
+        log.log(3, 10, {"train/loss": 1.0})
+        log.close()
+    assert (member / "train.log").read_text().count("warning: mlflow is not opened: MlflowException: API request") == 1
+    assert (
+        int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * (1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])) < 30
+    )
+
+
+class Failing:
+    """A tracker of somebody else that raises what it is given, when it is asked to."""
+
+    def __init__(self, at: str, error: BaseException) -> None:
+        self.at, self.error = at, error
+        self.act("open")
+
+    def act(self, now: str) -> None:
+        if now == self.at:
+            raise self.error
+
+    def log(self, seed: int, step: int, metrics: Mapping[str, float]) -> None:
+        self.act("log")
+
+    def close(self) -> None:
+        self.act("close")
+
+
+@pytest.mark.parametrize("at", ["open", "log", "close"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError(), OSError("no space left\non the device"), SystemExit(3), RecursionError("deep")]
+)
+def test_whatever_a_tracker_raises_and_whenever_the_member_goes_on(
+    member: Path, caplog: pytest.LogCaptureFixture, at: str, error: BaseException
+) -> None:
+    notes: list[str] = []
+    tracker = Tracker("their", lambda: Failing(at, error), member, notes.append)
+    for step in (10, 20):
+        tracker.log(3, step, {})
+    tracker.close()
+    tracker.close()
+    assert len(notes) == len(caplog.records) == 1
+    assert type(error).__name__ in notes[0]
+    assert "\n" not in notes[0]
+    again = Tracker("their", lambda: Failing("never", error), member, notes.append)
+    again.close()
+    assert not (member / "tracking.json").exists() or read_json(member / "tracking.json") == {}
+
+
+def test_ctrl_c_in_a_tracker_still_stops_the_run(member: Path) -> None:
+    tracker = Tracker("their", lambda: Failing("log", KeyboardInterrupt()), member, print)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log(3, 10, {})
+
+
+def test_a_damaged_record_of_runs_stops_no_member(member: Path) -> None:
+    (member / "tracking.json").write_text("{")
+    tracker = Tracker("their", lambda: Failing("log", ValueError("x")), member, print)
+    tracker.log(3, 10, {})
+    assert read_json(member / "tracking.json")["lost"]["their"].startswith("their gets nothing from step 10 on")
