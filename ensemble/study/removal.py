@@ -108,11 +108,10 @@ def remove_run(run: Path, inputs: Mapping[str, Path]) -> Path:
     if reason := why_not_removed(run, inputs):
         raise UsageError(reason)
     try:
-        removed = Path(tempfile.mkdtemp(prefix=f".{place.name}.removed-", dir=place.parent))
-        place.rename(removed / place.name)
-        if run.is_symlink():
-            place.mkdir()
-        shutil.rmtree(removed)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.removed-", dir=place.parent) as removed:
+            place.rename(Path(removed) / place.name)
+            if run.is_symlink():
+                place.mkdir()
     except OSError as error:
         raise StorageError(f"{place}: cannot be removed: {error.strerror}") from error
     return place
