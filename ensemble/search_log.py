@@ -81,9 +81,45 @@ def _read(path: Path, strict: bool = True) -> tuple[list[Event], int]:
             raise StorageError(
                 f"{path}:{number}: damaged line; restore the file from a copy (what was trained lies in members/)"
             )
-        events.append(json.loads(text))
+        event = json.loads(text)
+        if not _is_event(event):
+            if not strict:
+                break
+            raise StorageError(f"{path}:{number}: no event of a search; restore the file from a copy")
+        events.append(event)
         end += len(line)
     return events, end
+
+
+# The kinds of events, with the types of what is read of each.
+_KINDS: Mapping[str, Mapping[str, type]] = {
+    "trials": {"count": int},
+    "known": {"trials": list},
+    "retry": {"number": int},
+    "suggest": {"number": int, "configuration": int, "seeds": list, "config_hash": str, "parameters": dict},
+    "rung": {"number": int, "step": int, "values": dict, "kept": bool},
+    "tell": {"number": int, "steps": int, "values": dict, "state": str},
+}
+
+
+def _is_event(event: Any) -> bool:
+    """Return whether a value of JSON has the shape of its kind of event; kinds of other versions have any."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return False
+    kind = event["event"]
+    if not all(isinstance(event.get(key), each) for key, each in _KINDS.get(kind, {}).items()):
+        return False
+    if kind == "suggest":
+        settings = event.get("settings", [])
+        return isinstance(settings, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in settings)
+    by_metric = event["values"].values() if kind == "tell" else [event["values"]] if kind == "rung" else ()
+    return all(isinstance(values, dict) and all(map(_is_value, values.items())) for values in by_metric)
+
+
+def _is_value(pair: tuple[str, Any]) -> bool:
+    """Return whether a pair is a seed with its number."""
+    seed, value = pair
+    return seed.isdecimal() and isinstance(value, int | float)
 
 
 def to_json_keys(values: Mapping[int, float]) -> dict[str, float]:
@@ -206,7 +242,7 @@ def _logged_trials(file: Path) -> list[tuple[int, _LoggedTrial]]:
         if kind == "suggest":
             jobs[number] = event["configuration"]
             trials.setdefault(event["configuration"], _LoggedTrial(event)).seeds += len(event["seeds"])
-        elif kind in ("retry", "tell", "rung"):
+        elif kind in ("retry", "tell", "rung") and number in jobs:
             _apply(event, trials[jobs[number]], first=jobs[number] == number)
     return sorted(trials.items())
 

@@ -153,7 +153,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             raise StorageError(f"{path}: cannot be read: damaged, its checksum is wrong")
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0].strip()
         raise StorageError(f"{path}: cannot be read: {reason}") from error
     return table.replace_schema_metadata(None)
 

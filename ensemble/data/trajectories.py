@@ -22,6 +22,7 @@ FORMAT = "ensemble-shards/1"
 MANIFEST = "manifest.json"
 EPISODES = "episodes.parquet"
 REBUILD = "rebuild with `ensemble convert`"
+_KEYS = {"fingerprint": str, "features": list, "files": list, "notices": list}  # of a manifest, with their types
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -95,6 +96,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise DataError(f"{path}: format {version!r} instead of {FORMAT!r}; {REBUILD}")
+    lacking = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if lacking:
+        raise DataError(f"{path}: damaged: no '{lacking[0]}'; {REBUILD}")
     return manifest  # type: ignore[no-any-return]  # it is a dict: checked above
 
 

@@ -16,7 +16,7 @@ import optuna
 
 from ensemble.config import Experiment, ExperimentFile
 from ensemble.config.experiment import seed_numbers
-from ensemble.errors import UsageError
+from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import config_hash, member_id
 from ensemble.search.describe_space import trial_count
 from ensemble.search.optuna_study import OptunaStudy
@@ -77,8 +77,12 @@ class Judge:
         stored = EventLog(log)
         if not stored.events and known:
             stored.append({"event": "known", "trials": [[parameters, value] for parameters, value in known]})
-        for event in stored.events:
-            self._replay(event)
+        for place, event in enumerate(stored.events, start=1):
+            try:
+                self._replay(event)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                text = f"event {place} ({event['event']}) does not follow from those before; restore it from a copy"
+                raise StorageError(f"{log}: {text}") from error
         self._log = stored
 
         # Planned trials, of a new search or of one that is extended

@@ -7,7 +7,8 @@ metrics and windows of the experiment are checked against the data, without Ray 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def prepare(config: DataConfig, base_dir: Path, results: Path, say: Say) -> Prep
         main = _converted(config, config.path, base_dir, cache, say)
     named = {name: _converted(config, path, base_dir, cache, say) for name, path in config.validation.items()}
     return PreparedData(main, named)
+
+
+@contextmanager
+def naming_cache(data: PreparedData, run: Path) -> Iterator[None]:
+    """Add to a DataError of shards that a run made itself which directories to delete, so that they are made again."""
+    try:
+        yield
+    except DataError as error:
+        cache = run.absolute().parent.parent / "shards"
+        ours = [path for path in (data.main, *data.named.values()) if path.parent == cache and str(path) in str(error)]
+        if not ours:
+            raise
+        named = ", ".join(str(path) for path in ours)
+        raise DataError(
+            f"{error}\n{named} was made from the original data: delete it, and a run makes it again"
+        ) from error
 
 
 def planned_shards(config: DataConfig, base_dir: Path, results: Path) -> Path:

@@ -17,7 +17,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import RunDirectory
 
 _NAMED = 3  # foreign files in a message
-_TEMPORARY = r"\..+\.tmp|\.[a-z.]+\.(?:lock|driver)|\.[a-z]+\.lock"  # of writes and locks that were killed
+_TEMPORARY = r"\..+\.tmp|\.[a-z.]+\.lock"  # of writes and locks that were killed
 # Names in a run directory, by the folder that they are in; None: a file.
 _MEMBER_FILES = r"(?:member|curves|rollouts)\.parquet|(?:best|best_rollout)\.safetensors|train\.log"
 _FOLDERS: Mapping[str, str] = {
@@ -44,7 +44,7 @@ def _foreign(folder: Path, kind: str, run: Path) -> Iterator[str]:
             yield str(path.relative_to(run))
         elif path.is_dir() and path.name not in _WHOLE:
             below = {"": path.name, "members": "member", "member": "checkpoints"}.get(kind)
-            if below in _FOLDERS:
+            if below is not None and below in _FOLDERS:
                 yield from _foreign(path, below, run)
 
 
@@ -108,11 +108,10 @@ def remove_run(run: Path, inputs: Mapping[str, Path]) -> Path:
     if reason := why_not_removed(run, inputs):
         raise UsageError(reason)
     try:
-        removed = Path(tempfile.mkdtemp(prefix=f".{place.name}.removed-", dir=place.parent))
-        place.rename(removed / place.name)
-        if run.is_symlink():
-            place.mkdir()
-        shutil.rmtree(removed)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.removed-", dir=place.parent) as removed:
+            place.rename(Path(removed) / place.name)
+            if run.is_symlink():
+                place.mkdir()
     except OSError as error:
         raise StorageError(f"{place}: cannot be removed: {error.strerror}") from error
     return place

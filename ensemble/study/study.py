@@ -19,7 +19,7 @@ from ensemble.schema import Say
 from ensemble.study.checks import FeasibilityCheck, KnownTrials, check_search, require_extras, search_notes
 from ensemble.study.cluster import ClusterNode, Needs, connected, in_job, needs, slots
 from ensemble.study.plan import Plan, clear, planned_text, row_value, write_plan
-from ensemble.study.prepare import PreparedData, check_experiments, find_origin, prepare, short_path
+from ensemble.study.prepare import PreparedData, check_experiments, find_origin, naming_cache, prepare, short_path
 from ensemble.study.stopping import Stopping
 from ensemble.text import plural
 from ensemble.versions import git_commit, versions
@@ -62,11 +62,12 @@ def run_study(plan: Plan, options: Options, say: Say, shards: Mapping[str, Path]
         data = prepare(experiment.data, base_dir, plan.run.parent, say)
     else:
         data = PreparedData(shards["main"], {name: path for name, path in shards.items() if name != "main"})
-    description = check_experiments(plan.configurations, data)
-    _refuse_other_data(plan, data)
+    with naming_cache(data, plan.run):
+        description = check_experiments(plan.configurations, data)
+        _refuse_other_data(plan, data)
 
     stopping, workers = Stopping(plan.run, say), experiment.resources.workers > 1
-    with stopping.watch(), connected(options.address, workers, say) as nodes:
+    with stopping.watch(), naming_cache(data, plan.run), connected(options.address, workers, say) as nodes:
         request = needs(experiment.resources, nodes, options.device)
         count = slots(request, nodes)
 

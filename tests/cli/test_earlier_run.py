@@ -5,6 +5,8 @@ them were stopped early; of the finalist's fresh seeds 2 has a checkpoint, and 3
 """
 
 import json
+import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -109,14 +111,42 @@ def test_its_shards_are_found_where_a_run_would_make_them(place: Path, run_in: R
     assert f"shards/{shards}: 12 episodes, 300 points" in result.stdout
 
 
+class Canary:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return (os.mkdir, (str(self._file),))
+
+
+def plant_pickles(run: Path) -> Path:
+    """Put pickles where Ray Tune and torch have theirs, and return what appears when one of them is read."""
+    canary = run.parents[1] / "canary"
+    content = pickle.dumps(Canary(canary))
+    pickle.loads(pickle.dumps(Canary(run.parents[1] / "tried")))  # the bait works
+    assert (run.parents[1] / "tried").exists()
+    names = ["tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "search_gen_state-1.json", "experiment_state-1.json"]
+    for role in ("search", "finalist"):
+        (run / "ray" / role).mkdir(parents=True)
+        for name in names:
+            (run / "ray" / role / name).write_bytes(content)
+    for name in ("members.pt", "model.pkl"):
+        (next(run.glob("members/*/checkpoints/step-*")) / name).write_bytes(content)
+    return canary
+
+
 @pytest.mark.ray
 def test_resumed_it_ends_as_planned_and_what_had_ended_stays(place: Path, run_in: Run) -> None:
     run = place / "results" / "earlier"
     rows, files = ended(run), files_of_ended(run)
+    canary = plant_pickles(run)
     log = run / "members" / f"{BEST}-s2" / "train.log"
     before = log.read_text()
     resumed = run_in(place, "resume", "results/earlier", "--force")  # other versions of code and libraries
     assert resumed.returncode == 0, resumed.stderr
+    assert not canary.exists()  # nothing of a run is unpickled, whoever wrote it
     assert files == {file: file.read_bytes() for file in files}
     after = {(row["config_hash"], row["seed"]): row for row in table(run / "members.parquet")}
     for key, row in rows.items():

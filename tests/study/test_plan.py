@@ -8,10 +8,20 @@ import pyarrow as pa
 import pytest
 
 from ensemble.config import load
-from ensemble.errors import UsageError
+from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import RunDirectory, member_id
 from ensemble.store import read_table, write_json, write_table
-from ensemble.study.plan import Plan, forget_failures, is_finished, make_plan, planned_text, write_plan
+from ensemble.study.plan import (
+    Plan,
+    forget_failures,
+    is_complete,
+    is_finished,
+    make_plan,
+    planned_members,
+    planned_text,
+    read_notes,
+    write_plan,
+)
 from ensemble.study.resume import data_of_run, plan_of_run
 
 Tiny = Callable[..., Path]
@@ -148,3 +158,22 @@ def test_an_edited_file_of_a_run_is_refused_by_its_key_and_nothing_is_given_up(t
     assert "--overwrite" not in str(refused.value)
     file.write_text(was)
     plan_of_run(plan.run)
+
+
+@pytest.mark.parametrize(("name", "content"), [("data.json", "{torn"), ("search.json", "[]"), ("planned.parquet", "")])
+def test_a_truncated_record_of_a_run_is_named_with_the_way_on(tiny: Tiny, name: str, content: str) -> None:
+    plan = plan_of(tiny())
+    write_plan(plan, {})
+    for identity in members(plan):
+        write_row(plan, identity)
+    RunDirectory(plan.run).collect()
+    (plan.run / name).write_text(content)
+    with pytest.raises(StorageError) as caught:
+        is_complete(plan_of_run(plan.run))
+    assert str(plan.run / name) in str(caught.value)
+    assert f"remove that file, and `ensemble resume {plan.run}` goes on without it" in str(caught.value)
+    (plan.run / name).unlink()
+    again = plan_of_run(plan.run)
+    write_plan(again, read_notes(again))
+    assert len(planned_members(plan.run)) == 4
+    assert not is_complete(again)  # a search is finished when search.json says so

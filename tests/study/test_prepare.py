@@ -1,5 +1,6 @@
 """From `data:` to shards, and the checks of an experiment against its data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from ensemble.config import load
 from ensemble.errors import DataError, UsageError
-from ensemble.study.prepare import PreparedData, check_experiments, prepare
+from ensemble.study.prepare import PreparedData, check_experiments, naming_cache, prepare
 
 Tiny = Callable[..., Path]
 
@@ -90,3 +91,28 @@ def test_episodes_too_short_for_the_rollout_are_refused_with_the_counts(tiny: Ti
     data, _ = ready(tiny(), tmp_path / "results")
     with pytest.raises(DataError, match=r"rollouts of 30 steps: 0 of \d+ episodes >= 34 steps \(longest 24\)"):
         check_experiments(load(tiny(), ["train.rollout.horizon=30"]).configurations(), data)
+
+
+@pytest.mark.parametrize("fault", ["manifest", "episodes", "shape"])
+def test_a_damaged_shard_that_a_run_made_is_named_with_the_directory_to_delete(
+    tiny: Tiny, tmp_path: Path, fault: str
+) -> None:
+    data, _ = ready(tiny(), tmp_path / "results")
+    file = data.main / ("episodes.parquet" if fault == "episodes" else "manifest.json")
+    file.write_text('{"format": "ensemble-shards/1"}' if fault == "shape" else "{torn")
+    run = tmp_path / "results" / "tiny"
+    with pytest.raises(DataError) as caught, naming_cache(data, run):
+        check_experiments(load(tiny()).configurations(), data)
+    assert str(file) in str(caught.value)
+    told = f"{data.main} was made from the original data: delete it, and a run makes it again"
+    assert str(caught.value).endswith(told)
+    shutil.rmtree(data.main)
+    check_experiments(load(tiny()).configurations(), ready(tiny(), tmp_path / "results")[0])
+
+
+def test_a_damaged_shard_that_the_user_made_is_not_to_be_deleted(tiny: Tiny, tmp_path: Path) -> None:
+    data, _ = ready(tiny(), tmp_path / "results")
+    (data.main / "manifest.json").write_text("{torn")
+    with pytest.raises(DataError) as caught, naming_cache(data, tmp_path / "elsewhere" / "results" / "tiny"):
+        check_experiments(load(tiny()).configurations(), data)
+    assert "delete" not in str(caught.value)

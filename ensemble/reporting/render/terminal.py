@@ -6,6 +6,7 @@ What names a row always stays. Of the others those of the least priority go, and
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from rich import box
@@ -45,7 +46,7 @@ def render_table(table: Table, title: str, width: int, elsewhere: str, most: int
         shown.add_column(header, justify=column.align, no_wrap=column.lines == 1, overflow="fold", width=size)
 
     # Cells
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
+    for row, following in zip_longest(rows, rows[1:]):
         style = "bold" if row.get("highlight") else _STYLES.get(row.get("kind", ""), "")
         ends = following is not None and row.get(table.ruled_by) != following.get(table.ruled_by)
         shown.add_row(*(Text(column.text(row)) for column in columns), style=style, end_section=ends)
