@@ -1,7 +1,7 @@
 """GPUs that are not here: memory of well-known cards, and how many trials of an experiment one holds.
 
-A trial there has all seeds of a configuration. It holds CUDA itself (taken to be as much as a process on a CPU, 450 MiB),
-its own copy of the data, all its members' parameters and one pack's step. These bytes are those of `planning/cost.py`,
+A trial there has all seeds of a configuration. It holds CUDA itself (taken to be 450 MiB, as a process on a CPU), its
+own copy of the data, all its members' parameters and one pack's step. These bytes are those of `planning/cost.py`,
 which have not been measured on a GPU: the numbers are for choosing a card.
 """
 
