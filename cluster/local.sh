@@ -25,6 +25,8 @@ fail() {
     exit 1
 }
 
+if [[ ! -d /proc/self ]]; then fail "needs Linux, whose /proc says which processes are its own"; fi
+
 prepare_token() {
     if [[ -n ${RAY_AUTH_TOKEN:-} ]]; then return; fi  # Ray prefers it to any file
     (umask 077 && mkdir -p "$(dirname "$token_file")")

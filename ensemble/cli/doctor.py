@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,10 +54,11 @@ def _hardware() -> Iterator[tuple[str, str]]:
 
 
 def _storage() -> Iterator[tuple[str, str]]:
-    for path in (Path.cwd(), Path("/dev/shm"), Path("/tmp")):
+    places = {"disk here": Path.cwd(), "disk shm": Path("/dev/shm"), "disk tmp": Path(tempfile.gettempdir())}
+    for name, path in places.items():
         if path.is_dir():
             usage = shutil.disk_usage(path)
-            yield f"disk {path.name or path}", f"{byte_size(usage.free)} free of {byte_size(usage.total)}, {path}"
+            yield name, f"{byte_size(usage.free)} free of {byte_size(usage.total)}, {path}"
 
 
 def _token() -> str:

@@ -22,23 +22,33 @@ CALIBRATION = 20.0  # seconds
 @results_option()
 @set_option()
 @click.option("--calibrate", is_flag=True, help="Train some steps on this machine for 20 seconds; makes missing data.")
+@click.option("--gpu", metavar="NAME|SIZE", help="What fits on a GPU that is not here: H100, 'RTX 4090', 24GiB.")
 @run_options()
 def plan(
-    file: str, results: Path, overrides: tuple[str, ...], calibrate: bool, address: str, device: str | None
+    file: str,
+    results: Path,
+    overrides: tuple[str, ...],
+    calibrate: bool,
+    gpu: str | None,
+    address: str,
+    device: str | None,
 ) -> None:
     """Report what FILE amounts to: space, members, models, memory, FLOPs and hours. Nothing is trained or written.
 
     \b
     ensemble plan gpt_quick
     ensemble plan gpt_large --calibrate
+    ensemble plan gpt_large --gpu H100
     ensemble plan mine.yaml --set train.steps=500 --address auto
     """
     # Read the file. Torch is imported after it, so that a mistyped key is reported at once.
     experiment_file = load(find_space(file), overrides)
+    from ensemble.planning.gpu import find_card
     from ensemble.study.checks import check_plan
     from ensemble.study.plan import make_plan
 
     # Count and check
+    card = None if gpu is None else find_card(gpu)
     checked = make_plan(experiment_file, results)
     survey, speed, timings = _counted(experiment_file, results, calibrate, address, device)
     check_plan(checked, None if survey.data.assumed else survey.data.features)
@@ -48,7 +58,7 @@ def plan(
 
     from ensemble.planning.text import plan_view
 
-    Console().print(plan_view(survey, speed, timings))
+    Console().print(plan_view(survey, speed, timings, card))
     say(_next(file, overrides, survey, calibrate))
 
 

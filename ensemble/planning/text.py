@@ -13,6 +13,7 @@ from ensemble.config import Experiment
 from ensemble.planning.capacity import trials_on
 from ensemble.planning.cost import trial_bytes
 from ensemble.planning.estimate import Case, Survey, TimeEstimate, describe_model, estimate_time
+from ensemble.planning.gpu import Card, gpu_needs
 from ensemble.planning.speed import Speed, Timing
 from ensemble.search.describe_space import describe_distributions, describe_size
 from ensemble.search.rungs import kept_share
@@ -20,6 +21,7 @@ from ensemble.study.checks import search_notes
 from ensemble.text import byte_size, plural, rough_duration
 
 _RULES = 4  # broken rules in the list
+_GPU_CAVEAT = "Bytes are computed, not measured on a GPU."
 
 
 def plan_text(survey: Survey, speed: Speed, width: int = 110) -> str:
@@ -30,17 +32,19 @@ def plan_text(survey: Survey, speed: Speed, width: int = 110) -> str:
     return capture.get()
 
 
-def plan_view(survey: Survey, speed: Speed, timings: Sequence[Timing] = ()) -> RenderableType:
-    """Return the plan for a rich console."""
+def plan_view(survey: Survey, speed: Speed, timings: Sequence[Timing] = (), card: Card | None = None) -> RenderableType:
+    """Return the plan for a rich console; with a card also what of it fits there."""
     # Space, members and models
     parts: list[RenderableType] = []
     if survey.file.searched:
         parts += [_space(survey), *map(Text, _infeasible(survey)), Text()]
     parts += [_facts(survey, speed), _models(survey, speed)]
 
-    # Cluster and calibration
+    # Cluster, a GPU that is not here, and calibration
     if not survey.capacity.local:
         parts += [_nodes(survey)]
+    if card is not None:
+        parts += [_card(survey, card), Text(f"memory alone: fewer trials fill its arithmetic. {_GPU_CAVEAT}")]
     if timings:
         parts += [_calibration(timings)]
 
@@ -152,11 +156,32 @@ def _models(survey: Survey, speed: Speed) -> Table:
             trial_bytes(case.cost, survey.members_per_trial, survey.members_per_trial)
         ),
         "pack that fits": lambda case: _describe_pack(survey, case),
+        f"on a GPU, a pack of {survey.seeds}": lambda case: byte_size(gpu_needs(survey, case)[-1].bytes),
         "time of a step": lambda case: _describe_step(speed, case),
         "time of a member": lambda case: rough_duration(speed.member(case.experiment, case.cost)),
     }
     for name, cell in rows.items():
         table.add_row(name, *(Text(cell(case)) for case in typical_cases))
+    return table
+
+
+def _card(survey: Survey, card: Card) -> Table:
+    """Lay out how many trials one GPU of this kind holds, in packs of one and in the largest that fit."""
+    differ = len({(case.cost.parameters, case.cost.flops) for case in survey.cases}) > 1
+    cases = survey.typical_cases if differ else survey.typical_cases[:1]
+    needs = [gpu_needs(survey, case, card) for case in cases]
+    names = ("smallest", "median", "largest") if differ else ("every model",)
+    table = _grid("", *names, title=f"one {card.name} of {byte_size(card.memory)}, by memory")
+    columns = [(each[0], each[-1]) for each in needs]
+    for name, chosen in (("packs of 1", 0), ("largest pack", 1)):
+        if chosen and all(alone == packed for alone, packed in columns):
+            continue
+        column = [pair[chosen] for pair in columns]
+        table.add_row(name, *(Text(f"{each.pack} of {survey.seeds}" if each.pack else "too large") for each in column))
+        table.add_row("  a trial needs", *(Text(byte_size(each.bytes)) for each in column))
+        table.add_row("  trials at a time", *(Text(str(each.trials)) for each in column))
+        shares = [f"{each.share:g}" if each.trials else "-" for each in column]
+        table.add_row("  gpus_per_worker", *map(Text, shares))
     return table
 
 
