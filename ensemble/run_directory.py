@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ensemble.config.experiment import Experiment
+from ensemble.config.experiment import EvaluationConfig, Experiment
 from ensemble.errors import StorageError
 from ensemble.lock import held
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 def config_hash(experiment: Experiment) -> str:
     """Return the 12 hexadecimal digits that name a configuration without its seed.
 
-    The hash covers what defines a result: data (without its path, layout and links), model, train, threads. It leaves
-    out the experiment's name, seeds, packs, workers, checkpoints and logging.
+    The hash covers what defines a result: data (without its path, layout and links), model, train, evaluation, threads.
+    It leaves out the experiment's name, seeds, packs, workers, checkpoints and logging.
     """
     parts = experiment.model_dump(mode="json", include={"data", "model", "train"})
     parts["train"].pop("checkpoint_every")
@@ -35,6 +35,9 @@ def config_hash(experiment: Experiment) -> str:
         parts["data"].pop(name)
     # Names alone: they name metrics, while their paths may differ between machines.
     parts["data"]["validation"] = sorted(parts["data"]["validation"])
+    # Left out where nothing is asked for, as in files from before there was such a section.
+    if experiment.evaluation != EvaluationConfig():
+        parts["evaluation"] = experiment.evaluation.model_dump(mode="json")
     # Threads change the order of sums, so results of other thread counts differ in the last digits.
     parts["resources"] = {"threads": experiment.resources.threads}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)

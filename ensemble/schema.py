@@ -62,6 +62,16 @@ def rollout_step_metric(split: str, step: int) -> str:
     return f"{split}/rollout_rmse@{step}"
 
 
+def free_run_metric(split: str, label: str) -> str:
+    """Name the error of free runs to the end of the episodes, in an entry's own unit: `test/free_run_rmse/level`."""
+    return f"{split}/free_run_rmse/{label}"
+
+
+def fit_metric(split: str, label: str) -> str:
+    """Name the share of a state entry that free runs explain, in percent: `test/fit/level`."""
+    return f"{split}/fit/{label}"
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One named group of columns."""

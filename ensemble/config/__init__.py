@@ -5,6 +5,7 @@ from ensemble.config.data import DataConfig
 from ensemble.config.document import Position
 from ensemble.config.experiment import (
     EnsembleConfig,
+    EvaluationConfig,
     Experiment,
     LoggingConfig,
     ResourcesConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "DataConfig",
     "Distribution",
     "EnsembleConfig",
+    "EvaluationConfig",
     "Experiment",
     "ExperimentFile",
     "Int",

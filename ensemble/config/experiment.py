@@ -11,6 +11,7 @@ from ensemble.config.family import FamilyConfig
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
 from ensemble.config.train import TrainConfig
 from ensemble.errors import UsageError
+from ensemble.text import did_you_mean
 
 DEFAULT_TRIALS = 32  # without search.trials
 
@@ -126,6 +127,21 @@ class LoggingConfig(Section):
     mlflow: str | None = Field(None, description="MLflow tracking URI (needs the extra: ensemble[mlflow])")
 
 
+class EvaluationConfig(Section):
+    """What dynamics models are measured by at the end, besides the rollouts of `train.rollout`."""
+
+    warmup: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="points of each test episode that initialize a free run to its end, and are left out of the errors "
+        "(RMSE in the entry's unit, FIT %); default: no free run",
+    )
+    horizons: dict[Name, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        {}, description="named validation set: steps of its rollouts; default: train.rollout.horizon"
+    )
+
+
 def _family_of(model: Any) -> type[FamilyConfig] | None:
     """Return the config class that a `model:` section names; None where it names none, or one that does not exist."""
     if isinstance(model, FamilyConfig):
@@ -146,6 +162,7 @@ class Experiment(Section):
     train: TrainConfig = Field(TrainConfig(), description="training of each member")
     search: SearchConfig = Field(SearchConfig(), description="choice of configurations")
     ensemble: EnsembleConfig = Field(EnsembleConfig(), description="seed ensemble")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="free runs over whole episodes")
     resources: ResourcesConfig = Field(ResourcesConfig(), description="devices of a trial")
     logging: LoggingConfig = Field(LoggingConfig(), description="where curves go")
     storage: str | None = Field(None, description="results directory; default: --results")
@@ -168,6 +185,17 @@ class Experiment(Section):
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is not divisible by resources.workers {workers}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> Self:
+        if self.evaluation != EvaluationConfig() and self.model.task != "dynamics":
+            raise ValueError(f"evaluation is of dynamics models; {self.model.family} is a policy: `ensemble evaluate`")
+        for name in self.evaluation.horizons:
+            if name not in self.data.validation:
+                there = ", ".join(self.data.validation) or "none"
+                hint = did_you_mean(name, self.data.validation)
+                raise ValueError(f"evaluation.horizons: no set {name!r} in data.validation{hint}; there are {there}")
         return self
 
 

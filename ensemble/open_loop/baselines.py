@@ -26,6 +26,7 @@ from ensemble.data.splits import split_episodes, split_windows
 from ensemble.data.statistics import all_moments, jittering_columns, wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.data.windows import Windows, fixed_windows
+from ensemble.open_loop.free_run import free_run_metrics, scored_moments
 from ensemble.open_loop.rollout import rollout_metrics, squared_errors
 from ensemble.open_loop.state import StateLayout, error_scale, state_moments
 from ensemble.run_directory import config_hash
@@ -62,7 +63,8 @@ def write_baselines(path: Path, experiments: Sequence[Experiment], data: Traject
 def _question(experiment: Experiment, data: Trajectories) -> str:
     """Return what the baselines of a configuration depend on."""
     model, cut, inputs = experiment.model, experiment.data, input_features(experiment.model, data.features)
-    return f"{model.task} {model.window} {inputs} {experiment.train.rollout} {cut.split} {cut.starts}"
+    asked = f"{experiment.train.rollout} {experiment.evaluation}"
+    return f"{model.task} {model.window} {inputs} {asked} {cut.split} {cut.starts}"
 
 
 def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str, Mapping[str, float]]:
@@ -75,8 +77,8 @@ def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str
     splits = split_episodes(data, experiment.data.split, experiment.model.window)
     moments = state_moments(data, splits["train"])
     rollout = experiment.train.rollout
-    seen = rollout.context or experiment.model.window
-    length = min(seen, experiment.model.window)
+    seen, warmup = rollout.context or experiment.model.window, experiment.evaluation.warmup
+    length = min(seen, experiment.model.window, warmup or seen)
     windows = Windows(data, splits["test"], seen + (rollout.test_horizon or rollout.horizon) - 1)
     points = _points(windows, rollout.windows)
     truth = points[:, seen:][:, :, list(layout.columns)]
@@ -89,7 +91,16 @@ def measure_baselines(experiment: Experiment, data: Trajectories) -> Mapping[str
 
     def measure(predict: Predictor) -> Mapping[str, float]:
         total = squared_errors(roll(predict, points, seen, length, layout), truth, layout)
-        return rollout_metrics(total, len(points), scale, layout, "test")
+        found = rollout_metrics(total, len(points), scale, layout, "test")
+        if warmup is None:
+            return found
+        squares = np.zeros(len(scale))
+        for first, count in zip(splits["test"].first, splits["test"].points, strict=True):
+            whole = data.rows[None, first : first + count].astype(np.float64)
+            predicted = roll(predict, whole, warmup, length, layout)
+            squares += squared_errors(predicted, whole[:, warmup:, list(layout.columns)], layout).sum(axis=0)
+        scored = scored_moments(data, splits["test"], warmup, layout)
+        return {**found, **free_run_metrics(squares, scored, scale, layout, "test")}
 
     return {name: measure(predict) for name, predict in predictors.items()}
 

@@ -169,6 +169,20 @@ def _reading(run: Run, metric: str, table: Table) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _meaning_of_free_run(run: Run, split: str, measured: str, label: str) -> str:
+    warmup = (_nested(run.experiment, "evaluation") or {}).get("warmup")
+    where = (
+        f"free runs to the end of each episode of the {split} split, the first {warmup} points given and not counted"
+    )
+    if measured == "fit":
+        return (
+            f"FIT of {label} in {where}: 100 (1 - |y - predicted| / |y - mean|) %; 100 is exact, 0 the best constant."
+        )
+    if label:
+        return f"root-mean-square error of {label} in {where}, in its own unit."
+    return f"root-mean-square error in {where}; each state entry in training standard deviations."
+
+
 def _meaning(run: Run, metric: str) -> str:
     split, _, rest = metric.removeprefix("last/").removeprefix("best_rollout/").partition("/")
     asked = _nested(run.experiment, "train", "rollout") or {}
@@ -183,6 +197,8 @@ def _meaning(run: Run, metric: str) -> str:
         return f"normalized open-loop error on the {split} split at step {rest.partition('@')[2]} of the horizon."
     if rest.startswith("rollout_rmse/"):
         return f"open-loop error of {rest.partition('/')[2]} on the {split} split {steps}, in its own unit."
+    if rest.startswith(("free_run_rmse", "fit/")):
+        return _meaning_of_free_run(run, split, *rest.partition("/")[::2])
     if rest in (ACTION_MAE, ACTION_MSE):
         kind = "absolute" if rest == ACTION_MAE else "squared"
         return f"mean {kind} error of sampled action chunks on the {split} split, over steps and entries, in raw units."

@@ -74,5 +74,9 @@ def best_index(values: Float64, mode: Mode) -> int:
 
 
 def natural_mode(metric: str) -> Mode:
-    """Say which end of a metric is better by its last word: rates of success upwards, losses and errors downwards."""
-    return "max" if metric.split("/")[-1].split("@")[0] in _HIGHER_IS_BETTER else "min"
+    """Say which end of a metric is better: rates of success and FIT upwards, losses and errors downwards.
+
+    What is measured follows the split, an entry's label follows that: `test/fit/level`, `test/rollout_rmse/reward`.
+    """
+    words = metric.removeprefix("best_rollout/").removeprefix("last/").split("/")
+    return "max" if words[min(1, len(words) - 1)].split("@")[0] in _HIGHER_IS_BETTER else "min"

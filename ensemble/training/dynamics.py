@@ -1,6 +1,6 @@
 """Setting up trials of dynamics models, which predict the next state: data, statistics, measures, examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from ensemble.data.windows import Windows, fixed_windows
 from ensemble.models.base import Normalization
 from ensemble.open_loop.state import StateLayout, error_scale, state_moments
 from ensemble.training.context import Context
-from ensemble.training.measure_dynamics import DynamicsMeasure, rollout
+from ensemble.training.measure_dynamics import DynamicsMeasure, FreeRunMeasure, Together, rollout
 from ensemble.training.pack import Pack
 from ensemble.training.setup import Setup, TrialData, training_statistics
 
@@ -24,7 +24,7 @@ _SHOWN_HORIZONS = 5  # their length, in horizons, where the episodes are long en
 
 def set_up(experiment: Experiment, data: TrialData, context: Context, normalization: Normalization | None) -> Setup:
     """Fill a setup for a dynamics model; see `tasks.set_up`."""
-    main, model, asked = data.main, experiment.model, experiment.train.rollout
+    main, model, asked, evaluation = data.main, experiment.model, experiment.train.rollout, experiment.evaluation
     history = model.window
 
     # Data
@@ -35,15 +35,24 @@ def set_up(experiment: Experiment, data: TrialData, context: Context, normalizat
     def measure(name: str, source: Trajectories, segments: Segments, horizon: int = asked.horizon) -> DynamicsMeasure:
         return DynamicsMeasure(name, source, segments, experiment, scale, context, horizon)
 
+    def free_runs(warmup: int) -> Iterator[FreeRunMeasure]:
+        yield FreeRunMeasure("test", main, splits["test"], warmup, scale, context)
+        for name, other in data.named.items():
+            yield FreeRunMeasure(f"validation_{name}", other, other.episodes, warmup, scale, context)
+
+    test = measure("test", main, splits["test"], asked.test_horizon or asked.horizon)
     return Setup(
         features=main.features,
         normalization=normalization or training_statistics(main, splits["train"], model.target),
         train=Windows(main, splits["train"], history),
         validations=(
             measure("validation", main, splits["validation"]),
-            *(measure(f"validation_{name}", other, other.episodes) for name, other in data.named.items()),
+            *(
+                measure(f"validation_{name}", other, other.episodes, evaluation.horizons.get(name, asked.horizon))
+                for name, other in data.named.items()
+            ),
         ),
-        test=measure("test", main, splits["test"], asked.test_horizon or asked.horizon),
+        test=test if evaluation.warmup is None else Together(test, *free_runs(evaluation.warmup)),
         examples=partial(examples, experiment, main, splits["test"]),
     )
 

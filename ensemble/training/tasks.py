@@ -13,6 +13,7 @@ from ensemble.config.family import FamilyConfig, TaskName
 from ensemble.data.splits import require_windows, split_episodes, split_windows
 from ensemble.data.trajectories import Trajectories
 from ensemble.errors import DataError
+from ensemble.open_loop.free_run import require_length
 from ensemble.open_loop.rollout import named_steps
 from ensemble.schema import Feature
 
@@ -55,7 +56,8 @@ class DynamicsTask:
         names = [f"{split}/loss", f"{split}/rollout_rmse"]
         names += [schema.one_step_metric(split, label) for label in labels]
         names += [schema.rollout_metric(split, label) for label in labels]
-        steps = named_steps(experiment.train.rollout.horizon)
+        named = experiment.evaluation.horizons.get(split.removeprefix("validation_"))
+        steps = named_steps(named or experiment.train.rollout.horizon)
         return names + [schema.rollout_step_metric(split, step) for step in steps]
 
     def check_data(self, experiment: Experiment, data: Trajectories, named: Mapping[str, Trajectories]) -> None:
@@ -66,8 +68,14 @@ class DynamicsTask:
         parts = split_episodes(data, experiment.data.split, history)
         for split, horizon in horizons.items():
             require_windows(parts[split], before + horizon, f"split '{split}', rollouts of {horizon} steps")
+        evaluation = experiment.evaluation
         for name, other in named.items():
-            require_windows(other.episodes, max(history, before + rollout.horizon), f"data.validation.{name}")
+            horizon = evaluation.horizons.get(name, rollout.horizon)
+            require_windows(other.episodes, max(history, before + horizon), f"data.validation.{name}")
+        if evaluation.warmup is not None:
+            require_length(parts["test"], evaluation.warmup, "split 'test'")
+            for name, other in named.items():
+                require_length(other.episodes, evaluation.warmup, f"data.validation.{name}", other.keys)
 
     def measure_baselines(self, experiment: Experiment, data: Trajectories) -> Mapping[str, Metrics]:
         """Return the rollout errors of each trivial predictor."""
