@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ensemble.config.data import DataConfig
+from ensemble.data import notes
 from ensemble.data.manifest import (
-    FILE,
     FileEntry,
     Manifest,
     SkippedEntry,
@@ -28,7 +29,7 @@ from ensemble.data.manifest import (
     read_manifest,
 )
 from ensemble.data.parts import Job
-from ensemble.data.shards import episode_table
+from ensemble.data.shards import episode_table, shard_schema
 from ensemble.data.sources import (
     SourcePlan,
     SourceRecord,
@@ -39,13 +40,15 @@ from ensemble.data.sources import (
     write_source,
 )
 from ensemble.data.summary import Summary, merged
-from ensemble.data.trajectories import EPISODES
+from ensemble.data.trajectories import episodes_text
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import OnProgress
-from ensemble.store import sha256_file, write_table
+from ensemble.store import sha256_file
 from ensemble.text import plural
 
-_OWN_FILES = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
+_OWN_FILES = re.compile(
+    rf"shard-\d{{5}}-\d{{5}}\.parquet|{notes.FOLDER}|source-\d{{5}}\.json|episodes\.parquet|manifest\.json|\..*"
+)
 _MOST_THREADS = 8
 _LISTED_DUPLICATES = 4  # duplicate episodes in a notice
 
@@ -84,7 +87,7 @@ def convert(
         raise UsageError("no files to convert")
     options = options_hash(data)
     _refuse_foreign(out)
-    if (out / FILE).is_file():
+    if notes.has_manifest(out):
         known = _known(out, paths, options)
         if known is not None:
             return known
@@ -101,7 +104,7 @@ def convert(
         raise DataError(_failure_text(outcome, len(paths), out))
 
     # Number the episodes and write the manifest. An older manifest goes first: renumbering changes its shards.
-    (out / FILE).unlink(missing_ok=True)
+    notes.remove_note(out, notes.MANIFEST)
     _number(outcome, out)
     return _finish(outcome, out, options)
 
@@ -207,15 +210,15 @@ def _failure_text(outcome: _ConvertedSources, count: int, out: Path) -> str:
 
 
 def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
-    """Write `episodes.parquet`, then the manifest."""
+    """Write the table of episodes, then the manifest."""
     # The table of episodes
     records, summary = outcome.records, merged(outcome.summaries)
     entries = records[0].features
     features = [entry.feature for entry in entries]
     files = [FileEntry(name=p.name, bytes=p.bytes, sha256=p.sha256) for record in records for p in record.parts]
-    episodes = out / EPISODES
-    _write_episodes(records, episodes)
-    files.append(FileEntry(name=EPISODES, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
+    episodes = notes.write_note(out, notes.EPISODES, episodes_text(_episode_table(records)), shard_schema(features))
+    name = episodes.relative_to(out).as_posix()
+    files.append(FileEntry(name=name, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
 
     # The manifest
     points = sum(sum(record.points) for record in records)
@@ -242,9 +245,9 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
     return manifest
 
 
-def _write_episodes(records: Sequence[SourceRecord], path: Path) -> None:
+def _episode_table(records: Sequence[SourceRecord]) -> pa.Table:
     shard_sizes = np.array([part.episodes for record in records for part in record.parts])
-    table = episode_table(
+    return episode_table(
         keys=_keys(records),
         sources=[record.path for record in records for _ in record.keys],
         points=np.array([n for record in records for n in record.points], dtype=np.int64),
@@ -253,7 +256,6 @@ def _write_episodes(records: Sequence[SourceRecord], path: Path) -> None:
         hashes=np.array([h for record in records for h in record.hashes], dtype=np.uint64),
         masks=[mask for record in records for mask in record.masks or [()] * len(record.keys)],
     )
-    write_table(path, table)
 
 
 def _keys(records: Sequence[SourceRecord]) -> list[str]:
@@ -293,8 +295,11 @@ def _duplicates(records: Sequence[SourceRecord]) -> list[str]:
 
 
 def _remove_leftovers(out: Path, manifest: Manifest) -> None:
-    """Remove files of stopped runs: shards of other sources, and temporary files."""
+    """Remove files of stopped runs (shards of other sources, temporary files) and of earlier versions."""
     known = {file.name for file in manifest.files}
     for path in [*out.glob("shard-?????-?????.parquet"), *out.glob(".shard-*.tmp"), *out.glob(".source-*.tmp")]:
         if path.name not in known:
             path.unlink()
+    earlier = [notes.earlier_path(out, name) for name in notes.EARLIER]
+    for path in [*earlier, *out.glob("source-?????.json"), *(out / notes.FOLDER).glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
