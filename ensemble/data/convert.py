@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ensemble.config.data import DataConfig
 from ensemble.data import notes
+from ensemble.data.layouts.recording import splits_by_name
 from ensemble.data.manifest import (
     FileEntry,
     Manifest,
@@ -61,6 +62,7 @@ class _ConvertedSources:
     records: list[SourceRecord] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
+    named_splits: list[str | None] = field(default_factory=list)  # of all sources, by the names of their files
 
     @property
     def episodes(self) -> int:
@@ -93,7 +95,7 @@ def convert(
             return known
 
     # Open every file, then convert each
-    outcome = _ConvertedSources()
+    outcome = _ConvertedSources(named_splits=splits_by_name(paths))
     plans = _plan_all(paths, data, outcome.failures)
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
@@ -213,10 +215,14 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
     """Write the table of episodes, then the manifest."""
     # The table of episodes
     records, summary = outcome.records, merged(outcome.summaries)
+    names = [outcome.named_splits[index] for index in outcome.indices]
+    splits = [given or name for record, name in zip(records, names, strict=True) for given in record.given]
     entries = records[0].features
     features = [entry.feature for entry in entries]
     files = [FileEntry(name=p.name, bytes=p.bytes, sha256=p.sha256) for record in records for p in record.parts]
-    episodes = notes.write_note(out, notes.EPISODES, episodes_text(_episode_table(records)), shard_schema(features))
+    episodes = notes.write_note(
+        out, notes.EPISODES, episodes_text(_episode_table(records, splits)), shard_schema(features)
+    )
     name = episodes.relative_to(out).as_posix()
     files.append(FileEntry(name=name, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
 
@@ -236,7 +242,7 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
         statistics=summary.statistics(features),
         quantiles=summary.quantile_method(),
         sources=tuple(SourceEntry(path=r.path, bytes=r.bytes, sha256=r.sha256) for r in records),
-        notices=tuple(_notices(records, summary)),
+        notices=(*_notices(records, summary), *_split_notices(names, splits)),
         skipped=tuple(SkippedEntry(source=path.name, reason=why) for path, why in outcome.failures.items()),
     )
     # The manifest last: its presence says that everything else is there.
@@ -245,14 +251,24 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
     return manifest
 
 
-def _episode_table(records: Sequence[SourceRecord]) -> pa.Table:
+def _split_notices(names: Sequence[str | None], splits: Sequence[str | None]) -> list[str]:
+    """Say which splits the names of files give, and how they are used."""
+    if not any(names):
+        return []
+    counts = Counter(split for split in splits if split)
+    listed = ", ".join(f"{name} {plural(count, 'episode')}" for name, count in counts.items())
+    use = ", ".join(f"{name}: [{name}]" for name in counts)
+    return [f"splits by the names of files: {listed}; data.split: {{{use}}} uses them"]
+
+
+def _episode_table(records: Sequence[SourceRecord], splits: Sequence[str | None]) -> pa.Table:
     shard_sizes = np.array([part.episodes for record in records for part in record.parts])
     return episode_table(
         keys=_keys(records),
         sources=[record.path for record in records for _ in record.keys],
         points=np.array([n for record in records for n in record.points], dtype=np.int64),
         shards=np.repeat(np.arange(len(shard_sizes)), shard_sizes),
-        splits=[split for record in records for split in record.given],
+        splits=splits,
         hashes=np.array([h for record in records for h in record.hashes], dtype=np.uint64),
         masks=[mask for record in records for mask in record.masks or [()] * len(record.keys)],
     )
