@@ -16,7 +16,8 @@ from typing import Any
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
-from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
+from ensemble.data.notes import has_manifest
+from ensemble.data.trajectories import Trajectories, describe, read_episodes, read_manifest
 from ensemble.errors import DataError, UsageError
 from ensemble.lock import held
 from ensemble.run_directory import MemberDirectory, RunDirectory
@@ -134,7 +135,7 @@ def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[st
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
     assert config.source is not None  # DataConfig holds it: a source or a path
     target = _simulated_target(config, cache)
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target
     # The simulated file has a hash of its own: another conversion of the same simulation reuses it.
     amount = config.simulate.model_dump(mode="json")
@@ -155,7 +156,7 @@ def _converted(config: DataConfig, paths: str | list[str], base_dir: Path, cache
         _refuse_conversion(config, files[0])
         return files[0]
     target = _converted_target(config, files, cache)
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target
     with held(target.with_name(f".{target.name}.lock")):
         return _convert(config, files, target, say)
@@ -184,7 +185,7 @@ def _refuse_conversion(config: DataConfig, shards: Path) -> None:
 
 
 def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target  # another process made it while this one waited for the lock
     from ensemble.data.convert import convert  # loads HDF5
 
@@ -217,7 +218,7 @@ def short_path(path: Path) -> str:
 
 
 def _description(directory: Path) -> Trajectories:
-    return describe(read_manifest(directory), read_table(directory / EPISODES))
+    return describe(read_manifest(directory), read_episodes(directory))
 
 
 def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str]:
