@@ -152,6 +152,16 @@ def test_what_cannot_be_removed_is_a_message(tmp_path: Path, earlier: Path, monk
     assert sorted(path.name for path in earlier.parent.iterdir()) == ["earlier"]
 
 
+@pytest.mark.parametrize("name", ["report.md/thesis.tex", "members/1d2cad4e1e8b-s2/checkpoints/step-00000300/x.pt"])
+def test_a_file_deep_in_a_run_that_no_run_makes_keeps_it(earlier: Path, name: str) -> None:
+    (earlier / name).parent.mkdir(exist_ok=True)
+    (earlier / name).write_text("mine")
+    shown = name if name.startswith("members") else "report.md"
+    with pytest.raises(UsageError, match=rf"holds other files \({shown}\)"):
+        remove_run(earlier, {})
+    assert (earlier / name).read_text() == "mine"
+
+
 def test_nothing_stands_against_the_removal_of_a_run_alone(tmp_path: Path, earlier: Path) -> None:
     assert why_not_removed(earlier, {"the experiment file": tmp_path / "thesis.yaml"}) is None
     assert why_not_removed(tmp_path / "nothing", {}) is None
