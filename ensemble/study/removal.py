@@ -5,6 +5,7 @@ no half of a run, and the next removal takes the rest away.
 """
 
 import glob
+import os
 import re
 import shutil
 import tempfile
@@ -18,34 +19,42 @@ from ensemble.run_directory import RunDirectory
 
 _NAMED = 3  # foreign files in a message
 _TEMPORARY = r"\..+\.tmp|\.[a-z.]+\.lock"  # of writes and locks that were killed
-# Names in a run directory, by the folder that they are in; None: a file.
-_MEMBER_FILES = r"(?:member|curves|rollouts)\.parquet|(?:best|best_rollout)\.safetensors|train\.log"
-_FOLDERS: Mapping[str, str] = {
-    "": r"run\.json|(?:experiment|space)\.yaml|data\.json|search\.(?:json|log)|optuna\.journal(?:\.\w+)?"
+# Names of the files in a run directory by the kind of folder that they are in, and the folders with their kinds. All in
+# a `whole` one is of Ray, TensorBoard or Weights & Biases, which wrote it for us.
+_NAMES: Mapping[str, str] = {
+    "run": r"run\.json|(?:experiment|space)\.yaml|data\.json|search\.(?:json|log)|optuna\.journal(?:\.\w+)?"
     r"|(?:members|curves|summary|planned|baselines|trials|rungs|importances|evaluation)\.parquet(?:\.damaged)?"
-    r"|report\.(?:html|md|csv|tex)|comparisons\.csv|evaluation\.(?:md|csv)|figures|members|ray",
+    r"|report\.(?:html|md|csv|tex)|comparisons\.csv|evaluation\.(?:md|csv)",
     "figures": r".+\.(?:png|pdf|svg)",
-    "members": r"[0-9a-f]{12}-s[0-9]+",
-    "member": _MEMBER_FILES + r"|(?:model|tokenizer|tracking)\.json|tensorboard|wandb|checkpoints",
-    "checkpoints": r"step-[0-9]{8}(?:\.partial)?",
+    "members": "",
+    "member": r"(?:member|curves|rollouts)\.parquet|(?:best|best_rollout)\.safetensors|train\.log"
+    r"|(?:model|tokenizer|tracking)\.json",
+    "checkpoints": "",
+    "checkpoint": r"members\.safetensors|state\.json|curves\.parquet|MANIFEST\.json",
 }
-_WHOLE = ("ray", "tensorboard", "wandb")  # folders of other programs that run for us: all in them is theirs
+_INNER: Mapping[str, Mapping[str, str]] = {
+    "run": {"figures": "figures", "members": "members", "ray": "whole"},
+    "members": {r"[0-9a-f]{12}-s[0-9]+": "member"},
+    "member": {"checkpoints": "checkpoints", "tensorboard": "whole", "wandb": "whole"},
+    "checkpoints": {r"step-[0-9]{8}(?:\.partial)?": "checkpoint"},
+}
 
 
 def foreign_files(run: Path) -> Iterator[str]:
     """Yield what is in a run directory and has no name that a run makes, relative to it. Links are foreign."""
-    yield from _foreign(run, "", run)
+    yield from _foreign(run, "run", run)
 
 
 def _foreign(folder: Path, kind: str, run: Path) -> Iterator[str]:
+    inner_kinds = _INNER.get(kind, {}).items()
     for path in sorted(folder.iterdir()):
-        known = re.fullmatch(f"{_FOLDERS[kind]}|{_TEMPORARY}", path.name)
-        if known is None or path.is_symlink():
+        inner = next((each for name, each in inner_kinds if re.fullmatch(name, path.name)), None)
+        if path.is_symlink() or (path.is_dir() and inner is None):
             yield str(path.relative_to(run))
-        elif path.is_dir() and path.name not in _WHOLE:
-            below = {"": path.name, "members": "member", "member": "checkpoints"}.get(kind)
-            if below is not None and below in _FOLDERS:
-                yield from _foreign(path, below, run)
+        elif path.is_dir() and inner not in (None, "whole"):
+            yield from _foreign(path, str(inner), run)
+        elif not path.is_dir() and not re.fullmatch(f"{_NAMES[kind]}|{_TEMPORARY}", path.name):
+            yield str(path.relative_to(run))
 
 
 def why_not_removed(run: Path, inputs: Mapping[str, Path]) -> str | None:
@@ -70,8 +79,8 @@ def inputs_of(tree: Any, file: Path, base_dir: Path) -> dict[str, Path]:
     named = [pair for key in ("data", "train", "search") for pair in _texts(_at(tree, key), key)]
     found = {}
     for key, text in named:
-        for path in (place / Path(text).expanduser() for place in places):
-            if "\0" not in text and len(text) < 4096 and _exists(path):
+        for path in (place / os.path.expanduser(text) for place in places):
+            if _exists(path):
                 found[key] = path
     return {"the experiment file": file, **found}
 
@@ -92,7 +101,7 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a text that is no path, too long for example
+    except (OSError, ValueError):  # a text that is no path, too long for example
         return False
 
 

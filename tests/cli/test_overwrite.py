@@ -152,6 +152,32 @@ def test_what_cannot_be_removed_is_a_message(tmp_path: Path, earlier: Path, monk
     assert sorted(path.name for path in earlier.parent.iterdir()) == ["earlier"]
 
 
+@pytest.mark.parametrize("name", ["report.md/thesis.tex", "members/1d2cad4e1e8b-s2/checkpoints/step-00000300/x.pt"])
+def test_a_file_deep_in_a_run_that_no_run_makes_keeps_it(earlier: Path, name: str) -> None:
+    (earlier / name).parent.mkdir(exist_ok=True)
+    (earlier / name).write_text("mine")
+    shown = name if name.startswith("members") else "report.md"
+    with pytest.raises(UsageError, match=rf"holds other files \({shown}\)"):
+        remove_run(earlier, {})
+    assert (earlier / name).read_text() == "mine"
+
+
+def test_every_file_that_a_run_is_said_to_have_is_its_own(tmp_path: Path) -> None:
+    run, member = RunDirectory(tmp_path), RunDirectory(tmp_path).member("0123456789ab-s0")
+    folders = ("figures", "members", "ray", "checkpoints")
+    for directory in (run, member):
+        for name in (name for name, kind in vars(type(directory)).items() if isinstance(kind, property)):
+            path = getattr(directory, name)
+            if isinstance(path, Path) and path.name not in folders:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    for path in (*map(run.report_file, ("html", "md", "csv", "tex")), *map(run.evaluation_report, ("md", "csv"))):
+        path.touch()
+    assert (tmp_path / "members.parquet").is_file()
+    assert (member.path / "model.json").is_file()
+    assert list(foreign_files(tmp_path)) == []
+
+
 def test_nothing_stands_against_the_removal_of_a_run_alone(tmp_path: Path, earlier: Path) -> None:
     assert why_not_removed(earlier, {"the experiment file": tmp_path / "thesis.yaml"}) is None
     assert why_not_removed(tmp_path / "nothing", {}) is None

@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ensemble.study.removal import foreign_files
+
 pytestmark = pytest.mark.ray
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,6 +97,7 @@ def test_one_command_simulates_converts_trains_and_shows_a_table(
     assert (run / "experiment.yaml").read_text().startswith("# Does the learning rate matter?\n")
     for name in ("report.md", "summary.parquet", "curves.parquet", "baselines.parquet", "figures/curves.png"):
         assert (run / name).is_file(), name
+    assert list(foreign_files(run)) == []  # --overwrite would find nothing that is not its own
 
 
 def test_no_secret_of_the_environment_is_in_any_file_of_the_run_or_of_ray(
