@@ -26,9 +26,10 @@ _FEWEST_STEPS = 30  # fewer do not say what is usual
 _LEAST_SCORE = 0.2
 _RATIO = 2.0
 _MOST = 10  # at most one step in so many is a jump
-_SAMPLE = 2048  # rows that describe a column
+_SAMPLE = 1024  # rows that describe a column
 _LITTLE = 0.25  # share of its spread that a column stays below in nine of ten steps
 _OFTEN = 0.2  # share of the steps at which it changes at all
+_MOST_COLUMNS = 16  # of a feature: more cost time and show the same jumps
 _TURNS = (2 * np.pi, 360.0)
 _CHUNK = 2048  # rows at a time, which stay in the cache
 _LISTED = 4
@@ -183,8 +184,12 @@ def _columns(rows: Values, inner: Bools, angles: Sequence[bool]) -> _Columns:
     little = np.quantile(step, 0.9, axis=0) < _LITTLE * spread
     often = (step > 1e-6 * spread).mean(axis=0) > _OFTEN
     which = np.flatnonzero(floor & little & often)
+    quaternions = _quaternions(sample[:, which], which)
+    plain = np.delete(which, [first + i for first in quaternions for i in range(4)])
+    if len(plain) > _MOST_COLUMNS:
+        which, quaternions = plain[np.linspace(0, len(plain) - 1, _MOST_COLUMNS).astype(np.int64)], ()
     inverse = (1 / spread[which]).astype(np.float32)
-    return _Columns(which, inverse, np.flatnonzero(turns[which]), _quaternions(sample[:, which], which))
+    return _Columns(which, inverse, np.flatnonzero(turns[which]), quaternions)
 
 
 def _quaternions(sample: Values, which: Int64) -> tuple[int, ...]:
