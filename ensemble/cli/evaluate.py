@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ensemble.cli.options import FILE, FOLDER, say
+from ensemble.config.base import LARGEST_SEED
 from ensemble.errors import UsageError
 from ensemble.text import command, plural, rough_duration
 
@@ -25,7 +26,7 @@ _LARGEST_NOISE = 3.0  # the motor's limit
 @click.command()
 @click.argument("run", metavar="DIR", type=FOLDER)
 @click.option("--config", metavar="HASH", help="One configuration alone: the beginning of its config_hash.")
-@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="The same for all.")
+@click.option("--episodes", type=click.IntRange(1, 100_000), default=300, show_default=True, help="The same for all.")
 @click.option(
     "--noise", "noises", type=click.FloatRange(0, _LARGEST_NOISE), multiple=True, default=(0.01, 0.03, 0.05),
     show_default=True, help="U(-noise, noise) is added to each action. Repeatable.",
@@ -34,7 +35,9 @@ _LARGEST_NOISE = 3.0  # the motor's limit
     "--replan", "replans", type=click.IntRange(1, 100), multiple=True, default=(10, 13, 15), show_default=True,
     help="Actions applied per call of a policy. Repeatable.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of starts, noise and sampling.")
+@click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Of starts, noise and sampling."
+)
 @click.option(
     "--combine", type=click.Choice(["mean", "median", "none"]), multiple=True, default=("mean", "median"),
     show_default=True, help="All members as one controller: mean of chunks, or the one nearest to the median.",

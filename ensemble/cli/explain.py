@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from ensemble.cli.options import FOLDER
+from ensemble.config.base import LARGEST_SEED
 
 
 @click.command()
 @click.argument("run", metavar="DIR", type=FOLDER)
 @click.argument("config", metavar="CONFIG")
-@click.argument("seed", required=False, type=click.IntRange(min=0))
+@click.argument("seed", required=False, type=click.IntRange(0, LARGEST_SEED))
 def explain(run: Path, config: str, seed: int | None) -> None:
     """Say where a row came from: data, versions, code, random streams, and the command that trains it again.
 

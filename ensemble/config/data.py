@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import LARGEST_SEED, Description, Name, Section
+from ensemble.config.base import LARGEST_SEED, MOST_EPISODES, MOST_POINTS, Description, Name, Section
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 SplitShare = Annotated[
@@ -18,8 +18,8 @@ SplitShare = Annotated[
 class SimulateConfig(Section):
     """How much to simulate when `data.source` names an environment."""
 
-    episodes: int = Field(1000, ge=1, le=10_000_000, description="number of trajectories")
-    steps: int = Field(100, ge=1, le=10_000_000, description="transitions per trajectory")
+    episodes: int = Field(1000, ge=1, le=MOST_EPISODES, description="number of trajectories")
+    steps: int = Field(100, ge=1, le=MOST_POINTS, description="transitions per trajectory")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of everything random in it, as initial states")
     passive: bool = Field(
         True,
