@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ensemble.cli.options import FOLDER, SEED, say
 from ensemble.config import DataConfig
+from ensemble.config.base import MOST_EPISODES, MOST_POINTS
 from ensemble.config.data import Layout
 from ensemble.errors import UsageError
 from ensemble.simulation import ENVIRONMENTS
@@ -27,8 +28,10 @@ _MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable.
 @click.command()
 @click.argument("environment", type=click.Choice(list(ENVIRONMENTS)))
 @click.option("--out", type=_PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
-@click.option("--episodes", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Transitions of an episode.")
+@click.option("--episodes", type=click.IntRange(1, MOST_EPISODES), default=1000, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(1, MOST_POINTS), default=100, show_default=True, help="Transitions of an episode."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--passive/--torques", default=True, show_default=True, help="Random torques, of double_pendulum only.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
@@ -74,7 +77,9 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
-        click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point."),
+        click.option(
+            "--decimate", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Keep every n-th point."
+        ),
         click.option("--cut-at-jumps", is_flag=True, help="Cut episodes where the state jumps, and count the cuts."),
         click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files."),
     ]

@@ -25,7 +25,7 @@ _LARGEST_NOISE = 3.0  # the motor's limit
 @click.command()
 @click.argument("run", metavar="DIR", type=FOLDER)
 @click.option("--config", metavar="HASH", help="One configuration alone: the beginning of its config_hash.")
-@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="The same for all.")
+@click.option("--episodes", type=click.IntRange(1, 100_000), default=300, show_default=True, help="The same for all.")
 @click.option(
     "--noise", "noises", type=click.FloatRange(0, _LARGEST_NOISE), multiple=True, default=(0.01, 0.03, 0.05),
     show_default=True, help="U(-noise, noise) is added to each action. Repeatable.",

@@ -14,8 +14,10 @@ from ensemble.text import command, plural
 @click.option("--family", required=True, type=click.Choice(["pi0", "pi0_fast"]), help="What the files are weights of.")
 @click.option("--name", required=True, help="Of the experiment: the run directory is RESULTS/NAME.")
 @click.option("--tokenizer", type=FILE, metavar="JSON", help="fast_tokenizer.json, of pi0_fast.")
-@click.option("--heads", type=click.IntRange(1), default=4, show_default=True, help="Attention heads.")
-@click.option("--chunk", type=click.IntRange(1), default=50, show_default=True, help="Actions of a chunk, of pi0_fast.")
+@click.option("--heads", type=click.IntRange(1, 10_000), default=4, show_default=True, help="Attention heads.")
+@click.option(
+    "--chunk", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Actions of a chunk, of pi0_fast."
+)
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Of the tokenizer."
 )

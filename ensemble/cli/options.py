@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ensemble.config.document import LARGEST_INTEGER
+from ensemble.config.base import LARGEST_INTEGER
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

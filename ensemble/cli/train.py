@@ -10,6 +10,7 @@ import click
 from ensemble.cli.experiment_file import experiment_file
 from ensemble.cli.options import FOLDER, results_option, run_options, say, say_next, set_option
 from ensemble.config import ExperimentFile, find_space, load
+from ensemble.config.base import MOST_SEEDS
 from ensemble.errors import TERMINATED, UsageError
 from ensemble.text import command
 
@@ -74,7 +75,10 @@ def train(
 @click.argument("run", metavar="DIR", type=FOLDER)
 @click.option("--trials", metavar="N|+N", help="Extend a search: to N configurations in all, or by N.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), metavar="N", help="Extend to N seeds: of the ensemble, or of each finalist."
+    "--seeds",
+    type=click.IntRange(1, MOST_SEEDS),
+    metavar="N",
+    help="Extend to N seeds: of the ensemble, or of each finalist.",
 )
 @click.option("--force", is_flag=True, help="Continue with other versions of libraries or code; the report says so.")
 @run_options()

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 MOST_STEPS = 1_000_000_000  # upper bound of everything that is counted in optimizer steps
 MOST_SEEDS = 10_000  # of one configuration
-LARGEST_SEED = 2**63 - 1  # a column of 64 bits holds it
+MOST_EPISODES = MOST_POINTS = 10_000_000  # of a data set, and of one of its episodes
+LARGEST_INTEGER = 2**63 - 1  # columns of whole numbers in the tables of a run hold no larger ones
 
 
 class Section(BaseModel):

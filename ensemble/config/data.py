@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import LARGEST_SEED, Description, Name, Section, unset
+from ensemble.config.base import LARGEST_INTEGER, MOST_EPISODES, MOST_POINTS, Description, Name, Section, unset
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 
@@ -40,9 +40,9 @@ SplitShare = Annotated[
 class SimulateConfig(Section):
     """How much to simulate when `data.source` names an environment."""
 
-    episodes: int = Field(1000, ge=1, le=10_000_000, description="number of trajectories")
-    steps: int = Field(100, ge=1, le=10_000_000, description="transitions per trajectory")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of everything random in it, as initial states")
+    episodes: int = Field(1000, ge=1, le=MOST_EPISODES, description="number of trajectories")
+    steps: int = Field(100, ge=1, le=MOST_POINTS, description="transitions per trajectory")
+    seed: int = Field(0, ge=0, le=LARGEST_INTEGER, description="seed of everything random in it, as initial states")
     passive: bool = Field(
         True,
         description="double_pendulum: no joint torques; false draws torques at every step and records them. "

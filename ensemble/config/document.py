@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
+from ensemble.config.base import LARGEST_INTEGER
 from ensemble.errors import UsageError
 
 MAX_BYTES = 4_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 60
-LARGEST_INTEGER = 2**63 - 1  # columns of whole numbers in a run's tables hold no larger ones
 _LABEL = re.compile(r"[A-Z]\w*: ")  # of a paragraph of the leading comment
 
 Scalar = str | int | float | bool | None

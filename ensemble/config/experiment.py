@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import LARGEST_SEED, MOST_SEEDS, MOST_STEPS, Description, Name, Section
+from ensemble.config.base import LARGEST_INTEGER, MOST_SEEDS, MOST_STEPS, Description, Name, Section
 from ensemble.config.data import DataConfig
 from ensemble.config.family import FamilyConfig
 from ensemble.config.model import GPTDynamicsConfig, ModelConfig, family_class
@@ -17,7 +17,7 @@ DEFAULT_TRIALS = 32  # without search.trials
 
 Seeds = Annotated[
     Annotated[int, Field(ge=1, le=MOST_SEEDS)]
-    | Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]], Field(min_length=1, max_length=MOST_SEEDS)],
+    | Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]], Field(min_length=1, max_length=MOST_SEEDS)],
     Description(f"a number of seeds from 1 to {MOST_SEEDS}, or a list of at most as many, such as [0, 1, 7]"),
 ]
 

@@ -13,7 +13,7 @@ from ensemble.reporting.groups import SEARCH_KEYS, Group, group_members, rank_ru
 from ensemble.reporting.number_format import count, setting, short_names, times
 from ensemble.reporting.render.csv import render_csv
 from ensemble.reporting.run import Baseline, MemberRow, Run
-from ensemble.reporting.statistics import NOTHING, Statistics
+from ensemble.reporting.statistics import NOTHING, Statistics, has_ratios
 from ensemble.reporting.table import (
     Column,
     Table,
@@ -175,7 +175,7 @@ def _baseline_row(run: Run, metric: str, label: str, value: float, best: TableRo
         "role": None,
         "metric": metric,
         "statistics": replace(NOTHING, mean=value),
-        "x_better": None if best is None else _ratio(value, best["statistics"].mean, run.mode(metric)),
+        "x_better": _ratio(value, best["statistics"].mean, run.mode(metric)) if best and has_ratios(metric) else None,
         "status": "baseline",
     }
 

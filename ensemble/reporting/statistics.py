@@ -74,9 +74,16 @@ def best_index(values: Float64, mode: Mode) -> int:
 
 
 def natural_mode(metric: str) -> Mode:
-    """Say which end of a metric is better: rates of success and FIT upwards, losses and errors downwards.
+    """Say which end of a metric is better: rates of success and FIT upwards, losses and errors downwards."""
+    return "max" if _quantity(metric) in _HIGHER_IS_BETTER else "min"
 
-    What is measured follows the split, an entry's label follows that: `test/fit/level`, `test/rollout_rmse/reward`.
-    """
+
+def has_ratios(metric: str) -> bool:
+    """Say whether twice a metric's value is twice as much: not of FIT and R2, which are 0 for the best constant."""
+    return _quantity(metric) not in ("fit", "r2")
+
+
+def _quantity(metric: str) -> str:
+    """Return what is measured: it follows the split, and an entry's label follows it, as in `test/fit/level`."""
     words = metric.removeprefix("best_rollout/").removeprefix("last/").split("/")
-    return "max" if words[min(1, len(words) - 1)].split("@")[0] in _HIGHER_IS_BETTER else "min"
+    return words[min(1, len(words) - 1)].split("@")[0]

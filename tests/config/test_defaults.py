@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
 import pytest
+from click.testing import CliRunner
 from pydantic import Field
 
+from ensemble.cli import cli
 from ensemble.config import Experiment
 from ensemble.config.base import Section
 from ensemble.config.document import Keys
@@ -117,3 +119,16 @@ def test_a_count_beyond_any_memory_is_refused_at_once(write: Any, override: str)
 def test_the_largest_ensemble_is_accepted(loaded: Any) -> None:
     assert loaded("ensemble: {seeds: 10000}").first.ensemble.seeds == 10_000
     assert loaded("train: {steps: 1000000000}").first.train.steps == 1_000_000_000
+
+
+def test_every_whole_number_of_the_command_line_has_an_upper_bound() -> None:
+    options = [(name, option) for name, command in cli.commands.items() for option in command.params]
+    numbers = [(name, option) for name, option in options if option.type.name in ("integer", "integer range")]
+    assert len(numbers) >= 8
+    assert [f"{name} {option.name}" for name, option in numbers if getattr(option.type, "max", None) is None] == []
+    for arguments in (
+        ["simulate", "double_pendulum", "--episodes", "1000000000"],
+        ["evaluate", ".", "--episodes", "1000000000"],
+        ["resume", ".", "--seeds", "1000000000"],
+    ):
+        assert CliRunner().invoke(cli, arguments).exit_code == 2

@@ -17,7 +17,7 @@ from ensemble.data.statistics import wrap
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.errors import DataError
 from ensemble.open_loop.baselines import measure_baselines
-from ensemble.reporting.statistics import natural_mode
+from ensemble.reporting.statistics import has_ratios, natural_mode
 from ensemble.run_directory import config_hash
 from ensemble.training.context import InlineContext
 from ensemble.training.setup import TrialData
@@ -105,6 +105,8 @@ def test_a_fit_is_better_when_high_whatever_its_entry_is_called_and_an_error_whe
     assert natural_mode("test/fit/level") == natural_mode("best_rollout/test/fit/loss") == "max"
     assert natural_mode("test/rollout_rmse/reward") == natural_mode("test/free_run_rmse/fit") == "min"
     assert natural_mode("eval/success") == natural_mode("success_rate") == "max"
+    assert has_ratios("test/free_run_rmse/fit")
+    assert not has_ratios("test/fit/level")  # "1.2x better" would mean nothing
 
 
 def test_an_episode_that_ends_within_the_warmup_is_named_before_anything_trains() -> None:

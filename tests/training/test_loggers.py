@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pendulum import experiment, trajectories
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ensemble.config.experiment import LoggingConfig
 from ensemble.errors import StorageError, UsageError
-from ensemble.store import read_json
+from ensemble.store import read_json, read_table
 from ensemble.study.checks import require_extras
+from ensemble.training.context import InlineContext
 from ensemble.training.loggers import (
     MlflowLogger,
     TensorBoardLogger,
@@ -28,6 +30,8 @@ from ensemble.training.loggers import (
     open_loggers,
     prepare_trackers,
 )
+from ensemble.training.setup import TrialData
+from ensemble.training.trial import Trial, run_trial
 
 CANARY = "canary" * 7  # 42 characters, as long as a key has to be
 
@@ -378,3 +382,14 @@ def test_a_damaged_record_of_runs_stops_no_member(member: Path) -> None:
     tracker = Tracker("their", lambda: Failing("log", ValueError("x")), member, print)
     tracker.log(3, 10, {})
     assert read_json(member / "tracking.json")["lost"]["their"].startswith("their gets nothing from step 10 on")
+
+
+def test_a_member_whose_trackers_all_fail_is_trained_to_its_end(tmp_path: Path, mlflow_uri: str) -> None:
+    del mlflow_uri
+    config = experiment(logging={"tensorboard": True, "mlflow": "http://127.0.0.1:9"}, train={"steps": 4})
+    trial = Trial(config, (0,), "ensemble", tmp_path)
+    trial.directory(0).path.mkdir(parents=True)
+    (trial.directory(0).path / "tensorboard").write_text("a file where a directory should be")
+    run_trial(trial, TrialData(trajectories(), {}), InlineContext())
+    assert read_table(trial.directory(0).row_file, ["status"])["status"][0].as_py() == "completed"
+    assert set(read_json(trial.directory(0).tracking_file)["lost"]) == {"tensorboard", "mlflow"}
