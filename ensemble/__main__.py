@@ -4,11 +4,14 @@ Until they are loaded, nothing is to be saved or closed: Ctrl-C ends the process
 """
 
 import os
-import signal
 import sys
-from types import FrameType
 
 _INTERRUPTED = 130  # of `errors`, which is not loaded yet
+
+try:
+    import signal
+except KeyboardInterrupt:
+    os._exit(_INTERRUPTED)
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
     command()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, frame: object) -> None:
     del number, frame
     os.write(2, b"interrupted\n")
     os._exit(_INTERRUPTED)

@@ -145,6 +145,8 @@ def parse(text: str, source: str, path: Keys = (), option: bool = False) -> tupl
         root = yaml.compose(text, _CoreLoader)
     except yaml.MarkedYAMLError as error:
         raise UsageError(_syntax(error, text, source, option)) from error
+    except UnicodeEncodeError as error:  # an argument of other bytes, which Python passes on as lone surrogates
+        raise UsageError(f"{source}: not UTF-8 text") from error
     except yaml.reader.ReaderError as error:
         position = "" if option else ":" + _line_column(text, error.position)
         raise UsageError(f"{source}{position}: a character that YAML does not allow") from error

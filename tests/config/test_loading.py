@@ -207,6 +207,7 @@ def test_an_override_may_give_or_replace_a_distribution(loaded):
     ("override", "line"),
     [
         ("train.stpes=500", "train.stpes: unknown key 'stpes'; did you mean 'steps'?"),
+        ("data.path=a\udcffb", "not UTF-8 text"),
         ("tran.steps=500", "tran: unknown key 'tran'; did you mean 'train'?"),
         ("train.steps=x", "train.steps: needs a whole number from 1 to 1000000000, found the text 'x'"),
         ("train.steps=[1", "while parsing a flow sequence, did not find expected ',' or ']'"),
@@ -219,6 +220,12 @@ def test_an_override_may_give_or_replace_a_distribution(loaded):
 def test_an_error_of_an_override_names_the_override(refused, override, line):
     text = DATA + "train:\n  batch_size: 8\n  optimizer: {choice: [{name: adam}, {name: sgd}]}\n"
     assert refused(text, override) == [f"--set {override}: {line}"]
+
+
+def test_an_override_of_thousands_of_levels_is_refused(refused):
+    (line,) = refused(DATA, f"{'a.' * 5000}b=1")
+    assert line.startswith("--set a.a.a.")
+    assert line.endswith("nested deeper than 60 levels")
 
 
 def test_errors_of_file_and_overrides_come_together(refused):
