@@ -25,6 +25,10 @@ _FALLBACK_LIMIT = 8 << 30
 _SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
 
 
+class NotNumericError(DataError):
+    """An array holds something else than real numbers: texts, objects, or rows of variable length."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
     """A file's declaration of one array, known without reading it."""
@@ -106,19 +110,21 @@ def check_size(path: Path, what: str, declared: int) -> None:
 
 
 def check_dtype(path: Path, info: ArrayInfo) -> None:
-    """Raise DataError unless the array holds real numbers."""
+    """Raise NotNumericError unless the array holds real numbers."""
     kind = info.dtype.kind
     if not info.shape:
-        raise DataError(f"{path}: {info.key} is a single value, not an array")
+        raise NotNumericError(f"{path}: {info.key} is a single value, not an array")
     if kind == "O":
-        raise DataError(
+        raise NotNumericError(
             f"{path}: {info.key} holds objects or rows of variable length; pickled data is not read, "
             "write it as a plain numeric array"
         )
     if kind == "V":
-        raise DataError(f"{path}: {info.key} is an opaque blob; pickled data is not read, write it as a numeric array")
+        raise NotNumericError(
+            f"{path}: {info.key} is an opaque blob; pickled data is not read, write it as a numeric array"
+        )
     if kind not in "fiub":
-        raise DataError(f"{path}: {info.key} has dtype {info.dtype}; only real numbers are read")
+        raise NotNumericError(f"{path}: {info.key} has dtype {info.dtype}; only real numbers are read")
 
 
 def missing_key(container: Container, key: str, layout: str, episode: str | None = None) -> DataError:
@@ -142,6 +148,15 @@ def require(container: Container, keys: Iterable[str], layout: str) -> None:
 def path_in(group: str, name: str) -> str:
     """Return the key of a name inside a group; the root group is ""."""
     return f"{group}/{name}" if group else name
+
+
+def arrays_inside(container: Container, group: str) -> list[str]:
+    """Return the arrays in a group and all groups inside it, as paths relative to it."""
+    keys = []
+    for name in container.names(group):
+        path = path_in(group, name)
+        keys += [name] if container.is_array(path) else [f"{name}/{inner}" for inner in arrays_inside(container, path)]
+    return keys
 
 
 def walk_arrays(container: Container, limit: int) -> list[str]:

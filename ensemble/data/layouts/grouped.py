@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
+from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, natural_order, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import Int64
@@ -18,6 +19,7 @@ class Loader:
 
     feature: RawFeature
     load: Callable[[str], Values]
+    key: str = ""  # its path inside the group: the name of the feature where a shorter one is not free
 
 
 def declared_arrays(
@@ -67,15 +69,18 @@ def grouped_recording(
     notices: Sequence[str],
 ) -> Recording:
     """Return a recording that reads its episodes group by group."""
+    plain = [loader.feature for loader in loaders]
+    features, renamed = distinct_names(plain, [loader.key or loader.feature.name for loader in loaders])
 
     def read(first: int, last: int) -> dict[str, Values]:
         return {
-            loader.feature.name: np.concatenate([loader.load(group) for group in groups[first:last]])
-            for loader in loaders
+            feature.name: np.concatenate([loader.load(group) for group in groups[first:last]])
+            for feature, loader in zip(features, loaders, strict=True)
         }
 
-    features = tuple(loader.feature for loader in loaders)
-    return Recording(layout, summary, features, tuple(keys), points, tuple(given), dt, tuple(notices), read)
+    return Recording(
+        layout, summary, tuple(features), tuple(keys), points, tuple(given), dt, (*notices, *renamed), read
+    )
 
 
 def matrix(values: Values) -> Values:

@@ -1,12 +1,13 @@
-"""robomimic, MimicGen and LIBERO: a group per demonstration, with `actions` and `obs/<key>`.
+"""robomimic, MimicGen, LIBERO and Isaac Lab: a group per demonstration, with `actions` and `obs/<key>`.
 
-Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py. The last row of `next_obs` is the
-episode's last point; without `next_obs` the last observation has no successor. Without `obs` the simulator's `states`
-are used. Images are left out.
+Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py, Isaac Lab's recorder. The last row of
+`next_obs` is the episode's last point; without `next_obs` the last observation has no successor. Without `obs` the
+simulator's `states` are used, groups inside them included. Images are left out.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,13 +24,13 @@ from ensemble.data.layouts.grouped import (
 )
 from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
 from ensemble.data.layouts.robosuite import states_without_time
+from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 
 TITLE = "robomimic"
 GROUP = "data"
 _MASKS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
-_LOWEST_IMAGE_RANK = 3  # (N, H, W) and more
 
 
 def wanted(container: Container) -> dict[str, bool]:
@@ -46,20 +47,22 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     demos = demonstrations(container, GROUP)
     if not demos:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
-    observed, notices = _observed(container, demos[0])
-    followed = all(container.has(f"{demos[0]}/next_{key}") for key in observed) and observed != ["states"]
-    following = [f"next_{key}" for key in observed] if followed else []
-    infos = declared_arrays(container, "robomimic", demos, [*observed, "actions", *following])
+    observed = _observed(container, demos[0])
+    followed = all(container.has(f"{demos[0]}/next_{key}") for key in observed.keys) and container.has(f"{demos[0]}/obs")
+    following = [f"next_{key}" for key in observed.keys] if followed else []
+    infos = declared_arrays(container, "robomimic", demos, [*observed.keys, "actions", *following])
     steps = common_rows(container, demos, infos)
     _check_counts(container, demos, steps)
 
     # Features
-    dt = _control_period(container)
-    if observed == ["states"]:
+    dt, notices = _control_period(container), observed.notices
+    if observed.keys == ["states"]:
         states, time, more = states_without_time(container, demos, infos["states"][0])
         loaders, dt, notices = [states], dt or time, [*notices, *more]
     else:
-        loaders = [_observation(container, key, infos[key][0], followed) for key in observed]
+        loaders = [_observation(container, key, infos[key][0], followed) for key in observed.keys]
+        loaders, more = _previous_actions_marked(container, demos[0], loaders)
+        notices = [*notices, *more]
     loaders.append(_actions(container, infos["actions"][0], followed))
 
     # Description
@@ -70,18 +73,34 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     return grouped_recording(container, "robomimic", summary, demos, names, points, loaders, given, dt, notices)
 
 
-def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
-    """Return the observation keys that are vectors, and notices on the others."""
-    keys = [f"obs/{name}" for name in container.names(f"{demo}/obs") if container.is_array(f"{demo}/obs/{name}")]
-    if not keys:
-        if not container.has(f"{demo}/states"):
-            raise missing_key(container, f"{demo}/obs", "robomimic", demo)
-        return ["states"], []
-    images = [key for key in keys if len(container.array(f"{demo}/{key}").shape) >= _LOWEST_IMAGE_RANK]
-    vectors = [key for key in keys if key not in images]
-    if not vectors:
-        raise DataError(f"{container.path}: {demo}/obs holds only images ({', '.join(images)}), which are not read")
-    return vectors, [f"images left out: {', '.join(images)}"] if images else []
+def _observed(container: Container, demo: str) -> Vectors:
+    """Return the vectors in `obs`, or in `states` where a file has no observations."""
+    group = "obs" if container.names(f"{demo}/obs") else "states"
+    if not container.has(f"{demo}/{group}"):
+        raise missing_key(container, f"{demo}/obs", "robomimic", demo)
+    observed = vectors_in(container, demo, [group])
+    if not observed.keys:
+        raise DataError(f"{container.path}: {demo}/{group} holds no vectors, which alone are read: {observed.reasons}")
+    return observed
+
+
+def _previous_actions_marked(
+    container: Container, demo: str, loaders: Sequence[Loader]
+) -> tuple[list[Loader], list[str]]:
+    """Return the observations with `obs/actions` as auxiliary where it holds the action of the point before.
+
+    Isaac Lab records it so: it is no state, since the control of a point says what it is at the next one.
+    """
+    key, at = "obs/actions", [loader.key for loader in loaders]
+    if key not in at:
+        return list(loaders), []
+    before, actions = matrix(container.read(f"{demo}/{key}")), matrix(container.read(f"{demo}/actions"))
+    if before.shape[1] != actions.shape[1] or not np.array_equal(before[1 : len(actions)], actions[: len(before) - 1]):
+        return list(loaders), []
+    marked = list(loaders)
+    number = at.index(key)
+    marked[number] = replace(marked[number], feature=replace(marked[number].feature, role="auxiliary"))
+    return marked, [f"{key} repeats the action of the point before: auxiliary, no state"]
 
 
 def _observation(container: Container, key: str, info: ArrayInfo, followed: bool) -> Loader:
@@ -91,7 +110,8 @@ def _observation(container: Container, key: str, info: ArrayInfo, followed: bool
             return values
         return np.concatenate([values, matrix(container.read(f"{group}/next_{key}", slice(-1, None)))])
 
-    return Loader(raw_feature(key.removeprefix("obs/"), info.width(), info.dtype, "state"), load)
+    name = key.removeprefix("obs/").removeprefix("states/")
+    return Loader(raw_feature(name, info.width(), info.dtype, "state"), load, key)
 
 
 def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
@@ -99,7 +119,7 @@ def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
         values = matrix(container.read(f"{group}/actions"))
         return np.concatenate([values, values[-1:]]) if followed else values
 
-    return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load)
+    return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load, "actions")
 
 
 def _check_counts(container: Container, demos: Sequence[str], steps: Int64) -> None:
