@@ -6,7 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import Description, Name, Section
 
-Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
+Layout = Literal[
+    "auto", "nerd", "robomimic", "robosuite", "minari", "maniskill", "aloha", "mocapact", "d4rl", "npz", "pairs", "map"
+]
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
     Description("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),

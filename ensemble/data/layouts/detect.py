@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
-from ensemble.data.layouts import d4rl, hdf5, mapped, nerd, npz, pairs, robomimic, robosuite
+from ensemble.data.layouts import (
+    aloha,
+    d4rl,
+    hdf5,
+    maniskill,
+    mapped,
+    minari,
+    mocapact,
+    nerd,
+    npz,
+    pairs,
+    robomimic,
+    robosuite,
+)
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.layouts.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
@@ -48,6 +61,10 @@ LAYOUTS = (
     Layout("nerd", nerd.TITLE, nerd.wanted, nerd.open_recording),
     Layout("robomimic", robomimic.TITLE, robomimic.wanted, robomimic.open_recording),
     Layout("robosuite", robosuite.TITLE, robosuite.wanted, robosuite.open_recording),
+    Layout("minari", minari.TITLE, minari.wanted, minari.open_recording),
+    Layout("maniskill", maniskill.TITLE, maniskill.wanted, maniskill.open_recording),
+    Layout("aloha", aloha.TITLE, aloha.wanted, aloha.open_recording),
+    Layout("mocapact", mocapact.TITLE, mocapact.wanted, mocapact.open_recording),
     Layout("d4rl", d4rl.TITLE, d4rl.wanted, d4rl.open_recording),
     Layout("npz", npz.TITLE, npz.wanted, npz.open_recording),
     Layout("pairs", pairs.TITLE, pairs.wanted, pairs.open_recording),

@@ -1,0 +1,85 @@
+"""ManiSkill: a group `traj_i` for each episode, with `actions` and `obs` or `env_states`.
+
+Source: haosulab/ManiSkill, docs/source/user_guide/datasets/demos.md. Observations and simulator states have one row
+more than actions. Files of observation mode `none` have no `obs`: the states of actors and articulations are the
+state then, and auxiliary otherwise. The JSON file of the same name is optional; its lengths must agree.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ensemble.config.data import DataConfig
+from ensemble.data.layouts.container import Container, require
+from ensemble.data.layouts.recording import Recording, check_declared, natural_order
+from ensemble.data.layouts.rollouts import Column, json_beside, rollout_recording
+from ensemble.data.layouts.vectors import vectors_in
+from ensemble.errors import DataError
+
+TITLE = "ManiSkill"
+_PREFIX = "traj_"
+_SIMULATOR = "env_states"
+_FREQUENCY = "control_freq"
+
+
+def wanted(container: Container) -> dict[str, bool]:
+    """Return the names that this layout needs, and whether each exists."""
+    first = next(iter(_episodes(container)), f"{_PREFIX}0")
+    states = container.has(f"{first}/obs") or container.has(f"{first}/{_SIMULATOR}")
+    return {f"{first}/actions": container.has(f"{first}/actions"), f"{first}/obs": states}
+
+
+def open_recording(container: Container, data: DataConfig) -> Recording:
+    """Open a file of this layout; DataError where it is inconsistent with itself or with its JSON file."""
+    # Trajectories and their arrays
+    episodes = _episodes(container)
+    if not episodes:
+        raise DataError(f"{container.path}: holds 0 episodes: no group {_PREFIX}0")
+    require(container, [f"{episodes[0]}/actions"], "maniskill")
+    observed = vectors_in(container, episodes[0], ["obs"] if container.has(f"{episodes[0]}/obs") else [])
+    simulated = vectors_in(container, episodes[0], [_SIMULATOR])
+    if not observed.keys and not simulated.keys:
+        raise DataError(f"{container.path}: {episodes[0]} has no vectors in obs or {_SIMULATOR}: {observed.reasons}")
+
+    # Features
+    columns = [Column(key, "state") for key in observed.keys]
+    columns += [Column(key, "auxiliary" if observed.keys else "state") for key in simulated.keys]
+    states = len(columns) if not observed.keys else len(observed.keys)
+    columns.insert(states, Column("actions", "control", per_step=True))
+    notices = observed.notices + simulated.notices
+    if not observed.keys:
+        notices.append(f"no observations in the file: the simulator's {_SIMULATOR} are the state")
+    described = json_beside(container.path.with_suffix(".json"))
+    recording = rollout_recording(
+        container, "maniskill", TITLE, episodes, episodes, columns,
+        last_point=True, dt=_control_period(described), notices=notices,
+    )  # fmt: skip
+    _check_lengths(container, episodes, recording, described)
+    return recording
+
+
+def _episodes(container: Container) -> list[str]:
+    """Return the groups of the trajectories, traj_2 before traj_10."""
+    return natural_order([name for name in container.names() if name.startswith(_PREFIX)])
+
+
+def _control_period(described: dict[str, Any]) -> float | None:
+    """Return 1 / control_freq (s) from the environment's arguments, or None."""
+    found = described
+    for name in ("env_info", "env_kwargs", "sim_config"):
+        inner = found.get(name)
+        found = inner if isinstance(inner, dict) else {}
+    frequency = found.get(_FREQUENCY)
+    return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
+
+
+def _check_lengths(
+    container: Container, episodes: Sequence[str], recording: Recording, described: dict[str, Any]
+) -> None:
+    """Compare the steps of each trajectory with `elapsed_steps` of the JSON file."""
+    entries = described.get("episodes")
+    entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    declared = {f"{_PREFIX}{entry.get('episode_id')}": entry.get("elapsed_steps") for entry in entries}
+    for episode, points in zip(episodes, recording.points.tolist(), strict=True):
+        check_declared(container, f"steps in {episode}", declared.get(episode), points - 1)
+    if entries:
+        check_declared(container, "trajectories", len(entries), len(episodes))

@@ -1,0 +1,120 @@
+"""Layouts with a group per episode, its observations and its actions: the common part of Minari, ManiSkill, ALOHA and
+MoCapAct.
+
+Observations have one row a point. Actions have one row a step, one less, or in files without the last observation one
+row a point, of which the last is unused. Each array of an episode is read once, however many features it holds.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.data.layouts.container import Container, Values, path_in
+from ensemble.data.layouts.grouped import declared_arrays, lengths_text, matrix
+from ensemble.data.layouts.names import distinct_names
+from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
+from ensemble.errors import DataError
+from ensemble.schema import FeatureRole
+from ensemble.text import plural
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature of a rollout: an array of the episode's group, or some columns of it."""
+
+    key: str  # of its array, inside the episode's group
+    role: FeatureRole
+    per_step: bool = False  # one row a step, one less than points where the file has a last observation
+    name: str = ""  # the last part of the key by default
+    columns: tuple[int, ...] | None = None  # all by default
+
+
+def rollout_recording(
+    container: Container,
+    layout: str,
+    title: str,
+    groups: Sequence[str],
+    names: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    last_point: bool,
+    given: Sequence[str | None] | None = None,
+    dt: float | None = None,
+    notices: Sequence[str] = (),
+) -> Recording:
+    """Return the recording of some episodes, one a group; `last_point`: observations have one row more than actions.
+
+    Raises DataError where an episode lacks an array, or where its arrays have other numbers of rows.
+    """
+    infos = declared_arrays(container, layout, groups, list(dict.fromkeys(column.key for column in columns)))
+    rows = {key: [info.shape[0] for info in each] for key, each in infos.items()}
+    points = np.array(
+        [_points(container, group, {key: each[i] for key, each in rows.items()}, columns, last_point)
+         for i, group in enumerate(groups)],
+        dtype=np.int64,
+    )  # fmt: skip
+    widths = {key: each[0].width() for key, each in infos.items()}
+    dtypes = {key: each[0].dtype for key, each in infos.items()}
+    plain = [_feature(column, widths[column.key], dtypes[column.key], last_point) for column in columns]
+    features, renamed = distinct_names(plain, [_path(column) for column in columns])
+
+    def read(first: int, last: int) -> dict[str, Values]:
+        episodes = [_read(container, groups[i], columns, int(points[i])) for i in range(first, last)]
+        return {feature.name: np.concatenate([each[i] for each in episodes]) for i, feature in enumerate(features)}
+
+    return Recording(
+        layout=layout,
+        summary=f"{title}: {plural(len(groups), 'episode')} of {lengths_text(points)}",
+        features=tuple(features),
+        keys=tuple(names),
+        points=points,
+        given=tuple(given or [None] * len(groups)),
+        dt=dt,
+        notices=(*notices, *renamed),
+        read=read,
+    )
+
+
+def json_beside(path: Path) -> dict[str, Any]:
+    """Return the JSON file that describes a file of episodes, {} without one; DataError where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+    return described if isinstance(described, dict) else {}
+
+
+def _feature(column: Column, width: int, dtype: object, last_point: bool) -> RawFeature:
+    width = width if column.columns is None else len(column.columns)
+    name = column.name or column.key.rpartition("/")[2]
+    return raw_feature(name, width, dtype, column.role, successor=not (column.per_step and last_point))
+
+
+def _path(column: Column) -> str:
+    """Return the name for a feature whose own is not free: its path in the episode, or beside its array."""
+    return f"{column.key}/{column.name}" if column.columns is not None else column.key
+
+
+def _points(
+    container: Container, group: str, rows: dict[str, int], columns: Sequence[Column], last_point: bool
+) -> int:
+    """Return the points of an episode; DataError where its arrays do not have one row a point or a step."""
+    seen = {column.key: rows[column.key] + (column.per_step and last_point) for column in columns}
+    if len(set(seen.values())) == 1:
+        return next(iter(seen.values()))
+    listed = ", ".join(f"{key} has {count}" for key, count in rows.items())
+    rule = "observations need one row more than actions" if last_point else "all need one row a point"
+    raise DataError(f"{container.path}: episode {group or container.path.stem}: unequal numbers of rows: {listed}; {rule}")
+
+
+def _read(container: Container, group: str, columns: Sequence[Column], points: int) -> list[Values]:
+    """Read the features of one episode, each (points, width); a missing last row repeats the one before."""
+    arrays = {key: matrix(container.read(path_in(group, key))) for key in dict.fromkeys(c.key for c in columns)}
+    values = [arrays[c.key] if c.columns is None else arrays[c.key][:, list(c.columns)] for c in columns]
+    return [each if len(each) >= points else np.concatenate([each, each[-1:]]) for each in values]
