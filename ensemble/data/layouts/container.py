@@ -22,6 +22,7 @@ Values = npt.NDArray[Any]
 LIMIT_VARIABLE = "ENSEMBLE_MAX_BYTES"
 _MEMORY_INFO = Path("/proc/meminfo")
 _FALLBACK_LIMIT = 8 << 30
+_DEPTH = 6  # levels of groups inside an episode: links may make a group a part of itself
 _SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
 
 
@@ -150,12 +151,15 @@ def path_in(group: str, name: str) -> str:
     return f"{group}/{name}" if group else name
 
 
-def arrays_inside(container: Container, group: str) -> list[str]:
-    """Return the arrays in a group and all groups inside it, as paths relative to it."""
+def arrays_inside(container: Container, group: str, depth: int = _DEPTH) -> list[str]:
+    """Return the arrays in a group and the groups inside it, as paths relative to it, in the order of the file."""
     keys = []
     for name in container.names(group):
         path = path_in(group, name)
-        keys += [name] if container.is_array(path) else [f"{name}/{inner}" for inner in arrays_inside(container, path)]
+        if container.is_array(path):
+            keys.append(name)
+        elif depth > 1:
+            keys += [f"{name}/{inner}" for inner in arrays_inside(container, path, depth - 1)]
     return keys
 
 

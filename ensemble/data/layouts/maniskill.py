@@ -5,11 +5,11 @@ more than actions. Files of observation mode `none` have no `obs`: the states of
 state then, and auxiliary otherwise. The JSON file of the same name is optional; its lengths must agree.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, require
+from ensemble.data.layouts.grouped import typical_group
 from ensemble.data.layouts.recording import Recording, check_declared, natural_order
 from ensemble.data.layouts.rollouts import Column, json_beside, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
@@ -23,7 +23,8 @@ _FREQUENCY = "control_freq"
 
 def wanted(container: Container) -> dict[str, bool]:
     """Return the names that this layout needs, and whether each exists."""
-    first = next(iter(_episodes(container)), f"{_PREFIX}0")
+    episodes = _episodes(container)
+    first = typical_group(container, episodes) if episodes else f"{_PREFIX}0"
     states = container.has(f"{first}/obs") or container.has(f"{first}/{_SIMULATOR}")
     return {f"{first}/actions": container.has(f"{first}/actions"), f"{first}/obs": states}
 
@@ -34,11 +35,12 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     episodes = _episodes(container)
     if not episodes:
         raise DataError(f"{container.path}: holds 0 episodes: no group {_PREFIX}0")
-    require(container, [f"{episodes[0]}/actions"], "maniskill")
-    observed = vectors_in(container, episodes[0], ["obs"] if container.has(f"{episodes[0]}/obs") else [])
-    simulated = vectors_in(container, episodes[0], [_SIMULATOR])
+    typical = typical_group(container, episodes)
+    require(container, [f"{typical}/actions"], "maniskill")
+    observed = vectors_in(container, typical, ["obs"] if container.has(f"{typical}/obs") else [])
+    simulated = vectors_in(container, typical, [_SIMULATOR])
     if not observed.keys and not simulated.keys:
-        raise DataError(f"{container.path}: {episodes[0]} has no vectors in obs or {_SIMULATOR}: {observed.reasons}")
+        raise DataError(f"{container.path}: {typical} has no vectors in obs or {_SIMULATOR}: {observed.reasons}")
 
     # Features
     columns = [Column(key, "state") for key in observed.keys]
@@ -50,10 +52,17 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         notices.append(f"no observations in the file: the simulator's {_SIMULATOR} are the state")
     described = json_beside(container.path.with_suffix(".json"))
     recording = rollout_recording(
-        container, "maniskill", TITLE, episodes, episodes, columns,
-        last_point=True, dt=_control_period(described), notices=notices,
-    )  # fmt: skip
-    _check_lengths(container, episodes, recording, described)
+        container,
+        "maniskill",
+        TITLE,
+        episodes,
+        episodes,
+        columns,
+        last_point=True,
+        dt=_control_period(described),
+        notices=notices,
+    )
+    _check_lengths(container, recording, described)
     return recording
 
 
@@ -72,14 +81,13 @@ def _control_period(described: dict[str, Any]) -> float | None:
     return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
 
 
-def _check_lengths(
-    container: Container, episodes: Sequence[str], recording: Recording, described: dict[str, Any]
-) -> None:
-    """Compare the steps of each trajectory with `elapsed_steps` of the JSON file."""
+def _check_lengths(container: Container, recording: Recording, described: dict[str, Any]) -> None:
+    """Compare trajectories and steps of a file without refused episodes with its JSON file."""
     entries = described.get("episodes")
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    if recording.refused or not entries:
+        return
+    check_declared(container, "trajectories", len(entries), len(recording.keys))
     declared = {f"{_PREFIX}{entry.get('episode_id')}": entry.get("elapsed_steps") for entry in entries}
-    for episode, points in zip(episodes, recording.points.tolist(), strict=True):
+    for episode, points in zip(recording.keys, recording.points.tolist(), strict=True):
         check_declared(container, f"steps in {episode}", declared.get(episode), points - 1)
-    if entries:
-        check_declared(container, "trajectories", len(entries), len(episodes))

@@ -5,7 +5,7 @@ estimation, validation, test .. are given splits. A control may have one row les
 time derivative of another one: central differences in float64, before the cast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
-from ensemble.data.layouts.grouped import Loader, declared_arrays, grouped_recording, lengths_text, matrix
+from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
 from ensemble.data.layouts.names import SHARD_COLUMNS
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
 from ensemble.text import did_you_mean, plural
@@ -57,14 +57,13 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     entries = {name: FeatureMap(key=entry) if isinstance(entry, str) else entry for name, entry in data.map.items()}
     roles = _roles(entries, data)
     keys = [entry.key for entry in entries.values() if entry.key]
-    groups = _episodes(container, keys)
-    infos = declared_arrays(container, "map", groups, list(dict.fromkeys(keys)))
+    usable = usable_groups(
+        container, _episodes(container, keys), list(dict.fromkeys(keys)), lambda rows: _points(rows, entries, roles)
+    )
+    groups, infos, points = usable.names, usable.arrays, usable.rows
 
     # Lengths and time
     clock = _clock(container, groups[0], data)
-    points = np.array(
-        [_points(container, i, groups[i], entries, roles, infos) for i in range(len(groups))], dtype=np.int64
-    )
     length = dict(zip(groups, points.tolist(), strict=True))
 
     # Features
@@ -73,7 +72,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
     summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}"
     dt = _known_dt(container, groups[0], clock)
-    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, ())
+    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, (), usable.refused)
 
 
 def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
@@ -96,9 +95,9 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
-    """Return the groups with all keys; DataError without any, or for a group with only some of them."""
+    """Return the groups with any of the keys; DataError where none has all of them."""
     complete, best, pending = [], ("", -1), [("", 0)]
-    partial = []
+    partial, empty = [], []
     while pending:
         group, depth = pending.pop()
         present = sum(container.is_array(path_in(group, key)) for key in keys)
@@ -112,13 +111,16 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
             best = (group, present)
         if depth < _DEPTH:
             inside = [path_in(group, name) for name in container.names(group)]
+            if not inside:
+                empty.append(group)
             pending += [(name, depth + 1) for name in inside if not container.is_array(name)]
-    # An episode that lacks an array is an error, not a shorter data set: its writer may have been stopped.
-    lacking = partial[0] if complete and partial else best[0]
-    if partial or not complete:
+    if not complete:
+        lacking = best[0]
         absent = next(key for key in keys if not container.is_array(path_in(lacking, key)))
         raise missing_key(container, path_in(lacking, absent), "map", lacking or None)
-    return natural_order(complete)
+    # An episode that lacks an array makes no shorter data set silently: its writer may have been stopped.
+    parents = {group.rpartition("/")[0] for group in complete}
+    return natural_order([*complete, *partial, *(group for group in empty if group.rpartition("/")[0] in parents)])
 
 
 def _clock(container: Container, group: str, data: DataConfig) -> _Clock:
@@ -136,23 +138,12 @@ def _known_dt(container: Container, group: str, clock: _Clock) -> float | None:
     return median_step(np.diff(time)) if len(time) > 1 else None
 
 
-def _points(
-    container: Container,
-    number: int,
-    group: str,
-    entries: dict[str, FeatureMap],
-    roles: dict[str, FeatureRole],
-    infos: dict[str, list[ArrayInfo]],
-) -> int:
-    """Return the points of an episode: the rows of its arrays; a control may have one row less."""
-    rows = {name: infos[entry.key][number].shape[0] for name, entry in entries.items() if entry.key}
+def _points(rows: Mapping[str, int], entries: dict[str, FeatureMap], roles: dict[str, FeatureRole]) -> int | None:
+    """Return the points of an episode: the rows of its arrays, None where they differ; a control may have one less."""
     longest = max(rows.values())
-    padded = {
-        name: longest if roles[name] == "control" and count == longest - 1 else count for name, count in rows.items()
-    }
-    if len(set(padded.values())) > 1:
-        same_rows(container, {f"{entries[name].key}": count for name, count in rows.items()}, group or None)
-    return longest
+    whole = {entry.key for name, entry in entries.items() if roles[name] != "control"}
+    fits = all(count == longest or (count == longest - 1 and key not in whole) for key, count in rows.items())
+    return longest if fits else None
 
 
 def _loader(

@@ -5,11 +5,11 @@ Spaces may be nested: dictionaries are groups, tuples are groups of `_index_0`, 
 `metadata.json` declare the counts. Of `infos` the coordinates of the simulator are kept, as D4RL has them.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container
+from ensemble.data.layouts.grouped import typical_group
 from ensemble.data.layouts.recording import Recording, check_declared, natural_order
 from ensemble.data.layouts.rollouts import Column, json_beside, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
@@ -23,7 +23,8 @@ _INFOS = ("infos/qpos", "infos/qvel", "infos/goal")
 
 def wanted(container: Container) -> dict[str, bool]:
     """Return the names that this layout needs, and whether each exists."""
-    first = next(iter(_episodes(container)), f"{_PREFIX}0")
+    episodes = _episodes(container)
+    first = typical_group(container, episodes) if episodes else f"{_PREFIX}0"
     keys = [f"{first}/{key}" for key in ("observations", "actions", "terminations", "truncations")]
     return {key: container.has(key) for key in keys}
 
@@ -34,24 +35,31 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     episodes = _episodes(container)
     if not episodes:
         raise DataError(f"{container.path}: holds 0 episodes: no group {_PREFIX}0")
-    observed = vectors_in(container, episodes[0], ["observations"])
-    acted = vectors_in(container, episodes[0], ["actions"])
+    typical = typical_group(container, episodes)
+    observed = vectors_in(container, typical, ["observations"])
+    acted = vectors_in(container, typical, ["actions"])
     if not observed.keys or not acted.keys:
         empty = observed if not observed.keys else acted
-        raise DataError(f"{container.path}: {episodes[0]} has no vectors, which alone are read: {empty.reasons}")
+        raise DataError(f"{container.path}: {typical} has no vectors, which alone are read: {empty.reasons}")
 
     # Features
     columns = [Column(key, "state") for key in observed.keys]
     columns += [Column(key, "control", per_step=True) for key in acted.keys]
-    columns += [Column(key, "auxiliary") for key in _INFOS if _has_last_row(container, episodes[0], key, columns[0].key)]
+    columns += [Column(key, "auxiliary") for key in _INFOS if _has_last_row(container, typical, key, columns[0].key)]
     metadata = json_beside(container.path.with_name(METADATA))
-    notices = observed.notices + acted.notices
-    dt = metadata.get("dt")
     recording = rollout_recording(
-        container, "minari", TITLE, episodes, episodes, columns,
-        last_point=True, dt=float(dt) if isinstance(dt, int | float) and dt > 0 else None, notices=notices,
-    )  # fmt: skip
-    _check_counts(container, episodes, recording, metadata)
+        container,
+        "minari",
+        TITLE,
+        episodes,
+        episodes,
+        columns,
+        last_point=True,
+        declared="total_steps",
+        dt=_time_step(metadata),
+        notices=observed.notices + acted.notices,
+    )
+    _check_totals(container, recording, metadata)
     return recording
 
 
@@ -63,17 +71,18 @@ def _episodes(container: Container) -> list[str]:
 def _has_last_row(container: Container, episode: str, key: str, observed: str) -> bool:
     """Return whether an array of `infos` exists with a row for every observation."""
     path = f"{episode}/{key}"
-    return container.is_array(path) and container.array(path).shape[:1] == container.array(f"{episode}/{observed}").shape[:1]
+    return (
+        container.is_array(path)
+        and container.array(path).shape[:1] == container.array(f"{episode}/{observed}").shape[:1]
+    )
 
 
-def _check_counts(
-    container: Container, episodes: Sequence[str], recording: Recording, metadata: dict[str, Any]
-) -> None:
-    """Compare the steps of each episode and of the file with those declared in attributes and in the metadata."""
-    steps = recording.points - 1
-    for episode, count in zip(episodes, steps.tolist(), strict=True):
-        check_declared(container, f"steps in {episode}", container.attribute(episode, "total_steps"), count)
+def _check_totals(container: Container, recording: Recording, metadata: dict[str, Any]) -> None:
+    """Compare the episodes and steps of a file without refused episodes with those that it and its metadata declare."""
+    if recording.refused:
+        return
+    steps = int((recording.points - 1).sum())
     for declared in (container.attribute("", "total_steps"), metadata.get("total_steps")):
-        check_declared(container, "steps", declared, int(steps.sum()))
+        check_declared(container, "steps", declared, steps)
     for declared in (container.attribute("", "total_episodes"), metadata.get("total_episodes")):
-        check_declared(container, "episodes", declared, len(episodes))
+        check_declared(container, "episodes", declared, len(recording.keys))

@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, arrays_inside
+from ensemble.data.layouts.grouped import typical_group
 from ensemble.data.layouts.recording import Recording, natural_order
 from ensemble.data.layouts.rollouts import Column, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
@@ -33,9 +34,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     groups = _rollouts(container)
     if not groups:
         raise DataError(f"{container.path}: holds 0 episodes: no group with {_OBSERVED}")
-    observed = vectors_in(container, groups[0], ["observations"])
-    columns = [*_observables(container, groups[0]), Column("actions", "control", per_step=True)]
-    if container.is_array(f"{groups[0]}/{_MEAN}"):
+    typical = typical_group(container, groups)
+    observed = vectors_in(container, typical, ["observations"])
+    columns = [*_observables(container, typical), Column("actions", "control", per_step=True)]
+    if container.is_array(f"{typical}/{_MEAN}"):
         columns.append(Column(_MEAN, "auxiliary", per_step=True))
     names = _names(container, groups)
     return rollout_recording(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
+from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature, safe_name
 from ensemble.errors import UsageError
 from ensemble.text import did_you_mean
 
@@ -41,11 +41,9 @@ def distinct_names(features: Sequence[RawFeature], keys: Sequence[str]) -> tuple
 
 def with_name(feature: RawFeature, name: str) -> RawFeature:
     """Return the feature under another name, in its labels as well where they are made from the name."""
-    labels = tuple(
-        name + label.removeprefix(feature.name) if label == feature.name or label.startswith(f"{feature.name}[") else label
-        for label in feature.labels
-    )
-    return replace(feature, name=name, labels=labels)
+    made = raw_feature(feature.name, feature.width, feature.dtype, feature.role).labels
+    labels = raw_feature(name, feature.width, feature.dtype, feature.role).labels
+    return replace(feature, name=name, labels=labels if feature.labels == made else feature.labels)
 
 
 def matching(pattern: str, names: Sequence[str]) -> list[str]:

@@ -6,15 +6,15 @@ row a point, of which the last is unused. Each array of an episode is read once,
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ensemble.data.layouts.container import Container, Values, path_in
-from ensemble.data.layouts.grouped import declared_arrays, lengths_text, matrix
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in
+from ensemble.data.layouts.grouped import equal_rows, lengths_text, matrix, usable_groups
 from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
 from ensemble.errors import DataError
@@ -42,40 +42,46 @@ def rollout_recording(
     columns: Sequence[Column],
     *,
     last_point: bool,
-    given: Sequence[str | None] | None = None,
+    declared: str | None = None,
     dt: float | None = None,
     notices: Sequence[str] = (),
 ) -> Recording:
-    """Return the recording of some episodes, one a group; `last_point`: observations have one row more than actions.
+    """Return the recording of the usable ones of some groups; `last_point`: observations have a row more than actions.
 
-    Raises DataError where an episode lacks an array, or where its arrays have other numbers of rows.
+    `names` are the keys of all groups; `declared` names the attribute of a group with its steps.
+    Episodes that lack an array or have other numbers of rows are refused, with reasons.
     """
-    infos = declared_arrays(container, layout, groups, list(dict.fromkeys(column.key for column in columns)))
-    rows = {key: [info.shape[0] for info in each] for key, each in infos.items()}
-    points = np.array(
-        [_points(container, group, {key: each[i] for key, each in rows.items()}, columns, last_point)
-         for i, group in enumerate(groups)],
-        dtype=np.int64,
-    )  # fmt: skip
-    widths = {key: each[0].width() for key, each in infos.items()}
-    dtypes = {key: each[0].dtype for key, each in infos.items()}
-    plain = [_feature(column, widths[column.key], dtypes[column.key], last_point) for column in columns]
+    # Episodes
+    shorter = {column.key for column in columns if column.per_step}
+    keys = list(dict.fromkeys(column.key for column in columns))
+
+    def steps_of(rows: Mapping[str, int]) -> int | None:
+        return equal_rows({key: count - (last_point and key not in shorter) for key, count in rows.items()})
+
+    usable = usable_groups(container, groups, keys, steps_of, declared)
+    points = usable.rows + last_point
+    number = {group: i for i, group in enumerate(groups)}
+    which = [number[group] for group in usable.names]
+
+    # Features
+    plain = [_feature(column, usable.arrays[column.key][0], last_point) for column in columns]
     features, renamed = distinct_names(plain, [_path(column) for column in columns])
 
     def read(first: int, last: int) -> dict[str, Values]:
-        episodes = [_read(container, groups[i], columns, int(points[i])) for i in range(first, last)]
+        episodes = [_read(container, usable.names[i], columns, int(points[i])) for i in range(first, last)]
         return {feature.name: np.concatenate([each[i] for each in episodes]) for i, feature in enumerate(features)}
 
     return Recording(
         layout=layout,
-        summary=f"{title}: {plural(len(groups), 'episode')} of {lengths_text(points)}",
+        summary=f"{title}: {plural(len(which), 'episode')} of {lengths_text(points)}",
         features=tuple(features),
-        keys=tuple(names),
+        keys=tuple(names[i] for i in which),
         points=points,
-        given=tuple(given or [None] * len(groups)),
+        given=(None,) * len(which),
         dt=dt,
         notices=(*notices, *renamed),
         read=read,
+        refused=usable.refused,
     )
 
 
@@ -90,27 +96,15 @@ def json_beside(path: Path) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _feature(column: Column, width: int, dtype: object, last_point: bool) -> RawFeature:
-    width = width if column.columns is None else len(column.columns)
+def _feature(column: Column, info: ArrayInfo, last_point: bool) -> RawFeature:
+    width = info.width() if column.columns is None else len(column.columns)
     name = column.name or column.key.rpartition("/")[2]
-    return raw_feature(name, width, dtype, column.role, successor=not (column.per_step and last_point))
+    return raw_feature(name, width, info.dtype, column.role, successor=not (column.per_step and last_point))
 
 
 def _path(column: Column) -> str:
     """Return the name for a feature whose own is not free: its path in the episode, or beside its array."""
     return f"{column.key}/{column.name}" if column.columns is not None else column.key
-
-
-def _points(
-    container: Container, group: str, rows: dict[str, int], columns: Sequence[Column], last_point: bool
-) -> int:
-    """Return the points of an episode; DataError where its arrays do not have one row a point or a step."""
-    seen = {column.key: rows[column.key] + (column.per_step and last_point) for column in columns}
-    if len(set(seen.values())) == 1:
-        return next(iter(seen.values()))
-    listed = ", ".join(f"{key} has {count}" for key, count in rows.items())
-    rule = "observations need one row more than actions" if last_point else "all need one row a point"
-    raise DataError(f"{container.path}: episode {group or container.path.stem}: unequal numbers of rows: {listed}; {rule}")
 
 
 def _read(container: Container, group: str, columns: Sequence[Column], points: int) -> list[Values]:
