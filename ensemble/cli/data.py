@@ -70,6 +70,9 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--derive", metavar="NAME=FEATURE", multiple=True, help="A finite difference in time, as velocity."
         ),
+        click.option(
+            "--features", metavar="NAME[,..]", default="", help="Keep these beside the controls: object,robot0_*."
+        ),
         click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
@@ -152,6 +155,7 @@ def _data_config(
     derive: tuple[str, ...],
     roles: tuple[str, ...],
     angles: str,
+    features: str,
     **options: Any,
 ) -> DataConfig:
     """Return the `data:` section of the options; UsageError with all wrong ones."""
@@ -161,6 +165,7 @@ def _data_config(
         "map": {**_pairs("--map", maps), **derived},
         "roles": _pairs("--role", roles),
         "angles": [name for name in angles.split(",") if name],
+        "features": [name for name in features.split(",") if name],
         **options,
     }
     # The section checks the options, so a command line is refused for the same reasons as a file.

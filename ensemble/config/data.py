@@ -1,13 +1,25 @@
 """The `data:` section: origin of trajectories, roles of features, and splits."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ensemble.config.base import Description, Name, Section
 
 Layout = Literal[
-    "auto", "nerd", "robomimic", "robosuite", "minari", "maniskill", "aloha", "mocapact", "d4rl", "npz", "pairs", "map"
+    "auto",
+    "nerd",
+    "robomimic",
+    "robosuite",
+    "lerobot",
+    "minari",
+    "maniskill",
+    "aloha",
+    "mocapact",
+    "d4rl",
+    "npz",
+    "pairs",
+    "map",
 ]
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
@@ -87,6 +99,9 @@ class DataConfig(Section):
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
     map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")
+    features: list[str] = Field(
+        [], description="features to keep beside the controls, by name or pattern, as object or robot0_*; default: all"
+    )
     roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
         {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
     )
@@ -104,6 +119,12 @@ class DataConfig(Section):
         "NaN or infinity) and count them by reason",
     )
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `features` out while it says nothing: hashes of files from before it was added stay as they are."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "features" or value}
 
     @field_validator("starts")
     @classmethod

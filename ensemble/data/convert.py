@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.config.data import DataConfig
+from ensemble.data.layouts.folder import expanded, source_sha256
 from ensemble.data.manifest import (
     FILE,
     FileEntry,
@@ -71,7 +72,7 @@ def convert(
     progress: OnProgress | None = None,
     skip_bad: bool = False,
 ) -> Manifest:
-    """Convert HDF5 and npz files into one directory of checked shards and return its manifest.
+    """Convert files, LeRobot folders and folders of files into one directory of checked shards; return its manifest.
 
     `progress` gets (points done, points in all), from any thread, one call at a time. Sources that an earlier, stopped
     run converted are reused. Raises DataError with every bad file (`skip_bad`: only without any good one), StorageError
@@ -79,7 +80,7 @@ def convert(
     the good ones stay in `out` for the next run, without a manifest.
     """
     # Reuse a finished conversion
-    paths = [Path(source) for source in sources]
+    paths = expanded([Path(source) for source in sources])
     if not paths:
         raise UsageError("no files to convert")
     options = options_hash(data)
@@ -122,7 +123,7 @@ def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
     """
     manifest = read_manifest(out)
     # By content: renamed or touched files are the same data.
-    sums = [sha256_file(path) if path.is_file() else "" for path in paths]
+    sums = [source_sha256(path) if path.exists() else "" for path in paths]
     known = [source.sha256 for source in manifest.sources]
     if known == sums and manifest.options == options and manifest.is_whole(out):
         return manifest

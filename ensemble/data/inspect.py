@@ -18,6 +18,7 @@ from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
+from ensemble.data.layouts.folder import expanded, source_bytes
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, listing, share_text
 from ensemble.errors import DataError
@@ -28,7 +29,7 @@ from ensemble.text import byte_size, command, plural
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
 _HEAD = ("feature", "width", "type", "role", "angles", "not finite", "constant", "range")
-_DATA_FIELDS = ("layout", "map", "roles", "angles", "dt", "decimate", "follow_links")
+_DATA_FIELDS = ("layout", "map", "features", "roles", "angles", "dt", "decimate", "follow_links")
 
 
 @dataclass
@@ -75,10 +76,13 @@ class Inspection:
     arrays: tuple[ArrayInfo, ...]
     best: Match
     refused: tuple[Refused, ...] = ()  # episodes that cannot be used
+    files: int = 1  # of a folder, of which the first is described
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         head = f"{self.path}: {byte_size(self.bytes)}"
+        if self.files > 1:
+            head += f" in {self.files} files, of which this is the first"
         if self.recording is None:
             return [head, *self._unknown()]
 
@@ -120,12 +124,14 @@ class Inspection:
 def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
     """Read a file once and return its content; DataError when it cannot be opened or is inconsistent."""
     data = data or DataConfig(path=str(path))
-    container = open_container(path, data.follow_links)
+    sources = expanded([path])
+    container = open_container(sources[0], data.follow_links)
+    size = sum(source_bytes(source) for source in sources)
     try:
         best = detect(container)[0]
         if data.layout == "auto" and not data.map and best.missing:
             arrays = _arrays(container)
-            return Inspection(path, path.stat().st_size, data, None, (), arrays, best)
+            return Inspection(path, size, data, None, (), arrays, best, files=len(sources))
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
         refused = list(recording.refused)
@@ -135,7 +141,7 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
             for view in views:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
-        return Inspection(path, path.stat().st_size, data, recording, views, (), best, tuple(refused))
+        return Inspection(path, size, data, recording, views, (), best, tuple(refused), len(sources))
     finally:
         container.close()
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ensemble.config.data import DataConfig
 from ensemble.data.blocks import BlockIssues
 from ensemble.data.layouts.detect import open_container, open_recording
+from ensemble.data.layouts.folder import source_bytes, source_sha256
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
@@ -105,7 +106,7 @@ def finished_source(out: Path, index: int, source: Path, options: str) -> tuple[
     """
     if not record_path(out, index).is_file():
         return None
-    record = read_record(out, index, sha256_file(source), options)
+    record = read_record(out, index, source_sha256(source), options)
     try:
         return None if record is None else (record, _summary_of(record, out))
     except DataError:
@@ -119,7 +120,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     """
     # The shards. An old record goes first: a kill between the two must not leave a record of other shards.
     record_path(job.out, index).unlink(missing_ok=True)
-    digest = job.pool.submit(sha256_file, planned.path)
+    digest = job.pool.submit(source_sha256, planned.path)
     with open_source(planned.path, job.data) as recording:
         parts = write_parts(index, recording, planned.path, first, job)
 
@@ -135,7 +136,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     keys = unique_keys(recording.keys)
     record = SourceRecord(
         path=planned.path.name,
-        bytes=planned.path.stat().st_size,
+        bytes=source_bytes(planned.path),
         sha256=digest.result(),
         options=job.options,
         layout=recording.layout,

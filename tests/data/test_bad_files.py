@@ -445,5 +445,5 @@ def test_s8_episode_names_cannot_leave_their_place(tmp_path: Path) -> None:
 
 def test_a_directory_and_a_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.h5").mkdir()
-    assert "a directory" in refusal(tmp_path / "folder.h5", tmp_path)
+    assert "a folder without" in refusal(tmp_path / "folder.h5", tmp_path)
     assert "no such file" in refusal(tmp_path / "absent.h5", tmp_path)

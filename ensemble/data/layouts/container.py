@@ -104,8 +104,9 @@ def check_size(path: Path, what: str, declared: int) -> None:
     """Raise DataError when a declared size is above the limit."""
     limit = byte_limit()
     if declared > limit:
+        size = f" in a file of {byte_size(path.stat().st_size)}" if path.is_file() else ""
         raise DataError(
-            f"{path}: {what} declares {byte_size(declared)} in a file of {byte_size(path.stat().st_size)}; "
+            f"{path}: {what} declares {byte_size(declared)}{size}; "
             f"the limit is {byte_size(limit)} (half of the available memory unless {LIMIT_VARIABLE} says otherwise)"
         )
 

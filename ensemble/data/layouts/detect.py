@@ -12,6 +12,7 @@ from ensemble.data.layouts import (
     aloha,
     d4rl,
     hdf5,
+    lerobot,
     maniskill,
     mapped,
     minari,
@@ -23,6 +24,9 @@ from ensemble.data.layouts import (
     robosuite,
 )
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
+from ensemble.data.layouts.folder import is_lerobot
+from ensemble.data.layouts.lerobot_folder import LeRobotFolder
+from ensemble.data.layouts.names import chosen_features
 from ensemble.data.layouts.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
 
@@ -61,6 +65,7 @@ LAYOUTS = (
     Layout("nerd", nerd.TITLE, nerd.wanted, nerd.open_recording),
     Layout("robomimic", robomimic.TITLE, robomimic.wanted, robomimic.open_recording),
     Layout("robosuite", robosuite.TITLE, robosuite.wanted, robosuite.open_recording),
+    Layout("lerobot", lerobot.TITLE, lerobot.wanted, lerobot.open_recording),
     Layout("minari", minari.TITLE, minari.wanted, minari.open_recording),
     Layout("maniskill", maniskill.TITLE, maniskill.wanted, maniskill.open_recording),
     Layout("aloha", aloha.TITLE, aloha.wanted, aloha.open_recording),
@@ -76,6 +81,8 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
 
     Nothing is ever unpickled: pickles are refused by name and by content.
     """
+    if is_lerobot(path):
+        return LeRobotFolder(path)
     if not path.is_file():
         raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() in _PICKLED:
@@ -117,7 +124,8 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         recording = _layout(container, data).open(container, data)
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
-    return with_options(recording, data, container)
+    recording = with_options(recording, data, container)
+    return chosen_features(recording, data.features, str(container.path)) if data.features else recording
 
 
 def _layout(container: Container, data: DataConfig) -> Layout:

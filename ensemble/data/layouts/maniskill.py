@@ -43,10 +43,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         raise DataError(f"{container.path}: {typical} has no vectors in obs or {_SIMULATOR}: {observed.reasons}")
 
     # Features
-    columns = [Column(key, "state") for key in observed.keys]
-    columns += [Column(key, "auxiliary" if observed.keys else "state") for key in simulated.keys]
-    states = len(columns) if not observed.keys else len(observed.keys)
-    columns.insert(states, Column("actions", "control", per_step=True))
+    states, others = (observed.keys, simulated.keys) if observed.keys else (simulated.keys, [])
+    columns = [Column(key, "state") for key in states]
+    columns.append(Column("actions", "control", per_step=True))
+    columns += [Column(key, "auxiliary") for key in others]
     notices = observed.notices + simulated.notices
     if not observed.keys:
         notices.append(f"no observations in the file: the simulator's {_SIMULATOR} are the state")

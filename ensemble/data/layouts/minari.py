@@ -71,10 +71,14 @@ def _episodes(container: Container) -> list[str]:
 def _has_last_row(container: Container, episode: str, key: str, observed: str) -> bool:
     """Return whether an array of `infos` exists with a row for every observation."""
     path = f"{episode}/{key}"
-    return (
-        container.is_array(path)
-        and container.array(path).shape[:1] == container.array(f"{episode}/{observed}").shape[:1]
-    )
+    rows = container.array(f"{episode}/{observed}").shape[:1]
+    return container.is_array(path) and container.array(path).shape[:1] == rows
+
+
+def _time_step(metadata: dict[str, Any]) -> float | None:
+    """Return `dt` (s) of the metadata, which its owner may have added, or None."""
+    dt = metadata.get("dt")
+    return float(dt) if isinstance(dt, int | float) and dt > 0 else None
 
 
 def _check_totals(container: Container, recording: Recording, metadata: dict[str, Any]) -> None:

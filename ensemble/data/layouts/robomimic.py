@@ -65,6 +65,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         loaders, more = _previous_actions_marked(container, usable.names[0], loaders)
         notices = [*notices, *more]
     loaders.append(_actions(container, infos["actions"][0], followed))
+    loaders.sort(key=lambda loader: loader.feature.role == "auxiliary")
 
     # Description
     points = usable.rows + followed
