@@ -18,6 +18,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.folder import expanded, source_sha256
+from ensemble.data.layouts.refused import NoneUsableError, Refused, left_out
 from ensemble.data.manifest import (
     FILE,
     FileEntry,
@@ -59,6 +60,7 @@ class _ConvertedSources:
     records: list[SourceRecord] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
+    dropped: dict[Path, tuple[Refused, ...]] = field(default_factory=dict)  # files whose episodes are all left out
 
     @property
     def episodes(self) -> int:
@@ -92,13 +94,13 @@ def convert(
 
     # Open every file, then convert each
     outcome = _ConvertedSources()
-    plans = _plan_all(paths, data, outcome.failures)
+    plans = _plan_all(paths, data, outcome)
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
         job = Job(out, data, options, pool, advance)
         for index, planned in plans.items():
             _convert_one(index, planned, job, outcome)
-    if outcome.failures and not (skip_bad and outcome.records):
+    if not outcome.records or (outcome.failures.keys() - outcome.dropped.keys() and not skip_bad):
         raise DataError(_failure_text(outcome, len(paths), out))
 
     # Number the episodes and write the manifest. An older manifest goes first: renumbering changes its shards.
@@ -133,8 +135,8 @@ def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
     return None
 
 
-def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]) -> dict[int, SourcePlan]:
-    """Open every file; files that are unusable, or differ from the first good one, go to `failures`."""
+def _plan_all(paths: Sequence[Path], data: DataConfig, outcome: _ConvertedSources) -> dict[int, SourcePlan]:
+    """Open every file; files that are unusable, or differ from the first good one, go to the failures."""
     plans: dict[int, SourcePlan] = {}
     for index, path in enumerate(paths):
         try:
@@ -143,8 +145,15 @@ def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]
                 _check_fit(next(iter(plans.values())), planned)
             plans[index] = planned
         except DataError as error:
-            failures[path] = str(error)
+            _fail(path, error, data, outcome)
     return plans
+
+
+def _fail(path: Path, error: DataError, data: DataConfig, outcome: _ConvertedSources) -> None:
+    """Note that a file cannot be used; with `drop_bad_episodes`, one of bad episodes alone is left out as they are."""
+    outcome.failures[path] = str(error)
+    if isinstance(error, NoneUsableError) and data.drop_bad_episodes:
+        outcome.dropped[path] = error.refused
 
 
 def _check_fit(first: SourcePlan, other: SourcePlan) -> None:
@@ -183,7 +192,7 @@ def _convert_one(index: int, planned: SourcePlan, job: Job, outcome: _ConvertedS
         else:
             job.advance(planned.points)
     except DataError as error:
-        outcome.failures[planned.path] = str(error)
+        _fail(planned.path, error, job.data, outcome)
         return
     outcome.indices.append(index)
     outcome.records.append(done[0])
@@ -234,7 +243,10 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
         statistics=summary.statistics(features),
         quantiles=summary.quantile_method(),
         sources=tuple(SourceEntry(path=r.path, bytes=r.bytes, sha256=r.sha256) for r in records),
-        notices=tuple(_notices(records, summary)),
+        notices=(
+            *_notices(records, summary),
+            *left_out([each for refused in outcome.dropped.values() for each in refused]),
+        ),
         skipped=tuple(SkippedEntry(source=path.name, reason=why) for path, why in outcome.failures.items()),
     )
     # The manifest last: its presence says that everything else is there.

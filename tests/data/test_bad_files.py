@@ -169,7 +169,7 @@ def test_d6_unequal_lengths_inside_an_episode_are_both_named(tmp_path: Path) -> 
     assert "timeouts has 5, the others have" in refusal(tmp_path / "d.h5", tmp_path)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "aloha"])  # whose episodes are files
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 def test_d7_a_bad_number_names_episode_and_first_index(tmp_path: Path, name: str, bad: float) -> None:
     case = CASES[name]
