@@ -21,15 +21,16 @@ class Described:
 
     stored: str  # name of the feature that a reader makes of the stored array
     first: int  # column in it
+    number: int  # of the feature, in the order of the data set
     name: str
     role: FeatureRole
     labels: tuple[str, ...]
     angles: tuple[bool, ...]
 
     @classmethod
-    def of(cls, feature: Feature, stored: str, first: int) -> Self:
-        """Return the description of a feature stored in the columns from `first` on."""
-        return cls(stored, first, feature.name, feature.role, feature.labels, feature.angles)
+    def of(cls, feature: Feature, number: int, stored: str, first: int) -> Self:
+        """Return the description of feature `number`, stored in the columns from `first` on."""
+        return cls(stored, first, number, feature.name, feature.role, feature.labels, feature.angles)
 
     @classmethod
     def read(cls, entries: Any) -> list[Self]:
@@ -38,8 +39,9 @@ class Described:
             found = [cls(**{**e, "labels": tuple(e["labels"]), "angles": tuple(e["angles"])}) for e in entries]
         except (KeyError, TypeError):
             return []
-        whole = all(each.role in FEATURE_ROLES and isinstance(each.first, int) for each in found)
-        return found if whole else []
+        numbers = [number for each in found for number in (each.first, each.number)]
+        whole = all(each.role in FEATURE_ROLES for each in found) and all(isinstance(n, int) for n in numbers)
+        return sorted(found, key=lambda each: each.number) if whole else []
 
     def to_json(self) -> dict[str, Any]:
         """Return the description for JSON."""

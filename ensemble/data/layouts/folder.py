@@ -11,6 +11,7 @@ from ensemble.data.layouts.recording import natural_order
 from ensemble.data.trajectories import MANIFEST
 from ensemble.errors import DataError
 from ensemble.store import sha256_file
+from ensemble.text import plural
 
 LEROBOT_INFO = "meta/info.json"
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".npz")
@@ -29,6 +30,16 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
     folder without a file of a known suffix.
     """
     return [source for path in paths for source in (_files(path) if _is_plain(path) else [path])]
+
+
+def contents(folder: Path) -> str:
+    """Return what a folder is as a source, in a few words."""
+    if is_lerobot(folder):
+        return "a LeRobot data set"
+    if (folder / MANIFEST).is_file():
+        return "a directory of shards"
+    files = _files(folder)
+    return f"{plural(len(files), 'file')}, {files[0].name}" + (f" to {files[-1].name}" if len(files) > 1 else "")
 
 
 def parts_of(source: Path) -> list[Path]:

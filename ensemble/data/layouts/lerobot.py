@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, NotNumericError, Values
-from ensemble.data.layouts.described import Described, redescribed
+from ensemble.data.layouts.described import KEY, Described, redescribed
 from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.data.layouts.grouped import lengths_text
 from ensemble.data.layouts.lerobot_folder import EPISODE, EpisodeEntry, LeRobotFolder
@@ -184,4 +184,4 @@ def _given(container: LeRobotFolder, entries: Sequence[EpisodeEntry]) -> list[st
 def _description(container: LeRobotFolder) -> list[Described]:
     """Return what our own writer says of the features, [] for data sets of others."""
     infos = [each.get("info") for each in container.features.values() if isinstance(each, dict)]
-    return Described.read([part for info in infos if isinstance(info, dict) for part in info.get("ensemble", [])])
+    return Described.read([part for info in infos if isinstance(info, dict) for part in info.get(KEY, [])])

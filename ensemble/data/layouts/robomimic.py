@@ -8,11 +8,13 @@ simulator's `states` are used, groups inside them included. Images are left out.
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.layouts.described import KEY, Described, redescribed
 from ensemble.data.layouts.grouped import (
     Groups,
     Loader,
@@ -72,9 +74,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     summary = f"{TITLE}: {len(usable.names)} demonstrations of {lengths_text(points)}"
     names = [demo.removeprefix(f"{GROUP}/") for demo in usable.names]
     given = _given(container, names)
-    return grouped_recording(
+    recording = grouped_recording(
         container, "robomimic", summary, usable.names, names, points, loaders, given, dt, notices, usable.refused
     )
+    return redescribed(recording, Described.read(_parsed(container.attribute(GROUP, KEY), [])))
 
 
 def _observed(container: Container, demo: str) -> Vectors:
@@ -145,14 +148,18 @@ def _check_total(container: Container, usable: Groups) -> list[str]:
 
 def _control_period(container: Container) -> float | None:
     """Return 1 / control_freq (s) from the environment's arguments, or None."""
-    text = container.attribute(GROUP, "env_args")
-    try:
-        arguments = json.loads(text) if isinstance(text, str) else {}
-    except json.JSONDecodeError:
-        return None
+    arguments = _parsed(container.attribute(GROUP, "env_args"), {})
     settings = arguments.get("env_kwargs") if isinstance(arguments, dict) else None
     frequency = settings.get("control_freq") if isinstance(settings, dict) else None
     return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
+
+
+def _parsed(text: object, default: Any) -> Any:
+    """Return the JSON of an attribute, or the default where there is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else default
+    except json.JSONDecodeError:
+        return default
 
 
 def _given(container: Container, names: Sequence[str]) -> list[str | None]:

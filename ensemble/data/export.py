@@ -1,0 +1,68 @@
+"""From files or shards to data sets of other programs: LeRobot's folders and robomimic's files.
+
+Files are converted first, into shards of their own that are removed again, so that what is exported has gone through
+every check of a conversion. What the target cannot hold is said, one notice a thing. Video, pictures and texts, which
+no shard holds, are not written either.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ensemble.config.data import DataConfig
+from ensemble.data.convert import convert
+from ensemble.data.layouts.lerobot_writer import write_lerobot
+from ensemble.data.layouts.robomimic_writer import write_robomimic
+from ensemble.data.trajectories import MANIFEST, Trajectories, read_trajectories
+from ensemble.errors import UsageError
+from ensemble.schema import OnProgress
+
+Target = Literal["lerobot", "robomimic"]
+_WRITERS: dict[Target, Callable[[Path, Trajectories, str], list[str]]] = {
+    "lerobot": write_lerobot,
+    "robomimic": write_robomimic,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: numbers of episodes and frames, and what the user must know."""
+
+    episodes: int
+    points: int
+    notices: tuple[str, ...]
+
+
+def export(
+    sources: Sequence[Path],
+    out: Path,
+    target: Target,
+    data: DataConfig,
+    task: str,
+    progress: OnProgress | None = None,
+    skip_bad: bool = False,
+) -> Exported:
+    """Write files, or one directory of shards, as a data set of another program; `task` says what the robot does.
+
+    Raises UsageError when `out` exists or the target cannot hold the data, DataError as `convert`, StorageError when
+    the disk cannot be written; then nothing stays at `out`.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another --out")
+    converted = len(sources) == 1 and (sources[0] / MANIFEST).is_file()
+    if converted and data != DataConfig(path=data.path, dt=data.dt):
+        raise UsageError(f"{sources[0]} is converted already: of the options of a conversion it takes --dt alone")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        notices: tuple[str, ...] = ()
+        shards = sources[0] if converted else Path(folder) / "shards"
+        if not converted:
+            notices = convert(sources, shards, data, progress, skip_bad).notices
+        trajectories = read_trajectories(shards)
+        trajectories = replace(trajectories, dt=data.dt or trajectories.dt)
+        made = Path(folder) / out.name
+        notices += tuple(_WRITERS[target](made, trajectories, task))
+        made.rename(out)
+    return Exported(len(trajectories.episodes), len(trajectories.rows), notices)
