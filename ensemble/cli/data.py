@@ -183,7 +183,7 @@ def _export(
     files: tuple[Path, ...], out: Path, target: Any, config: DataConfig, task: str | None, skip_bad: bool
 ) -> None:
     """Write a data set of another program and report it."""
-    from ensemble.data.export import export
+    from ensemble.data.exports.export import export
 
     with _progress("points") as progress:
         exported = export(files, out, target, config, task or files[0].stem, progress, skip_bad)

@@ -8,26 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
-from ensemble.data.layouts import (
-    aloha,
-    d4rl,
-    hdf5,
-    lerobot,
-    maniskill,
-    mapped,
-    minari,
-    mocapact,
-    nerd,
-    npz,
-    pairs,
-    robomimic,
-    robosuite,
-)
+from ensemble.data.layouts import d4rl, hdf5, mapped, nerd, npz, pairs, robomimic, robosuite
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.layouts.folder import is_lerobot
-from ensemble.data.layouts.lerobot_folder import LeRobotFolder
+from ensemble.data.layouts.lerobot import layout as lerobot
+from ensemble.data.layouts.lerobot.folder import LeRobotFolder
 from ensemble.data.layouts.names import chosen_features
 from ensemble.data.layouts.recording import Recording, with_options
+from ensemble.data.layouts.rollouts import maniskill, minari, mocapact, rollout
 from ensemble.errors import DataError, UsageError
 
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
@@ -68,7 +56,7 @@ LAYOUTS = (
     Layout("lerobot", lerobot.TITLE, lerobot.wanted, lerobot.open_recording),
     Layout("minari", minari.TITLE, minari.wanted, minari.open_recording),
     Layout("maniskill", maniskill.TITLE, maniskill.wanted, maniskill.open_recording),
-    Layout("aloha", aloha.TITLE, aloha.wanted, aloha.open_recording),
+    Layout("aloha", rollout.ALOHA, rollout.aloha_wanted, rollout.open_aloha),
     Layout("mocapact", mocapact.TITLE, mocapact.wanted, mocapact.open_recording),
     Layout("d4rl", d4rl.TITLE, d4rl.wanted, d4rl.open_recording),
     Layout("npz", npz.TITLE, npz.wanted, npz.open_recording),

@@ -1,8 +1,10 @@
-"""Layouts with a group per episode, its observations and its actions: the common part of Minari, ManiSkill, ALOHA and
-MoCapAct.
+"""An episode as one group of observations and actions: the common part of Minari, ManiSkill and MoCapAct, and ALOHA.
 
 Observations have one row a point. Actions have one row a step, one less, or in files without the last observation one
 row a point, of which the last is unused. Each array of an episode is read once, however many features it holds.
+
+ALOHA and ACT (tonyzhaozh/act, record_sim_episodes.py and utils.py) have a file for each episode, which is the group
+itself. The name of the file is the key of the episode; several files, or their folder, are one data set.
 """
 
 import json
@@ -13,13 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in
+from ensemble.config.data import DataConfig
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in, require
 from ensemble.data.layouts.grouped import equal_rows, lengths_text, matrix, usable_groups
 from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
+from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole
 from ensemble.text import plural
+
+ALOHA = "ALOHA"
+_REQUIRED = ("observations/qpos", "action")
+_STATES = ("observations/qpos", "observations/qvel")
+_CONTROLS = ("action", "base_action")  # the second one of a mobile base
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,25 @@ def rollout_recording(
         notices=(*notices, *renamed),
         read=read,
         refused=usable.refused,
+    )
+
+
+def aloha_wanted(container: Container) -> dict[str, bool]:
+    """Return the names that this layout needs, and whether each exists."""
+    return {key: container.is_array(key) for key in _REQUIRED}
+
+
+def open_aloha(container: Container, data: DataConfig) -> Recording:
+    """Open a file of this layout; DataError where it is inconsistent."""
+    require(container, _REQUIRED, "aloha")
+    observed = vectors_in(container, "", ["observations"])
+    controls = vectors_in(container, "", [key for key in _CONTROLS if container.is_array(key)])
+    columns = [Column(key, "state") for key in _STATES if key in observed.keys]
+    columns += [Column(key, "control", per_step=True) for key in controls.keys]
+    columns += [Column(key, "auxiliary") for key in observed.keys if key not in _STATES]  # efforts, as measured
+    name = container.path.stem
+    return rollout_recording(
+        container, "aloha", ALOHA, [""], [name], columns, last_point=False, notices=observed.notices + controls.notices
     )
 
 

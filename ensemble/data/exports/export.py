@@ -13,8 +13,8 @@ from typing import Literal
 
 from ensemble.config.data import DataConfig
 from ensemble.data.convert import convert
-from ensemble.data.layouts.lerobot_writer import write_lerobot
-from ensemble.data.layouts.robomimic_writer import write_robomimic
+from ensemble.data.exports.lerobot import write_lerobot
+from ensemble.data.exports.robomimic import write_robomimic
 from ensemble.data.trajectories import MANIFEST, Trajectories, read_trajectories
 from ensemble.errors import UsageError
 from ensemble.schema import OnProgress

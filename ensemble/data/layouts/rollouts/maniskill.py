@@ -11,7 +11,7 @@ from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, require
 from ensemble.data.layouts.grouped import typical_group
 from ensemble.data.layouts.recording import Recording, check_declared, natural_order
-from ensemble.data.layouts.rollouts import Column, json_beside, rollout_recording
+from ensemble.data.layouts.rollouts.rollout import Column, json_beside, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.described import KEY, Described
 from ensemble.data.layouts.folder import LEROBOT_INFO
-from ensemble.data.layouts.lerobot import ACTION, INDEX_COLUMNS, STATE
+from ensemble.data.layouts.lerobot.layout import ACTION, INDEX_COLUMNS, STATE
 from ensemble.data.trajectories import Trajectories
 from ensemble.errors import UsageError
 from ensemble.schema import Feature

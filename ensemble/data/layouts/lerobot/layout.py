@@ -16,7 +16,7 @@ from ensemble.data.layouts.container import ArrayInfo, Container, NotNumericErro
 from ensemble.data.layouts.described import KEY, Described, redescribed
 from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.data.layouts.grouped import lengths_text
-from ensemble.data.layouts.lerobot_folder import EPISODE, EpisodeEntry, LeRobotFolder
+from ensemble.data.layouts.lerobot.folder import EPISODE, EpisodeEntry, LeRobotFolder
 from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
 from ensemble.data.layouts.refused import MISCOUNTED, UNREADABLE, Refused, refusal

@@ -13,7 +13,7 @@ from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, arrays_inside
 from ensemble.data.layouts.grouped import typical_group
 from ensemble.data.layouts.recording import Recording, natural_order
-from ensemble.data.layouts.rollouts import Column, rollout_recording
+from ensemble.data.layouts.rollouts.rollout import Column, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
 
