@@ -127,7 +127,7 @@ def _held(actions: Values, data: Trajectories) -> Values:
 def _indices(data: Trajectories, fps: float) -> list[_Column]:
     """Return the columns that every data set has."""
     step = np.arange(len(data.rows)) - np.repeat(data.episodes.first, data.episodes.points)
-    values = {
+    values: dict[str, Values] = {
         "timestamp": (step / fps).astype(np.float32),
         "frame_index": step,
         "episode_index": np.repeat(np.arange(len(data.episodes)), data.episodes.points),

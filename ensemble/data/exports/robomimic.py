@@ -1,4 +1,4 @@
-"""Trajectories as a robomimic file: a group `data/demo_i` for each episode, with its next observations.
+"""Trajectories as a robomimic file: a group for each episode, with its next observations.
 
 Source: robomimic docs/datasets/overview.md, robomimic/utils/{dataset,file_utils}.py. An episode of T points has T - 1
 samples, and the last point is the last row of `next_obs`. Controls are the columns of `actions`; every other feature is
