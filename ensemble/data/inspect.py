@@ -3,8 +3,9 @@
 Values are read as they are in the file, in one pass over blocks. Bad values are counted, not refused.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
+from ensemble.data.jumps import Jump, cut_at_jumps, jump_notices, jumps_in
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
@@ -29,7 +31,18 @@ from ensemble.text import byte_size, command, plural
 _LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
 _HEAD = ("feature", "width", "type", "role", "angles", "not finite", "constant", "range")
-_DATA_FIELDS = ("layout", "map", "features", "roles", "angles", "dt", "decimate", "follow_links")
+_DATA_FIELDS = (
+    "layout",
+    "map",
+    "features",
+    "roles",
+    "angles",
+    "dt",
+    "decimate",
+    "drop_bad_episodes",
+    "cut_at_jumps",
+    "follow_links",
+)
 
 
 @dataclass
@@ -134,13 +147,18 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
             return Inspection(path, size, data, None, (), arrays, best, files=len(sources))
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
-        refused = list(recording.refused)
+        if data.cut_at_jumps:
+            recording = cut_at_jumps(recording, list(plan_blocks(recording.points, READ_ROWS)))
+        refused, jumps = list(recording.refused), list[Jump]()
         for first, last in plan_blocks(recording.points, READ_ROWS):
-            _, values, unreadable = read_usable(recording, first, last)
+            numbers, values, unreadable = read_usable(recording, first, last)
             refused += unreadable
+            keys = [recording.keys[i] for i in numbers]
+            jumps += jumps_in(recording.features, values, recording.points[numbers], keys)
             for view in views:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
+        recording = replace(recording, notices=(*recording.notices, *jump_notices(jumps)))
         return Inspection(path, size, data, recording, views, (), best, tuple(refused), len(sources))
     finally:
         container.close()
@@ -233,7 +251,9 @@ def _size(recording: Recording) -> str:
 def _splits(recording: Recording) -> list[str]:
     names = sorted({name for name in recording.given if name})
     counts = [f"{name} {recording.given.count(name)}" for name in names]
-    return [f"given splits: {', '.join(counts)}"] if counts else []
+    masks = Counter(mask for each in recording.masks for mask in each)
+    lines = [f"given splits: {', '.join(counts)}"] if counts else []
+    return lines + ([f"masks: {', '.join(f'{name} {count}' for name, count in masks.items())}"] if masks else [])
 
 
 def _row(view: FeatureView) -> tuple[str, ...]:

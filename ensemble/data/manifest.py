@@ -14,7 +14,7 @@ from ensemble.store import write_text
 
 FILE = trajectories.MANIFEST
 FORMAT = trajectories.FORMAT
-_OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes"}
+_OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
 
 
 class Entry(BaseModel):

@@ -25,7 +25,18 @@ from ensemble.text import did_you_mean, plural
 from ensemble.training.tasks import task_of
 
 # Options of `data:` that change the contents of the shards; those of `_NOT_CONVERTED` only their use or their source.
-_CONVERSION = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
+_CONVERSION = {
+    "layout",
+    "map",
+    "features",
+    "roles",
+    "angles",
+    "dt",
+    "decimate",
+    "drop_bad_episodes",
+    "cut_at_jumps",
+    "follow_links",
+}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 _NAMED = 3  # sources in a line for the user
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives

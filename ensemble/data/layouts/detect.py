@@ -4,7 +4,7 @@ To add a layout: a module with TITLE, `wanted` and `open_recording`, and a line 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
@@ -109,20 +109,28 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if data.map or data.layout == "map":
         recording = mapped.open_recording(container, data)
     else:
-        recording = _layout(container, data).open(container, data)
+        layout, others = _layout(container, data)
+        recording = layout.open(container, data)
+        if others:
+            notice = f"read as {layout.name}, though {' and '.join(others)} would fit as well (--layout chooses)"
+            recording = replace(recording, notices=(notice, *recording.notices))
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
     recording = with_options(recording, data, container)
     return chosen_features(recording, data.features, str(container.path)) if data.features else recording
 
 
-def _layout(container: Container, data: DataConfig) -> Layout:
-    """Return the configured layout, or the first whose names all exist; DataError with the best match without any."""
+def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
+    """Return the configured layout, or the first whose names all exist, and the names of others that fit as well.
+
+    Raises DataError with the best match where none fits.
+    """
     if data.layout != "auto":
-        return next(layout for layout in LAYOUTS if layout.name == data.layout)
-    best = detect(container)[0]
+        return next(layout for layout in LAYOUTS if layout.name == data.layout), []
+    matches = detect(container)
+    best = matches[0]
     if not best.missing:
-        return best.layout
+        return best.layout, [match.layout.name for match in matches[1:] if not match.missing]
     other = "files of another layout are read with data.map or --map"
     if not best.present:
         arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"

@@ -6,8 +6,9 @@ simulator's `states` are used, groups inside them included. Images are left out.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,17 @@ from ensemble.data.layouts.grouped import (
     grouped_recording,
     lengths_text,
     matrix,
+    sample,
     typical_group,
     usable_groups,
+    without,
 )
 from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
+from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
+from ensemble.text import plural
 
 TITLE = "robomimic"
 GROUP = "data"
@@ -52,13 +57,23 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
     typical = typical_group(container, demos)
     observed = _observed(container, typical)
-    followed = container.has(f"{typical}/obs") and all(container.has(f"{typical}/next_{key}") for key in observed.keys)
-    following = [f"next_{key}" for key in observed.keys] if followed else []
+    notices = observed.notices
+    if not observed.keys[0].startswith("obs/"):
+        notices.append("no obs in the file: the simulator's states are the state")
+    following, more = _following(container, typical, observed.keys)
+    notices += more + _occasional(container, demos, observed.keys)
     usable = usable_groups(container, demos, [*observed.keys, "actions", *following], declared=_COUNT)
+    notices += _check_total(container, usable)
+    masks = _masks(container)
+    notices += masks.notices(demos)
+    overlapping = masks.overlapping(usable.names)
+    if len(overlapping) == len(usable.names):
+        raise refusal(container.path, overlapping, len(overlapping))
+    usable = without(usable, overlapping)
     infos = usable.arrays
 
     # Features
-    dt, notices = _control_period(container), observed.notices + _check_total(container, usable)
+    dt, followed = _control_period(container), bool(following)
     if observed.keys == ["states"]:
         states, time, more = states_without_time(container, usable.names, infos["states"][0])
         loaders, dt, notices = [states], dt or time, [*notices, *more]
@@ -72,10 +87,21 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Description
     points = usable.rows + followed
     summary = f"{TITLE}: {len(usable.names)} demonstrations of {lengths_text(points)}"
-    names = [demo.removeprefix(f"{GROUP}/") for demo in usable.names]
-    given = _given(container, names)
+    names = [_name(demo) for demo in usable.names]
+    given, others = [masks.split(name) for name in names], [masks.others(name) for name in names]
     recording = grouped_recording(
-        container, "robomimic", summary, usable.names, names, points, loaders, given, dt, notices, usable.refused
+        container,
+        "robomimic",
+        summary,
+        usable.names,
+        names,
+        points,
+        loaders,
+        given,
+        dt,
+        notices,
+        usable.refused,
+        others if any(others) else (),
     )
     return redescribed(recording, Described.read(_parsed(container.attribute(GROUP, KEY), [])))
 
@@ -89,6 +115,17 @@ def _observed(container: Container, demo: str) -> Vectors:
     if not observed.keys:
         raise DataError(f"{container.path}: {demo}/{group} holds no vectors, which alone are read: {observed.reasons}")
     return observed
+
+
+def _following(container: Container, demo: str, observed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the keys of the next observations, none unless all are there, and a notice where only some are."""
+    keys = [f"next_{key}" for key in observed if key.startswith("obs/")]
+    lacking = [key.removeprefix("next_") for key in keys if not container.has(f"{demo}/{key}")]
+    if not lacking:
+        return keys, []
+    if len(lacking) == len(keys):
+        return [], []
+    return [], [f"next_obs is not used, since it lacks {', '.join(lacking)}: episodes end at their last row"]
 
 
 def _previous_actions_marked(
@@ -108,6 +145,15 @@ def _previous_actions_marked(
     number = at.index(key)
     marked[number] = replace(marked[number], feature=replace(marked[number].feature, role="auxiliary"))
     return marked, [f"{key} repeats the action of the point before: auxiliary, no state"]
+
+
+def _occasional(container: Container, demos: Sequence[str], observed: Sequence[str]) -> list[str]:
+    """Return a notice on observations that are not in the typical demonstration but in others."""
+    some = sample(demos)
+    names = Counter(name for demo in some for name in container.names(f"{demo}/obs") if f"obs/{name}" not in observed)
+    others = {name: count for name, count in names.items() if count < len(some)}
+    listed = ", ".join(f"{name} (in {count} of {len(some)} demonstrations)" for name, count in others.items())
+    return [f"observations that most demonstrations lack are left out: {listed}"] if others else []
 
 
 def _observation(container: Container, key: str, info: ArrayInfo, followed: bool) -> Loader:
@@ -162,10 +208,52 @@ def _parsed(text: object, default: Any) -> Any:
         return default
 
 
-def _given(container: Container, names: Sequence[str]) -> list[str | None]:
-    """Return the split of each demonstration by `mask/train`, `mask/valid` and `mask/test`."""
-    split: dict[str, str] = {}
-    for mask in container.names("mask"):
-        if mask in _MASKS:
-            split.update(dict.fromkeys(container.text(f"mask/{mask}"), _MASKS[mask]))
-    return [split.get(name) for name in names]
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """The lists of demonstrations in `mask/`, by their names."""
+
+    members: dict[str, frozenset[str]]
+
+    def splits(self, demo: str) -> list[str]:
+        """Return the masks of splits (train, valid, test) that a demonstration is in."""
+        return [mask for mask, names in self.members.items() if mask in _MASKS and demo in names]
+
+    def split(self, demo: str) -> str | None:
+        """Return its split."""
+        return next((_MASKS[mask] for mask in self.splits(demo)), None)
+
+    def others(self, demo: str) -> tuple[str, ...]:
+        """Return the further masks that it is in."""
+        return tuple(mask for mask, names in self.members.items() if mask not in _MASKS and demo in names)
+
+    def overlapping(self, demos: Sequence[str]) -> list[Refused]:
+        """Return the demonstrations that are in two splits."""
+        refused = []
+        for demo in demos:
+            masks = self.splits(_name(demo))
+            if len({_MASKS[mask] for mask in masks}) > 1:
+                text = " and ".join(f"mask/{mask}" for mask in masks)
+                refused.append(Refused(demo, TWO_SPLITS, f"is in {text}, which overlap"))
+        return refused
+
+    def notices(self, demos: Sequence[str]) -> list[str]:
+        """Name the masks that are no splits, and count names that are not in the file."""
+        present = {_name(demo) for demo in demos}
+        sizes = {mask: len(names & present) for mask, names in self.members.items()}
+        others = [f"{mask} ({size})" for mask, size in sizes.items() if mask not in _MASKS]
+        lines = [f"masks, for data.split by name: {', '.join(others)}"] if others else []
+        absent = {mask: len(names) - sizes[mask] for mask, names in self.members.items()}
+        return lines + [
+            f"mask/{mask} names {plural(count, 'demonstration')} that the file does not hold"
+            for mask, count in absent.items()
+            if count
+        ]
+
+
+def _masks(container: Container) -> _Masks:
+    names = [mask for mask in container.names("mask") if container.is_array(f"mask/{mask}")]
+    return _Masks({mask: frozenset(container.text(f"mask/{mask}")) for mask in names})
+
+
+def _name(demo: str) -> str:
+    return demo.removeprefix(f"{GROUP}/")
