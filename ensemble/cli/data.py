@@ -92,7 +92,7 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--overwrite", is_flag=True, help="Replace that experiment file if it exists.")
 @_layout_options
 def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> None:
-    """Say what a file of trajectories holds: layout, episodes, features, ranges, what is not a number.
+    """Say what a file or folder of trajectories holds: layout, episodes, features, ranges, what is not a number.
 
     \b
     ensemble inspect data.h5

@@ -125,7 +125,7 @@ class DataConfig(Section):
         None, description="environment to simulate when no path is given"
     )
     path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="HDF5 or npz files, or one directory of converted shards"
+        None, description="files, LeRobot folders or folders of files, or one directory of converted shards"
     )
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")

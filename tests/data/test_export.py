@@ -14,7 +14,7 @@ from ensemble.cli import cli
 from ensemble.data.convert import convert
 from ensemble.data.exports.export import export
 from ensemble.data.trajectories import Trajectories, read_trajectories
-from ensemble.errors import DataError, UsageError
+from ensemble.errors import DataError, StorageError, UsageError
 
 
 def several_features(path: Path) -> None:
@@ -116,6 +116,9 @@ def test_what_a_target_cannot_hold_is_refused_before_anything_is_left(tmp_path: 
     with pytest.raises(UsageError, match="no feature has the role control, which robomimic needs"):
         export([tmp_path / "p.npz"], tmp_path / "r.hdf5", "robomimic", passive, "swing")
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
+    (tmp_path / "a file").touch()
+    with pytest.raises(StorageError, match="cannot be made"):
+        export([tmp_path / "p.npz"], tmp_path / "a file" / "l", "lerobot", config(dt=0.05), "swing")
     convert([tmp_path / "p.npz"], tmp_path / "shards", config())
     with pytest.raises(UsageError, match="is converted already"):
         export([tmp_path / "shards"], tmp_path / "l", "lerobot", config(decimate=2), "swing")

@@ -127,6 +127,23 @@ def test_an_option_that_is_not_used_changes_no_hash_of_data_converted_before_it_
     assert "features" not in DataConfig(path="x").model_dump()
 
 
+def test_libero_demonstrations_are_read_without_their_pictures(tmp_path: Path) -> None:
+    write_robomimic_file(tmp_path / "l.hdf5", pendulum(12), followed=False)
+    with h5py.File(tmp_path / "l.hdf5", "r+") as file:
+        file["data"].attrs.update({"problem_info": '{"problem_name": "tabletop"}', "bddl_file_name": "a.bddl"})
+        for demo in file["data"].values():
+            rows = len(demo["actions"])
+            del demo["obs/state"]
+            demo["obs/agentview_rgb"] = np.zeros((rows, 4, 4, 3), np.uint8)
+            for key, width in (("ee_pos", 3), ("ee_states", 6), ("gripper_states", 2), ("joint_states", 7)):
+                demo[f"obs/{key}"] = np.random.default_rng(0).normal(size=(rows, width))
+            demo["robot_states"], demo["states"] = np.zeros((rows, 9)), np.zeros((rows, 47))
+    manifest, data = converted(tmp_path / "l.hdf5", features=["joint_*", "gripper_*"])
+    assert roles(data) == {"gripper_states": "state", "joint_states": "state", "actions": "control"}
+    assert "images left out: obs/agentview_rgb" in manifest.notices
+    assert data.keys[2] == "demo_2"
+
+
 # Minari
 
 
