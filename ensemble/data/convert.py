@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ensemble.config.data import DataConfig
+from ensemble.data import notes
 from ensemble.data.layouts.folder import expanded, source_sha256
+from ensemble.data.layouts.recording import splits_by_name
 from ensemble.data.layouts.refused import NoneUsableError, Refused, left_out
 from ensemble.data.manifest import (
-    FILE,
     FileEntry,
     Manifest,
     SkippedEntry,
@@ -30,7 +32,7 @@ from ensemble.data.manifest import (
     read_manifest,
 )
 from ensemble.data.parts import Job
-from ensemble.data.shards import episode_table
+from ensemble.data.shards import episode_table, shard_schema
 from ensemble.data.sources import (
     SourcePlan,
     SourceRecord,
@@ -41,13 +43,15 @@ from ensemble.data.sources import (
     write_source,
 )
 from ensemble.data.summary import Summary, merged
-from ensemble.data.trajectories import EPISODES
+from ensemble.data.trajectories import episodes_text
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import OnProgress
-from ensemble.store import sha256_file, write_table
+from ensemble.store import sha256_file
 from ensemble.text import plural
 
-_OWN_FILES = re.compile(r"shard-\d{5}-\d{5}\.parquet|source-\d{5}\.json|episodes\.parquet|manifest\.json|\..*")
+_OWN_FILES = re.compile(
+    rf"shard-\d{{5}}-\d{{5}}\.parquet|{notes.FOLDER}|source-\d{{5}}\.json|episodes\.parquet|manifest\.json|\..*"
+)
 _MOST_THREADS = 8
 _LISTED_DUPLICATES = 4  # duplicate episodes in a notice
 
@@ -61,6 +65,7 @@ class _ConvertedSources:
     summaries: list[Summary] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
     dropped: dict[Path, tuple[Refused, ...]] = field(default_factory=dict)  # files whose episodes are all left out
+    named_splits: list[str | None] = field(default_factory=list)  # of all sources, by the names of their files
 
     @property
     def episodes(self) -> int:
@@ -87,13 +92,13 @@ def convert(
         raise UsageError("no files to convert")
     options = options_hash(data)
     _refuse_foreign(out)
-    if (out / FILE).is_file():
+    if notes.has_manifest(out):
         known = _known(out, paths, options)
         if known is not None:
             return known
 
     # Open every file, then convert each
-    outcome = _ConvertedSources()
+    outcome = _ConvertedSources(named_splits=splits_by_name(paths))
     plans = _plan_all(paths, data, outcome)
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
@@ -104,7 +109,7 @@ def convert(
         raise DataError(_failure_text(outcome, len(paths), out))
 
     # Number the episodes and write the manifest. An older manifest goes first: renumbering changes its shards.
-    (out / FILE).unlink(missing_ok=True)
+    notes.remove_note(out, notes.MANIFEST)
     _number(outcome, out)
     return _finish(outcome, out, options)
 
@@ -217,15 +222,19 @@ def _failure_text(outcome: _ConvertedSources, count: int, out: Path) -> str:
 
 
 def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
-    """Write `episodes.parquet`, then the manifest."""
+    """Write the table of episodes, then the manifest."""
     # The table of episodes
     records, summary = outcome.records, merged(outcome.summaries)
+    names = [outcome.named_splits[index] for index in outcome.indices]
+    splits = [given or name for record, name in zip(records, names, strict=True) for given in record.given]
     entries = records[0].features
     features = [entry.feature for entry in entries]
     files = [FileEntry(name=p.name, bytes=p.bytes, sha256=p.sha256) for record in records for p in record.parts]
-    episodes = out / EPISODES
-    _write_episodes(records, episodes)
-    files.append(FileEntry(name=EPISODES, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
+    episodes = notes.write_note(
+        out, notes.EPISODES, episodes_text(_episode_table(records, splits)), shard_schema(features)
+    )
+    name = episodes.relative_to(out).as_posix()
+    files.append(FileEntry(name=name, bytes=episodes.stat().st_size, sha256=sha256_file(episodes)))
 
     # The manifest
     points = sum(sum(record.points) for record in records)
@@ -245,6 +254,7 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
         sources=tuple(SourceEntry(path=r.path, bytes=r.bytes, sha256=r.sha256) for r in records),
         notices=(
             *_notices(records, summary),
+            *_split_notices(names, splits),
             *left_out([each for refused in outcome.dropped.values() for each in refused]),
         ),
         skipped=tuple(SkippedEntry(source=path.name, reason=why) for path, why in outcome.failures.items()),
@@ -255,18 +265,27 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
     return manifest
 
 
-def _write_episodes(records: Sequence[SourceRecord], path: Path) -> None:
+def _split_notices(names: Sequence[str | None], splits: Sequence[str | None]) -> list[str]:
+    """Say which splits the names of files give, and how they are used."""
+    if not any(names):
+        return []
+    counts = Counter(split for split in splits if split)
+    listed = ", ".join(f"{name} {plural(count, 'episode')}" for name, count in counts.items())
+    use = ", ".join(f"{name}: [{name}]" for name in counts)
+    return [f"splits by the names of files: {listed}; data.split: {{{use}}} uses them"]
+
+
+def _episode_table(records: Sequence[SourceRecord], splits: Sequence[str | None]) -> pa.Table:
     shard_sizes = np.array([part.episodes for record in records for part in record.parts])
-    table = episode_table(
+    return episode_table(
         keys=_keys(records),
         sources=[record.path for record in records for _ in record.keys],
         points=np.array([n for record in records for n in record.points], dtype=np.int64),
         shards=np.repeat(np.arange(len(shard_sizes)), shard_sizes),
-        splits=[split for record in records for split in record.given],
+        splits=splits,
         hashes=np.array([h for record in records for h in record.hashes], dtype=np.uint64),
         masks=[mask for record in records for mask in record.masks or [()] * len(record.keys)],
     )
-    write_table(path, table)
 
 
 def _keys(records: Sequence[SourceRecord]) -> list[str]:
@@ -306,8 +325,11 @@ def _duplicates(records: Sequence[SourceRecord]) -> list[str]:
 
 
 def _remove_leftovers(out: Path, manifest: Manifest) -> None:
-    """Remove files of stopped runs: shards of other sources, and temporary files."""
+    """Remove files of stopped runs (shards of other sources, temporary files) and of earlier versions."""
     known = {file.name for file in manifest.files}
     for path in [*out.glob("shard-?????-?????.parquet"), *out.glob(".shard-*.tmp"), *out.glob(".source-*.tmp")]:
         if path.name not in known:
             path.unlink()
+    earlier = [notes.earlier_path(out, name) for name in notes.EARLIER]
+    for path in [*earlier, *out.glob("source-?????.json"), *(out / notes.FOLDER).glob(".*.tmp")]:
+        path.unlink(missing_ok=True)

@@ -20,13 +20,12 @@ import ray
 import ray.data
 
 from ensemble.data.trajectories import (
-    EPISODES,
     REBUILD,
     Trajectories,
     describe,
     fill_block,
+    read_episodes,
     read_manifest,
-    read_table,
     row_numbers,
     shard_files,
     with_rows,
@@ -48,7 +47,7 @@ def load_resident(directory: Path, report: Callable[[str], object] = logger.info
     # Check every shard
     directory = directory.resolve()
     manifest = read_manifest(directory)
-    data = describe(manifest, read_table(directory / EPISODES))
+    data = describe(manifest, read_episodes(directory))
     shards = {directory / file["name"]: file["sha256"] for file in shard_files(manifest)}
     damage = ray.get([_damage.remote(path, sha256) for path, sha256 in shards.items()])
     if any(damage):
@@ -98,7 +97,7 @@ def _concatenate(data: Trajectories, directory: Path, *blocks: pa.Table) -> tupl
         rows[numbers] = values
         missing[numbers] = False
     if missing.any() or sum(map(len, blocks)) != len(rows):
-        raise DataError(f"{directory}: the shards do not hold the rows of {EPISODES}; {REBUILD}")
+        raise DataError(f"{directory}: the shards do not hold the rows of the table of episodes; {REBUILD}")
     return with_rows(data, rows), None
 
 

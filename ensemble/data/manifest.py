@@ -1,4 +1,4 @@
-"""`manifest.json`: the content of a directory of shards. It is written last; without it there is no data set."""
+"""The manifest: the content of a directory of shards. It is written last; without it there is no data set."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensemble.config.data import DataConfig
-from ensemble.data import trajectories
+from ensemble.data import notes, trajectories
+from ensemble.data.shards import shard_schema
 from ensemble.errors import DataError
 from ensemble.schema import Feature, FeatureRole, UInt64
-from ensemble.store import write_text
 
-FILE = trajectories.MANIFEST
 FORMAT = trajectories.FORMAT
 _OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
 
@@ -86,7 +85,7 @@ class Manifest(Entry):
     episodes: int
     points: int
     transitions: int
-    files: tuple[FileEntry, ...]  # shards in the order of their episodes, then episodes.parquet
+    files: tuple[FileEntry, ...]  # shards in the order of their episodes, then the table of episodes
     statistics: dict[str, FeatureStatistics]
     quantiles: str  # method of q01 and q99
     sources: tuple[SourceEntry, ...]
@@ -95,7 +94,8 @@ class Manifest(Entry):
 
     def write(self, directory: Path) -> None:
         """Write the manifest, the last file of a conversion."""
-        write_text(directory / FILE, self.model_dump_json(indent=1) + "\n")
+        schema = shard_schema([entry.feature for entry in self.features])
+        notes.write_note(directory, notes.MANIFEST, self.model_dump_json(indent=1) + "\n", schema)
 
     def is_whole(self, directory: Path) -> bool:
         """Return whether all files exist with their sizes."""
@@ -106,10 +106,11 @@ class Manifest(Entry):
 def read_manifest(directory: Path) -> Manifest:
     """Read and check the manifest of a directory; DataError when it is missing, damaged or of another format."""
     trajectories.read_manifest(directory)
+    path = notes.existing_path(directory, notes.MANIFEST)
     try:
-        return Manifest.model_validate_json((directory / FILE).read_text())
+        return Manifest.model_validate_json(notes.read_note(path))
     except ValidationError as error:
-        raise DataError(f"{directory / FILE}: damaged: {error.errors()[0]['msg']}; {trajectories.REBUILD}") from error
+        raise DataError(f"{path}: damaged: {error.errors()[0]['msg']}; {trajectories.REBUILD}") from error
 
 
 def options_hash(data: DataConfig) -> str:

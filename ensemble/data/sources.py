@@ -1,6 +1,6 @@
 """One source file: its plan, its shards, and a record of them.
 
-The record `source-00000.json` is written after a source's shards, so that the next run after a stop or a bad file
+The record is a note `source-00000`, written after a source's shards, so that the next run after a stop or a bad file
 converts the missing sources only.
 """
 
@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from ensemble.config.base import unset
 from ensemble.config.data import DataConfig
+from ensemble.data import notes
 from ensemble.data.blocks import READ_ROWS, BlockIssues, plan_blocks
 from ensemble.data.jumps import cut_at_jumps
 from ensemble.data.layouts.detect import open_container, open_recording
@@ -22,10 +23,10 @@ from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
 from ensemble.data.parts import Job, Part, write_parts
-from ensemble.data.shards import read_shard, renumber
+from ensemble.data.shards import read_shard, renumber, shard_schema
 from ensemble.data.summary import RunningSummary, Summary, merged
 from ensemble.errors import DataError
-from ensemble.store import sha256_file, write_text
+from ensemble.store import sha256_file
 
 
 class PartRecord(FileEntry):
@@ -89,16 +90,21 @@ def plan_source(path: Path, data: DataConfig) -> SourcePlan:
         return SourcePlan(path, recording.layout, recording.features, recording.dt, points)
 
 
-def record_path(out: Path, index: int) -> Path:
-    """Return the path of a source's record."""
-    return out / f"source-{index:05d}.json"
+def _record_name(index: int) -> str:
+    return f"source-{index:05d}"
+
+
+def _write_record(out: Path, index: int, record: SourceRecord) -> None:
+    schema = shard_schema([entry.feature for entry in record.features])
+    notes.write_note(out, _record_name(index), record.model_dump_json() + "\n", schema)
 
 
 def read_record(out: Path, index: int, sha256: str, options: str) -> SourceRecord | None:
     """Return the record of a source; None unless it was converted from these bytes with these options."""
     try:
-        record = SourceRecord.model_validate_json(record_path(out, index).read_text())
-    except (OSError, ValidationError):
+        text = notes.read_note(notes.existing_path(out, _record_name(index)))
+        record = SourceRecord.model_validate_json(text)
+    except (OSError, ValidationError, DataError):
         return None
     return record if (record.sha256, record.options) == (sha256, options) else None
 
@@ -108,7 +114,7 @@ def finished_source(out: Path, index: int, source: Path, options: str) -> tuple[
 
     Reads its shards, with their checksums, for the statistics.
     """
-    if not record_path(out, index).is_file():
+    if not notes.existing_path(out, _record_name(index)).is_file():
         return None
     record = read_record(out, index, source_sha256(source), options)
     try:
@@ -123,7 +129,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     Episodes are numbered from `first` on.
     """
     # The shards. An old record goes first: a kill between the two must not leave a record of other shards.
-    record_path(job.out, index).unlink(missing_ok=True)
+    notes.remove_note(job.out, _record_name(index))
     digest = job.pool.submit(source_sha256, planned.path)
     with open_source(planned.path, job.data) as recording:
         if job.data.cut_at_jumps:
@@ -160,7 +166,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
             *issues.notices(recording.features),
         ),
     )
-    write_text(record_path(job.out, index), record.model_dump_json() + "\n")
+    _write_record(job.out, index, record)
     return record, merged(summaries)
 
 
@@ -185,7 +191,7 @@ def renumber_source(index: int, record: SourceRecord, first: int, out: Path) -> 
         number += part.episodes
     renewed = record.model_copy(update={"parts": tuple(parts)})
     if renewed != record:
-        write_text(record_path(out, index), renewed.model_dump_json() + "\n")
+        _write_record(out, index, renewed)
     return renewed
 
 

@@ -4,6 +4,8 @@ Splits, windows and statistics are arithmetic on its row numbers. This module re
 shares one such matrix between the trials of a node.
 """
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,13 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ensemble.data import notes
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, Float32, Int64, UInt64
 from ensemble.text import did_you_mean
 
 FORMAT = "ensemble-shards/1"
-MANIFEST = "manifest.json"
-EPISODES = "episodes.parquet"
 REBUILD = "rebuild with `ensemble convert`"
 
 
@@ -84,12 +85,14 @@ class Trajectories:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read `manifest.json` of a shards directory; DataError when it is missing, damaged or of another format."""
-    path = directory / MANIFEST
+    """Read the manifest of a shards directory; DataError when it is missing, damaged or of another format."""
+    path = notes.existing_path(directory, notes.MANIFEST)
     if not path.is_file():
-        raise DataError(f"{directory}: not a data set: no {MANIFEST} ({REBUILD})")
+        raise DataError(f"{directory}: not a data set: no manifest in its {notes.FOLDER} ({REBUILD})")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(notes.read_note(path))
+    except DataError as error:
+        raise DataError(f"{error}; {REBUILD}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}; {REBUILD}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
@@ -104,13 +107,13 @@ def read_trajectories(directory: Path) -> Trajectories:
     Raises DataError with the path of a missing or damaged shard.
     """
     manifest = read_manifest(directory)
-    data = describe(manifest, read_table(directory / EPISODES))
+    data = describe(manifest, read_episodes(directory))
     rows = np.empty((data.episodes.points.sum(), sum(feature.width for feature in data.features)), np.float32)
     filled = 0
     for file in shard_files(manifest):
         filled = _fill(rows, filled, directory / file["name"], data)
     if filled != len(rows):
-        raise DataError(f"{directory}: {filled} rows in the shards, {len(rows)} in {EPISODES}; {REBUILD}")
+        raise DataError(f"{directory}: {filled} rows in the shards, {len(rows)} in the table of episodes; {REBUILD}")
     return with_rows(data, rows)
 
 
@@ -147,12 +150,22 @@ def shard_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted((f for f in manifest["files"] if f["name"].startswith("shard-")), key=lambda f: str(f["name"]))
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file and verify page checksums; DataError with its path when that fails."""
+def read_episodes(directory: Path) -> pa.Table:
+    """Read the table of episodes and verify its checksum; DataError with its path when that fails."""
+    path = notes.existing_path(directory, notes.EPISODES)
     try:
-        return pq.read_table(path, page_checksum_verification=True, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
+        if path == notes.earlier_path(directory, notes.EPISODES):
+            return pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        return pq.read_table(io.BytesIO(base64.b64decode(notes.read_note(path))))
+    except (pa.ArrowException, OSError, ValueError, DataError) as error:
         raise DataError(f"{path}: missing or damaged: {error}; {REBUILD}") from error
+
+
+def episodes_text(table: pa.Table) -> str:
+    """Return the table of episodes as the text of a note: a Parquet file in base64."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def fill_block(rows: Float32, table: pa.Table | pa.RecordBatch, features: tuple[Feature, ...]) -> None:
@@ -174,7 +187,7 @@ def _fill(rows: Float32, start: int, path: Path, data: Trajectories) -> int:
                 table = file.read_row_group(group)
                 stop = start + len(table)
                 if not np.array_equal(row_numbers(table, data.episodes, path), np.arange(start, stop)):
-                    raise DataError(f"{path}: its episodes are not in the order of {EPISODES}; {REBUILD}")
+                    raise DataError(f"{path}: its episodes are not in the order of the table of episodes; {REBUILD}")
                 fill_block(rows[start:stop], table, data.features)
                 start = stop
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -190,6 +203,6 @@ def row_numbers(table: pa.Table, episodes: Segments, path: Path) -> Int64:
     # Only where the number is valid: others would index beyond the episodes.
     valid[valid] &= step[valid] < episodes.points[number[valid]]
     if not valid.all():
-        raise DataError(f"{path}: its episodes are not those of {EPISODES}; {REBUILD}")
+        raise DataError(f"{path}: its episodes are not those of the table of episodes; {REBUILD}")
     rows: Int64 = episodes.first[number] + step
     return rows

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ensemble.config.data import DataConfig, SimulateConfig
 from ensemble.config.experiment import Experiment
-from ensemble.data.trajectories import EPISODES, MANIFEST, describe, read_manifest, read_table
+from ensemble.data.notes import has_manifest
+from ensemble.data.trajectories import describe, read_episodes, read_manifest
 from ensemble.errors import DataError
 from ensemble.schema import Feature
 from ensemble.study.prepare import planned_shards, short_path, source_paths
@@ -41,7 +42,7 @@ def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataO
     config = experiment.data
     try:
         shards = planned_shards(config, base_dir, results)
-        if (shards / MANIFEST).is_file():
+        if has_manifest(shards):
             return _described(shards)
         if config.path is None:
             return _simulated(config, experiment)
@@ -52,7 +53,7 @@ def data_outlook(experiment: Experiment, base_dir: Path, results: Path) -> DataO
 
 
 def _described(shards: Path) -> DataOutlook:
-    data = describe(read_manifest(shards), read_table(shards / EPISODES))
+    data = describe(read_manifest(shards), read_episodes(shards))
     points = int(data.episodes.points.sum())
     size = f"{plural(len(data.episodes), 'episode', ',')}, {plural(points, 'point', ',')}"
     return DataOutlook(data.features, len(data.episodes), points, True, f"{short_path(shards)}: {size}")

@@ -15,8 +15,9 @@ from typing import Any
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
-from ensemble.data.layouts.folder import expanded, parts_of
-from ensemble.data.trajectories import EPISODES, MANIFEST, Trajectories, describe, read_manifest, read_table
+from ensemble.data.layouts.folder import expanded, is_shards, parts_of
+from ensemble.data.notes import has_manifest
+from ensemble.data.trajectories import Trajectories, describe, read_episodes, read_manifest
 from ensemble.errors import DataError, UsageError
 from ensemble.lock import held
 from ensemble.run_directory import MemberDirectory, RunDirectory
@@ -121,7 +122,7 @@ def metric_names(experiment: Experiment, features: Sequence[Feature]) -> list[st
 def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
     assert config.source is not None  # DataConfig holds it: a source or a path
     target = _simulated_target(config, cache)
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target
     # The simulated file has a hash of its own: another conversion of the same simulation reuses it.
     amount = config.simulate.model_dump(mode="json")
@@ -142,7 +143,7 @@ def _converted(config: DataConfig, paths: str | list[str], base_dir: Path, cache
         _refuse_conversion(config, files[0])
         return files[0]
     target = _converted_target(config, files, cache)
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target
     with held(target.with_name(f".{target.name}.lock")):
         return _convert(config, files, target, say)
@@ -162,7 +163,7 @@ def _converted_target(config: DataConfig, files: list[Path], cache: Path) -> Pat
 
 def _are_shards(paths: Sequence[Path]) -> bool:
     """Return whether these paths are one directory that a conversion made, or began to make."""
-    return len(paths) == 1 and paths[0].is_dir() and any((paths[0] / name).exists() for name in (MANIFEST, EPISODES))
+    return len(paths) == 1 and is_shards(paths[0])
 
 
 def _refuse_conversion(config: DataConfig, shards: Path) -> None:
@@ -177,7 +178,7 @@ def _refuse_conversion(config: DataConfig, shards: Path) -> None:
 
 
 def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) -> Path:
-    if (target / MANIFEST).is_file():
+    if has_manifest(target):
         return target  # another process made it while this one waited for the lock
     from ensemble.data.convert import convert  # loads HDF5
 
@@ -212,7 +213,7 @@ def short_path(path: Path) -> str:
 
 
 def _description(directory: Path) -> Trajectories:
-    return describe(read_manifest(directory), read_table(directory / EPISODES))
+    return describe(read_manifest(directory), read_episodes(directory))
 
 
 def problems_of(experiment: Experiment, features: Sequence[Feature]) -> list[str]:

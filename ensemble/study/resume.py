@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.config import load
+from ensemble.data.notes import has_manifest
 from ensemble.errors import UsageError
 from ensemble.run_directory import RunDirectory
 from ensemble.store import read_json
@@ -71,4 +72,4 @@ def other_versions(plan: Plan) -> list[str]:
 def data_of_run(plan: Plan) -> dict[str, Path] | None:
     """Return the shards of the run by name (`main` and the named sets); None where one of them is gone."""
     shards = {name: Path(path) for name, path in read_notes(plan).get("shards", {}).items()}
-    return shards if "main" in shards and all((path / "manifest.json").is_file() for path in shards.values()) else None
+    return shards if "main" in shards and all(map(has_manifest, shards.values())) else None

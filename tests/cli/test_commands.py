@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ensemble import __version__
+from ensemble.data.notes import has_manifest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -112,7 +113,7 @@ def test_a_file_simulated_inspected_and_converted_becomes_a_data_set(run: Run, t
     converted = run("convert", "dp.h5", "--out", "shards/dp")
     assert converted.returncode == 0
     assert "12 episodes, 252 points" in converted.stdout
-    assert (tmp_path / "shards" / "dp" / "manifest.json").is_file()
+    assert has_manifest(tmp_path / "shards" / "dp")
 
 
 def copied(text: str) -> list[str]:

@@ -26,6 +26,7 @@ from layout_files import (
 
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file
+from ensemble.data.notes import has_manifest
 from ensemble.data.trajectories import read_trajectories
 from ensemble.errors import DataError
 
@@ -35,8 +36,8 @@ def refusal(path: Path, tmp_path: Path, **options: object) -> str:
     with pytest.raises(DataError) as raised:
         convert([path], tmp_path / "out", config(**options))
     assert raised.value.exit_code == 4
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert not list((tmp_path / "out").glob("*.parquet"))
+    assert not has_manifest(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.parquet"))
     assert str(path) in str(raised.value)
     return str(raised.value)
 
@@ -362,6 +363,7 @@ import sys
 from pathlib import Path
 from ensemble.config.data import DataConfig
 from ensemble.data.inspect import inspect_file
+from ensemble.data.notes import has_manifest
 from ensemble.errors import DataError
 try:
     inspect_file(Path(sys.argv[1]), DataConfig(path="unused"))

@@ -16,14 +16,20 @@ from layout_files import DT, Episode, config, pendulum, write_nerd_file, write_n
 
 from ensemble.data.convert import convert
 from ensemble.data.manifest import Manifest, read_manifest
-from ensemble.data.shards import renumber
+from ensemble.data.notes import MANIFEST, has_manifest, note_path, read_note, write_note
+from ensemble.data.shards import renumber, shard_schema
 from ensemble.data.statistics import Moments
-from ensemble.data.trajectories import read_trajectories
+from ensemble.data.trajectories import read_episodes, read_trajectories
 from ensemble.errors import DataError, StorageError, UsageError
 
 
 def files_of(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    """Every file with its checksum."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def data_rows(episodes: list[Episode]) -> np.ndarray:
@@ -40,12 +46,12 @@ def test_the_manifest_holds_true_sums_of_every_file(tmp_path: Path) -> None:
     manifest = convert([tmp_path / "n.h5"], tmp_path / "out", config())
     found = files_of(tmp_path / "out")
     assert {file.name: file.sha256 for file in manifest.files} == {
-        name: digest for name, digest in found.items() if name.endswith(".parquet")
+        name: digest for name, digest in found.items() if name.startswith("shard-") or name.endswith("episodes.parquet")
     }
-    assert manifest.files[-1].name == "episodes.parquet"
+    assert manifest.files[-1].name == "_meta/episodes.parquet"
     assert manifest.sources[0].sha256 == hashlib.sha256((tmp_path / "n.h5").read_bytes()).hexdigest()
     assert read_manifest(tmp_path / "out") == manifest
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["format"] == "ensemble-shards/1"
+    assert json.loads(read_note(note_path(tmp_path / "out", MANIFEST)))["format"] == "ensemble-shards/1"
     assert manifest.transitions == manifest.points - manifest.episodes
 
 
@@ -76,7 +82,7 @@ def test_several_sources_are_one_data_set_in_their_order(tmp_path: Path) -> None
     assert data.keys[:2] == ("0-demo_0", "0-demo_1")  # equal names: the number of the source is their prefix
     assert data.keys[-1] == "1-demo_13"
     assert [source.path for source in manifest.sources] == ["a.h5", "b.h5"]
-    table = pq.read_table(tmp_path / "out" / "episodes.parquet")
+    table = read_episodes(tmp_path / "out")
     assert table["source"].to_pylist() == ["a.h5"] * 12 + ["b.h5"] * 14
     assert table["shard"].to_pylist() == [0] * 12 + [1] * 14
 
@@ -183,11 +189,11 @@ def test_good_files_are_kept_when_one_is_bad_and_the_rerun_takes_them(tmp_path: 
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"1 of 3 files cannot be used; the 2 good ones are kept"):
         convert(paths, out, config())
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(files_of(out)) == [
+        "_meta/source-00000.parquet",
+        "_meta/source-00002.parquet",
         "shard-00000-00000.parquet",
         "shard-00002-00000.parquet",
-        "source-00000.json",
-        "source-00002.json",
     ]
     with pytest.raises(DataError, match="not a data set"):
         read_trajectories(out)
@@ -218,7 +224,7 @@ def test_skip_bad_with_no_good_file_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"")
     with pytest.raises(DataError, match="empty file"):
         convert([tmp_path / "a.npz"], tmp_path / "out", config(), skip_bad=True)
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not has_manifest(tmp_path / "out")
 
 
 def test_adding_a_bad_file_leaves_the_data_set_as_it_was(tmp_path: Path) -> None:
@@ -315,8 +321,8 @@ def test_a_killed_converter_leaves_no_data_set_and_the_rerun_finishes_it(tmp_pat
     out = tmp_path / "out"
     process = subprocess.run([sys.executable, "-c", KILLED, out, *paths], check=False, timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert (out / "source-00000.json").is_file()
-    assert not (out / "manifest.json").exists()
+    assert note_path(out, "source-00000").is_file()
+    assert not has_manifest(out)
     with pytest.raises(DataError, match="not a data set"):
         read_trajectories(out)
     manifest = convert(paths, out, config())
@@ -355,12 +361,17 @@ def test_a_full_disk_leaves_old_files_whole_and_no_part_of_a_new_one(tmp_path: P
 def test_a_damaged_manifest_is_no_data_set(tmp_path: Path) -> None:
     write_npz_file(tmp_path / "p.npz", pendulum(12))
     manifest = convert([tmp_path / "p.npz"], tmp_path / "out", config())
-    path = tmp_path / "out" / "manifest.json"
-    path.write_text(path.read_text()[:-40])
-    with pytest.raises(DataError, match="damaged"):
-        read_manifest(tmp_path / "out")
+    path = note_path(tmp_path / "out", MANIFEST)
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[content.index(b'"fingerprint"') + 20] ^= 1
+    for wrong in (content[:-40], bytes(flipped)):
+        path.write_bytes(wrong)
+        with pytest.raises(DataError, match="damaged"):
+            read_manifest(tmp_path / "out")
     assert isinstance(manifest, Manifest)
-    path.write_text(manifest.model_dump_json().replace('"episodes":12', '"episodes":"twelve"'))
+    text = manifest.model_dump_json().replace('"episodes":12', '"episodes":"twelve"')
+    write_note(tmp_path / "out", MANIFEST, text, shard_schema([entry.feature for entry in manifest.features]))
     with pytest.raises(DataError, match="damaged"):
         read_manifest(tmp_path / "out")
 
@@ -373,10 +384,10 @@ def test_conversion_leaves_nothing_temporary_and_does_not_touch_the_source(tmp_p
     (tmp_path / "out" / "shard-00007-00000.parquet").write_bytes(b"of a stopped run")
     (tmp_path / "out" / ".shard-00000-00000.parquet.x.tmp").write_bytes(b"of a stopped run")
     convert([tmp_path / "p.npz"], tmp_path / "out", config())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "episodes.parquet",
-        "manifest.json",
+    assert sorted(files_of(tmp_path / "out")) == [
+        "_meta/episodes.parquet",
+        "_meta/manifest.parquet",
+        "_meta/source-00000.parquet",
         "shard-00000-00000.parquet",
-        "source-00000.json",
     ]
     assert (tmp_path / "p.npz").stat().st_mtime < started - 1000

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from layout_files import config, pendulum, write_robomimic_file
+from layout_files import config, pendulum, write_npz_file, write_robomimic_file
 
 from ensemble.config.data import DataConfig, SplitConfig
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file
 from ensemble.data.splits import split_episodes, split_text, split_windows
-from ensemble.data.trajectories import Trajectories, read_trajectories
+from ensemble.data.trajectories import Trajectories, read_episodes, read_trajectories
 from ensemble.errors import DataError
 
 
@@ -83,8 +82,8 @@ def test_a_subset_limits_the_windows_of_a_policy_as_well(tmp_path: Path) -> None
 def test_files_without_further_masks_have_the_table_that_they_had(tmp_path: Path) -> None:
     path = robomimic(tmp_path / "r.hdf5", {"train": list(range(12)), "valid": [12, 13]})
     assert data_of(path).masks == ()
-    tables = list((tmp_path / "r.shards").rglob("*episodes.parquet"))
-    assert pq.read_schema(tables[0]).names == ["episode", "key", "source", "points", "shard", "split", "hash"]
+    names = read_episodes(tmp_path / "r.shards").column_names
+    assert names == ["episode", "key", "source", "points", "shard", "split", "hash"]
 
 
 def test_a_mask_that_names_deleted_demonstrations_says_so(tmp_path: Path) -> None:
@@ -142,3 +141,36 @@ def test_rows_need_an_order_and_a_train_split_of_rows_or_names() -> None:
         SplitConfig.model_validate({"test": {"rows": [5, 9]}})
     with pytest.raises(ValueError, match="not by names or rows"):
         SplitConfig.model_validate({"train": {"rows": [0, 5]}, "by": "window"})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("pendulum_train.npz", "pendulum-val.npz", "pendulum.test.npz"),
+        ("train/a.npz", "valid/a.npz", "test/a.npz"),
+        ("train1.npz", "validation_3.npz", "Test.npz"),
+    ],
+)
+def test_names_of_files_and_folders_give_splits_that_are_said(tmp_path: Path, names: tuple[str, ...]) -> None:
+    paths = [tmp_path / name for name in names]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        write_npz_file(path, pendulum(12 - seed, seed=seed))
+    manifest = convert(paths, tmp_path / "out", config())
+    assert (
+        "splits by the names of files: train 12 episodes, validation 11 episodes, test 10 episodes; "
+        "data.split: {train: [train], validation: [validation], test: [test]} uses them"
+    ) in manifest.notices
+    data = read_trajectories(tmp_path / "out")
+    split = SplitConfig(train=["train"], validation=["validation"], test=["test"])
+    assert [len(part) for part in split_episodes(data, split, window=2).values()] == [12, 11, 10]
+
+
+def test_names_of_files_that_say_one_split_or_none_give_none(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("train/a.npz", "train/b.npz", "latest.npz")]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        write_npz_file(path, pendulum(12, seed=seed))
+    manifest = convert(paths, tmp_path / "out", config())
+    assert set(read_trajectories(tmp_path / "out").given) == {None}
+    assert not [notice for notice in manifest.notices if "splits" in notice]

@@ -10,6 +10,7 @@ from ensemble.config.loading import load
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file, write_experiment
 from ensemble.data.layouts.detect import detect, open_container
+from ensemble.data.notes import has_manifest
 from ensemble.data.splits import split_windows
 from ensemble.data.trajectories import read_trajectories
 from ensemble.data.windows import Windows
@@ -106,7 +107,7 @@ def test_tokens_that_spell_no_chunk_are_counted_or_refused(tmp_path: Path) -> No
         DataError, match=r"training_pairs_fast\.npz: 3 of 40 sequences .* the first pair-7: is it of other"
     ):
         convert([file], tmp_path / "refused", config())
-    assert not (tmp_path / "refused" / "manifest.json").exists()
+    assert not has_manifest(tmp_path / "refused")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_tokens_without_their_tokenizer_are_refused_with_the_file_that_is_wanted
         DataError, match=r"training_pairs_fast\.npz: token_seq .*put its .*fast_tokenizer\.json next to it"
     ):
         convert([file], tmp_path / "out", config())
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not has_manifest(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_rows_find_their_place_in_whatever_order_blocks_come(make_data, write_sh
     mapped, _ = _concatenate.remote(data, directory, *blocks)
     np.testing.assert_array_equal(resident(mapped).rows, data.rows)
     _, done = _concatenate.remote(data, directory, *blocks[:-1], blocks[-2])
-    with pytest.raises(DataError, match=r"do not hold the rows of episodes\.parquet"):
+    with pytest.raises(DataError, match=r"do not hold the rows of the table of episodes"):
         ray.get(done)
 
 

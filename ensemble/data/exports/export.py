@@ -17,7 +17,8 @@ from ensemble.config.data import DataConfig
 from ensemble.data.convert import convert
 from ensemble.data.exports.lerobot import write_lerobot
 from ensemble.data.exports.robomimic import write_robomimic
-from ensemble.data.trajectories import MANIFEST, Trajectories, read_trajectories
+from ensemble.data.notes import has_manifest
+from ensemble.data.trajectories import Trajectories, read_trajectories
 from ensemble.errors import StorageError, UsageError
 from ensemble.schema import OnProgress
 
@@ -53,7 +54,7 @@ def export(
     """
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out")
-    converted = len(sources) == 1 and (sources[0] / MANIFEST).is_file()
+    converted = len(sources) == 1 and has_manifest(sources[0])
     if converted and data != DataConfig(path=data.path, dt=data.dt):
         raise UsageError(f"{sources[0]} is converted already: of the options of a conversion it takes --dt alone")
     with _folder_beside(out) as folder:

@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ensemble.data import notes
 from ensemble.data.layouts.recording import natural_order
-from ensemble.data.trajectories import MANIFEST
 from ensemble.errors import DataError
 from ensemble.store import sha256_file
 from ensemble.text import plural
@@ -21,6 +21,11 @@ _INNER = "data"  # the folder that Minari keeps its file in, beside nothing else
 def is_lerobot(path: Path) -> bool:
     """Return whether a folder is a LeRobot data set."""
     return (path / LEROBOT_INFO).is_file()
+
+
+def is_shards(path: Path) -> bool:
+    """Return whether a folder is one that a conversion made, or began to make."""
+    return any(notes.existing_path(path, name).is_file() for name in (notes.MANIFEST, notes.EPISODES))
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
@@ -36,7 +41,7 @@ def contents(folder: Path) -> str:
     """Return what a folder is as a source, in a few words."""
     if is_lerobot(folder):
         return "a LeRobot data set"
-    if (folder / MANIFEST).is_file():
+    if is_shards(folder):
         return "a directory of shards"
     files = _files(folder)
     return f"{plural(len(files), 'file')}, {files[0].name}" + (f" to {files[-1].name}" if len(files) > 1 else "")
@@ -76,6 +81,6 @@ def _files(folder: Path) -> list[Path]:
         return [files[name] for name in natural_order(list(files))]
     if (folder / _INNER).is_dir() and not is_lerobot(folder / _INNER):
         return _files(folder / _INNER)
-    if (folder / MANIFEST).is_file():
+    if is_shards(folder):
         raise DataError(f"{folder}: converted already, a data set of its own")
     raise DataError(f"{folder}: a folder without {LEROBOT_INFO} (LeRobot) and without files {', '.join(SUFFIXES)}")

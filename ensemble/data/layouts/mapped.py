@@ -15,23 +15,13 @@ from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
 from ensemble.data.layouts.names import SHARD_COLUMNS
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
+from ensemble.data.layouts.recording import SPLIT_NAMES, Recording, median_step, natural_order, raw_feature
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
 from ensemble.text import did_you_mean, plural
 
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "estimation": "train",
-    "valid": "validation",
-    "val": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 _ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
 _DEPTH = 6  # levels of groups that are searched for episodes
 
@@ -69,7 +59,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Features
     loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
     names = [group or container.path.stem for group in groups]
-    given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
+    given = [
+        next((SPLIT_NAMES[part] for part in group.lower().split("/") if part in SPLIT_NAMES), None) for group in groups
+    ]
     summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}"
     dt = _known_dt(container, groups[0], clock)
     return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, (), usable.refused)

@@ -8,6 +8,7 @@ content (see `blocks.py`). An episode of T points has T rows in every feature; w
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,18 @@ from ensemble.schema import Feature, FeatureRole, Int64
 from ensemble.text import did_you_mean
 
 Read = Callable[[int, int], dict[str, Values]]
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "estimation": "train",
+    "valid": "validation",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of groups, files and folders that say a split."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -108,6 +121,21 @@ def with_options(recording: Recording, data: DataConfig, container: Container) -
     if data.dt and recording.dt and abs(data.dt - recording.dt) > 1e-6 * data.dt:
         notices += (f"dt {data.dt:g} s as given; the file says {recording.dt:g} s",)
     return replace(recording, features=features, dt=data.dt or recording.dt, notices=notices)
+
+
+def splits_by_name(paths: Sequence[Path]) -> list[str | None]:
+    """Return the split of each file by the last or first word of its name, or by its folder: x_train.h5, valid/x.csv.
+
+    All are None unless at least two different splits are named: one alone divides nothing.
+    """
+    splits = [_split_by_name(path) for path in paths]
+    return splits if len(set(splits) - {None}) > 1 else [None] * len(paths)
+
+
+def _split_by_name(path: Path) -> str | None:
+    words = re.findall(r"[a-z]+", path.stem.lower()) or [""]
+    candidates = (words[-1], words[0], path.absolute().parent.name.lower())
+    return next((SPLIT_NAMES[word] for word in candidates if word in SPLIT_NAMES), None)
 
 
 def append_last(values: Values, counts: Int64, last: Values | None = None) -> Values:
