@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from pydantic import ValidationError
 
-from ensemble.cli.options import FOLDER, SEED, say
+from ensemble.cli.options import SEED, say
 from ensemble.config import DataConfig
 from ensemble.config.base import MOST_EPISODES, MOST_POINTS
 from ensemble.config.data import Layout
@@ -74,6 +74,9 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--derive", metavar="NAME=FEATURE", multiple=True, help="A finite difference in time, as velocity."
         ),
+        click.option(
+            "--features", metavar="NAME[,..]", default="", help="Keep these beside the controls: object,robot0_*."
+        ),
         click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
@@ -95,7 +98,7 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--overwrite", is_flag=True, help="Replace that experiment file if it exists.")
 @_layout_options
 def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> None:
-    """Say what a file of trajectories holds: layout, episodes, features, ranges, what is not a number.
+    """Say what a file or folder of trajectories holds: layout, episodes, features, ranges, what is not a number.
 
     \b
     ensemble inspect data.h5
@@ -124,23 +127,46 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE [FILE ..]", type=_PATH)
-@click.option("--out", required=True, type=FOLDER, help="Directory of shards to make.")
+@click.option("--out", required=True, type=_PATH, help="Directory of shards to make, or what --to makes.")
 @_layout_options
 @click.option("--skip-bad", is_flag=True, help="Leave bad files out, and list them in the manifest.")
 @click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes that cannot be used, counted by reason.")
-def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) -> None:
-    """Convert trajectories (HDF5, npz) to checked Parquet shards.
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["shards", "lerobot", "robomimic"]),
+    default="shards",
+    show_default=True,
+    help="What to make: shards, a LeRobot folder, or a robomimic file.",
+)
+@click.option("--task", help="With --to: what the robot does, in words.  [default: the name of FILE]")
+def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, task: str | None, **options: Any) -> None:
+    """Convert trajectories to checked Parquet shards, or to data sets of LeRobot and robomimic.
+
+    A FILE is HDF5 or npz: NeRD, robomimic, LIBERO, Isaac Lab, robosuite, Minari, ManiSkill, ALOHA, MoCapAct, D4RL and
+    rollouts of Stable-Baselines are known by the names in them, others need --map. A folder is a LeRobot data set if
+    it has meta/info.json, otherwise the files in it. With --to, FILE may be a directory of shards as well.
 
     \b
     ensemble convert pendulum.h5 --out shards/pendulum
     ensemble convert emps.h5 --out shards/emps \\
         --map state=position --map control=voltage
     ensemble convert *.npz --out shards/rollouts --skip-bad
+    ensemble convert lift.hdf5 --out shards/lift --features object,robot0_*
+    ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 --task "transfer the cube"
     """
+    config = _data_config(files, **options)
+    for folder in files:
+        if folder.is_dir():
+            say(f"{folder}: {_contents(folder)}")
+    if target != "shards":
+        _export(files, out, target, config, task, skip_bad)
+        return
     from ensemble.data.convert import convert as convert_files
 
     # Convert
-    config = _data_config(files, **options)
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file; shards need a directory")
     with _progress("points") as progress:
         manifest = convert_files(files, out, config, progress, skip_bad)
 
@@ -154,12 +180,34 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
     say(f"next: {command('--set', f'data.path={out}')} with ensemble train or tune")
 
 
+def _contents(folder: Path) -> str:
+    """Return what a folder is as a source, in a few words."""
+    from ensemble.data.layouts.folder import contents
+
+    return contents(folder)
+
+
+def _export(
+    files: tuple[Path, ...], out: Path, target: Any, config: DataConfig, task: str | None, skip_bad: bool
+) -> None:
+    """Write a data set of another program and report it."""
+    from ensemble.data.exports.export import export
+
+    with _progress("points") as progress:
+        exported = export(files, out, target, config, task or files[0].stem, progress, skip_bad)
+    for notice in exported.notices:
+        say(f"  {notice}")
+    say(f"{out}: {target}, {plural(exported.episodes, 'episode')}, {plural(exported.points, 'point')}")
+    say(f"next: {command('ensemble', 'inspect', out)} reads it again")
+
+
 def _data_config(
     files: tuple[Path, ...],
     maps: tuple[str, ...],
     derive: tuple[str, ...],
     roles: tuple[str, ...],
     angles: str,
+    features: str,
     **options: Any,
 ) -> DataConfig:
     """Return the `data:` section of the options; UsageError with all wrong ones."""
@@ -169,6 +217,7 @@ def _data_config(
         "map": {**_pairs("--map", maps), **derived},
         "roles": _pairs("--role", roles),
         "angles": [name for name in angles.split(",") if name],
+        "features": [name for name in features.split(",") if name],
         **options,
     }
     # The section checks the options, so a command line is refused for the same reasons as a file.

@@ -6,7 +6,21 @@ from pydantic import Field, field_validator, model_validator
 
 from ensemble.config.base import LARGEST_INTEGER, MOST_EPISODES, MOST_POINTS, Description, Name, Section, unset
 
-Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
+Layout = Literal[
+    "auto",
+    "nerd",
+    "robomimic",
+    "robosuite",
+    "lerobot",
+    "minari",
+    "maniskill",
+    "aloha",
+    "mocapact",
+    "d4rl",
+    "npz",
+    "pairs",
+    "map",
+]
 
 
 class RowRange(Section):
@@ -113,11 +127,16 @@ class DataConfig(Section):
         None, description="environment to simulate when no path is given"
     )
     path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="HDF5 or npz files, or one directory of converted shards"
+        None, description="files, LeRobot folders or folders of files, or one directory of converted shards"
     )
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
     map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")
+    features: list[str] = Field(
+        [],
+        exclude_if=unset,
+        description="features to keep beside the controls, by name or pattern, as object or robot0_*; default: all",
+    )
     roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
         {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
     )

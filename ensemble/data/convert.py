@@ -18,7 +18,9 @@ import pyarrow as pa
 
 from ensemble.config.data import DataConfig
 from ensemble.data import notes
+from ensemble.data.layouts.folder import expanded, source_sha256
 from ensemble.data.layouts.recording import splits_by_name
+from ensemble.data.layouts.refused import NoneUsableError, Refused, left_out
 from ensemble.data.manifest import (
     FileEntry,
     Manifest,
@@ -63,6 +65,7 @@ class _ConvertedSources:
     records: list[SourceRecord] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
+    dropped: dict[Path, tuple[Refused, ...]] = field(default_factory=dict)  # files whose episodes are all left out
     named_splits: list[str | None] = field(default_factory=list)  # of all sources, by the names of their files
 
     @property
@@ -77,7 +80,7 @@ def convert(
     progress: OnProgress | None = None,
     skip_bad: bool = False,
 ) -> Manifest:
-    """Convert HDF5 and npz files into one directory of checked shards and return its manifest.
+    """Convert files, LeRobot folders and folders of files into one directory of checked shards; return its manifest.
 
     `progress` gets (points done, points in all), from any thread, one call at a time. Sources that an earlier, stopped
     run converted are reused. Raises DataError with every bad file (`skip_bad`: only without any good one), StorageError
@@ -85,7 +88,7 @@ def convert(
     into it. With bad files the shards of
     the good ones stay in `out` for the next run, without a manifest.
     """
-    paths = [Path(source) for source in sources]
+    paths = expanded([Path(source) for source in sources])
     if not paths:
         raise UsageError("no files to convert")
     _refuse_foreign(out)
@@ -106,13 +109,13 @@ def _convert_all(
 
     # Open every file, then convert each
     outcome = _ConvertedSources(named_splits=splits_by_name(paths))
-    plans = _plan_all(paths, data, outcome.failures)
+    plans = _plan_all(paths, data, outcome)
     with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
         advance = _counter(sum(each.points for each in plans.values()), progress)
         job = Job(out, data, options, pool, advance)
         for index, planned in plans.items():
             _convert_one(index, planned, job, outcome)
-    if outcome.failures and not (skip_bad and outcome.records):
+    if not outcome.records or (outcome.failures.keys() - outcome.dropped.keys() and not skip_bad):
         raise DataError(_failure_text(outcome, len(paths), out))
 
     # Number the episodes and write the manifest. An older manifest goes first: renumbering changes its shards.
@@ -137,7 +140,7 @@ def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
     """
     manifest = read_manifest(out)
     # By content: renamed or touched files are the same data.
-    sums = [sha256_file(path) if path.is_file() else "" for path in paths]
+    sums = [source_sha256(path) if path.exists() else "" for path in paths]
     known = [source.sha256 for source in manifest.sources]
     if known == sums and manifest.options == options and manifest.is_whole(out):
         return manifest
@@ -147,8 +150,8 @@ def _known(out: Path, paths: Sequence[Path], options: str) -> Manifest | None:
     return None
 
 
-def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]) -> dict[int, SourcePlan]:
-    """Open every file; files that are unusable, or differ from the first good one, go to `failures`."""
+def _plan_all(paths: Sequence[Path], data: DataConfig, outcome: _ConvertedSources) -> dict[int, SourcePlan]:
+    """Open every file; files that are unusable, or differ from the first good one, go to the failures."""
     plans: dict[int, SourcePlan] = {}
     for index, path in enumerate(paths):
         try:
@@ -157,8 +160,15 @@ def _plan_all(paths: Sequence[Path], data: DataConfig, failures: dict[Path, str]
                 _check_fit(next(iter(plans.values())), planned)
             plans[index] = planned
         except DataError as error:
-            failures[path] = str(error)
+            _fail(path, error, data, outcome)
     return plans
+
+
+def _fail(path: Path, error: DataError, data: DataConfig, outcome: _ConvertedSources) -> None:
+    """Note that a file cannot be used; with `drop_bad_episodes`, one of bad episodes alone is left out as they are."""
+    outcome.failures[path] = str(error)
+    if isinstance(error, NoneUsableError) and data.drop_bad_episodes:
+        outcome.dropped[path] = error.refused
 
 
 def _check_fit(first: SourcePlan, other: SourcePlan) -> None:
@@ -197,7 +207,7 @@ def _convert_one(index: int, planned: SourcePlan, job: Job, outcome: _ConvertedS
         else:
             job.advance(planned.points)
     except DataError as error:
-        outcome.failures[planned.path] = str(error)
+        _fail(planned.path, error, job.data, outcome)
         return
     outcome.indices.append(index)
     outcome.records.append(done[0])
@@ -252,7 +262,11 @@ def _finish(outcome: _ConvertedSources, out: Path, options: str) -> Manifest:
         statistics=summary.statistics(features),
         quantiles=summary.quantile_method(),
         sources=tuple(SourceEntry(path=r.path, bytes=r.bytes, sha256=r.sha256) for r in records),
-        notices=(*_notices(records, summary), *_split_notices(names, splits)),
+        notices=(
+            *_notices(records, summary),
+            *_split_notices(names, splits),
+            *left_out([each for refused in outcome.dropped.values() for each in refused]),
+        ),
         skipped=tuple(SkippedEntry(source=path.name, reason=why) for path, why in outcome.failures.items()),
     )
     # The manifest last: its presence says that everything else is there.

@@ -20,6 +20,7 @@ from ensemble.data.jumps import Jump, cut_at_jumps, jump_notices, jumps_in
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
+from ensemble.data.layouts.folder import expanded, source_bytes
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, listing, share_text
 from ensemble.errors import DataError
@@ -33,6 +34,7 @@ _HEAD = ("feature", "width", "type", "role", "angles", "not finite", "constant",
 _DATA_FIELDS = (
     "layout",
     "map",
+    "features",
     "roles",
     "angles",
     "dt",
@@ -87,10 +89,13 @@ class Inspection:
     arrays: tuple[ArrayInfo, ...]
     best: Match
     refused: tuple[Refused, ...] = ()  # episodes that cannot be used
+    files: int = 1  # of a folder, of which the first is described
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         head = f"{self.path}: {byte_size(self.bytes)}"
+        if self.files > 1:
+            head += f" in {self.files} files, of which this is the first"
         if self.recording is None:
             return [head, *self._unknown()]
 
@@ -132,12 +137,14 @@ class Inspection:
 def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
     """Read a file once and return its content; DataError when it cannot be opened or is inconsistent."""
     data = data or DataConfig(path=str(path))
-    container = open_container(path, data.follow_links)
+    sources = expanded([path])
+    container = open_container(sources[0], data.follow_links)
+    size = sum(source_bytes(source) for source in sources)
     try:
         best = detect(container)[0]
         if data.layout == "auto" and not data.map and best.missing:
             arrays = _arrays(container)
-            return Inspection(path, path.stat().st_size, data, None, (), arrays, best)
+            return Inspection(path, size, data, None, (), arrays, best, files=len(sources))
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
         if data.cut_at_jumps:
@@ -152,7 +159,7 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
         recording = replace(recording, notices=(*recording.notices, *jump_notices(jumps)))
-        return Inspection(path, path.stat().st_size, data, recording, views, (), best, tuple(refused))
+        return Inspection(path, size, data, recording, views, (), best, tuple(refused), len(sources))
     finally:
         container.close()
 

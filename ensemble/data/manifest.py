@@ -13,7 +13,7 @@ from ensemble.errors import DataError
 from ensemble.schema import Feature, FeatureRole, UInt64
 
 FORMAT = trajectories.FORMAT
-_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
+_OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
 
 
 class Entry(BaseModel):

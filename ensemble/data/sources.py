@@ -18,6 +18,7 @@ from ensemble.data import notes
 from ensemble.data.blocks import READ_ROWS, BlockIssues, plan_blocks
 from ensemble.data.jumps import cut_at_jumps
 from ensemble.data.layouts.detect import open_container, open_recording
+from ensemble.data.layouts.folder import source_bytes, source_sha256
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
@@ -115,7 +116,7 @@ def finished_source(out: Path, index: int, source: Path, options: str) -> tuple[
     """
     if not notes.existing_path(out, _record_name(index)).is_file():
         return None
-    record = read_record(out, index, sha256_file(source), options)
+    record = read_record(out, index, source_sha256(source), options)
     try:
         return None if record is None else (record, _summary_of(record, out))
     except DataError:
@@ -129,7 +130,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     """
     # The shards. An old record goes first: a kill between the two must not leave a record of other shards.
     notes.remove_note(job.out, _record_name(index))
-    digest = job.pool.submit(sha256_file, planned.path)
+    digest = job.pool.submit(source_sha256, planned.path)
     with open_source(planned.path, job.data) as recording:
         if job.data.cut_at_jumps:
             recording = cut_at_jumps(recording, list(plan_blocks(recording.points, READ_ROWS)))
@@ -147,7 +148,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     keys = unique_keys(recording.keys)
     record = SourceRecord(
         path=planned.path.name,
-        bytes=planned.path.stat().st_size,
+        bytes=source_bytes(planned.path),
         sha256=digest.result(),
         options=job.options,
         layout=recording.layout,

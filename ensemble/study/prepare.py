@@ -16,6 +16,7 @@ from typing import Any
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
+from ensemble.data.layouts.folder import expanded, is_shards, parts_of
 from ensemble.data.notes import has_manifest
 from ensemble.data.trajectories import Trajectories, describe, read_episodes, read_manifest
 from ensemble.errors import DataError, UsageError
@@ -29,6 +30,7 @@ from ensemble.training.tasks import task_of
 _CONVERSION = {
     "layout",
     "map",
+    "features",
     "roles",
     "angles",
     "dt",
@@ -38,6 +40,7 @@ _CONVERSION = {
     "follow_links",
 }
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
+_NAMED = 3  # sources in a line for the user
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives
 
 
@@ -86,13 +89,14 @@ def planned_shards(config: DataConfig, base_dir: Path, results: Path) -> Path:
     if config.path is None:
         return _simulated_target(config, cache)
     paths = source_paths(config, base_dir)
-    return paths[0] if len(paths) == 1 and paths[0].is_dir() else _converted_target(config, paths, cache)
+    return paths[0] if _are_shards(paths) else _converted_target(config, paths, cache)
 
 
 def source_paths(config: DataConfig, base_dir: Path) -> list[Path]:
-    """Return the files, or the one directory, that `data.path` names; DataError where one is missing."""
+    """Return the sources that `data.path` names, or its one directory of shards; DataError where one is missing."""
     paths = [config.path] if isinstance(config.path, str) else config.path or []
-    return [_find(path, base_dir) for path in paths]
+    found = [_find(path, base_dir) for path in paths]
+    return found if _are_shards(found) else expanded(found)
 
 
 def check_experiments(experiments: Iterable[Experiment], data: PreparedData) -> Trajectories:
@@ -150,8 +154,8 @@ def _simulated(config: DataConfig, cache: Path, say: Say) -> Path:
 
 
 def _converted(config: DataConfig, paths: str | list[str], base_dir: Path, cache: Path, say: Say) -> Path:
-    files = [_find(path, base_dir) for path in ([paths] if isinstance(paths, str) else paths)]
-    if len(files) == 1 and files[0].is_dir():
+    files = source_paths(config.model_copy(update={"path": paths}), base_dir)
+    if _are_shards(files):
         read_manifest(files[0])  # raises where this is no data set
         _refuse_conversion(config, files[0])
         return files[0]
@@ -169,8 +173,14 @@ def _simulated_target(config: DataConfig, cache: Path) -> Path:
 
 def _converted_target(config: DataConfig, files: list[Path], cache: Path) -> Path:
     # Size and time of change stand for the content, which may be too large to be hashed at every start.
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    parts = [part for path in files for part in parts_of(path)]
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
     return cache / f"{files[0].stem}-{_digest([stamps, _conversion(config)])}"
+
+
+def _are_shards(paths: Sequence[Path]) -> bool:
+    """Return whether these paths are one directory that a conversion made, or began to make."""
+    return len(paths) == 1 and is_shards(paths[0])
 
 
 def _refuse_conversion(config: DataConfig, shards: Path) -> None:
@@ -189,7 +199,9 @@ def _convert(config: DataConfig, sources: list[Path], target: Path, say: Say) ->
         return target  # another process made it while this one waited for the lock
     from ensemble.data.convert import convert  # loads HDF5
 
-    say(f"converting {', '.join(path.name for path in sources)} to {short_path(target)}")
+    named = ", ".join(path.name for path in sources[:_NAMED])
+    more = f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else ""
+    say(f"converting {named}{more} to {short_path(target)}")
     manifest = convert(sources, target, config)
     for notice in manifest.notices:
         say(f"  {notice}")

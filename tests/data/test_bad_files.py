@@ -170,7 +170,7 @@ def test_d6_unequal_lengths_inside_an_episode_are_both_named(tmp_path: Path) -> 
     assert "timeouts has 5, the others have" in refusal(tmp_path / "d.h5", tmp_path)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "aloha"])  # whose episodes are files
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 def test_d7_a_bad_number_names_episode_and_first_index(tmp_path: Path, name: str, bad: float) -> None:
     case = CASES[name]
@@ -447,5 +447,5 @@ def test_s8_episode_names_cannot_leave_their_place(tmp_path: Path) -> None:
 
 def test_a_directory_and_a_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.h5").mkdir()
-    assert "a directory" in refusal(tmp_path / "folder.h5", tmp_path)
+    assert "a folder without" in refusal(tmp_path / "folder.h5", tmp_path)
     assert "no such file" in refusal(tmp_path / "absent.h5", tmp_path)

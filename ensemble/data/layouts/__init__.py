@@ -1,4 +1,4 @@
-"""Readers of foreign files, one layout per module: nerd, robomimic, robosuite, d4rl, npz, pairs, or a map in the YAML.
+"""Readers of foreign files, one layout per module, or a map in the YAML; `lerobot/` and `rollouts/` hold some of them.
 
 `detect` finds the layout of a file; `hdf5` and `npz` open it as a `Container`; a reader describes it as a `Recording`.
 """

@@ -22,7 +22,12 @@ Values = npt.NDArray[Any]
 
 LIMIT_VARIABLE = "ENSEMBLE_MAX_BYTES"
 _FALLBACK_LIMIT = 8 << 30  # bytes, where the system does not say what is free
+_DEPTH = 6  # levels of groups inside an episode: links may make a group a part of itself
 _SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
+
+
+class NotNumericError(DataError):
+    """An array holds something else than real numbers: texts, objects, or rows of variable length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +105,29 @@ def check_size(path: Path, what: str, declared: int) -> None:
     """Raise DataError when a declared size is above the limit."""
     limit = byte_limit()
     if declared > limit:
+        size = f" in a file of {byte_size(path.stat().st_size)}" if path.is_file() else ""
         raise DataError(
-            f"{path}: {what} declares {byte_size(declared)} in a file of {byte_size(path.stat().st_size)}; "
+            f"{path}: {what} declares {byte_size(declared)}{size}; "
             f"the limit is {byte_size(limit)} (half of the available memory unless {LIMIT_VARIABLE} says otherwise)"
         )
 
 
 def check_dtype(path: Path, info: ArrayInfo) -> None:
-    """Raise DataError unless the array holds real numbers."""
+    """Raise NotNumericError unless the array holds real numbers."""
     kind = info.dtype.kind
     if not info.shape:
-        raise DataError(f"{path}: {info.key} is a single value, not an array")
+        raise NotNumericError(f"{path}: {info.key} is a single value, not an array")
     if kind == "O":
-        raise DataError(
+        raise NotNumericError(
             f"{path}: {info.key} holds objects or rows of variable length; pickled data is not read, "
             "write it as a plain numeric array"
         )
     if kind == "V":
-        raise DataError(f"{path}: {info.key} is an opaque blob; pickled data is not read, write it as a numeric array")
+        raise NotNumericError(
+            f"{path}: {info.key} is an opaque blob; pickled data is not read, write it as a numeric array"
+        )
     if kind not in "fiub":
-        raise DataError(f"{path}: {info.key} has dtype {info.dtype}; only real numbers are read")
+        raise NotNumericError(f"{path}: {info.key} has dtype {info.dtype}; only real numbers are read")
 
 
 def missing_key(container: Container, key: str, layout: str, episode: str | None = None) -> DataError:
@@ -143,6 +151,18 @@ def require(container: Container, keys: Iterable[str], layout: str) -> None:
 def path_in(group: str, name: str) -> str:
     """Return the key of a name inside a group; the root group is ""."""
     return f"{group}/{name}" if group else name
+
+
+def arrays_inside(container: Container, group: str, depth: int = _DEPTH) -> list[str]:
+    """Return the arrays in a group and the groups inside it, as paths relative to it, in the order of the file."""
+    keys = []
+    for name in container.names(group):
+        path = path_in(group, name)
+        if container.is_array(path):
+            keys.append(name)
+        elif depth > 1:
+            keys += [f"{name}/{inner}" for inner in arrays_inside(container, path, depth - 1)]
+    return keys
 
 
 def walk_arrays(container: Container, limit: int) -> list[str]:

@@ -10,7 +10,12 @@ from pathlib import Path
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts import d4rl, hdf5, mapped, nerd, npz, pairs, robomimic, robosuite
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
+from ensemble.data.layouts.folder import is_lerobot
+from ensemble.data.layouts.lerobot import layout as lerobot
+from ensemble.data.layouts.lerobot.folder import LeRobotFolder
+from ensemble.data.layouts.names import chosen_features
 from ensemble.data.layouts.recording import Recording, with_options
+from ensemble.data.layouts.rollouts import maniskill, minari, mocapact, rollout
 from ensemble.errors import DataError, UsageError
 
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
@@ -48,6 +53,11 @@ LAYOUTS = (
     Layout("nerd", nerd.TITLE, nerd.wanted, nerd.open_recording),
     Layout("robomimic", robomimic.TITLE, robomimic.wanted, robomimic.open_recording),
     Layout("robosuite", robosuite.TITLE, robosuite.wanted, robosuite.open_recording),
+    Layout("lerobot", lerobot.TITLE, lerobot.wanted, lerobot.open_recording),
+    Layout("minari", minari.TITLE, minari.wanted, minari.open_recording),
+    Layout("maniskill", maniskill.TITLE, maniskill.wanted, maniskill.open_recording),
+    Layout("aloha", rollout.ALOHA, rollout.aloha_wanted, rollout.open_aloha),
+    Layout("mocapact", mocapact.TITLE, mocapact.wanted, mocapact.open_recording),
     Layout("d4rl", d4rl.TITLE, d4rl.wanted, d4rl.open_recording),
     Layout("npz", npz.TITLE, npz.wanted, npz.open_recording),
     Layout("pairs", pairs.TITLE, pairs.wanted, pairs.open_recording),
@@ -59,6 +69,8 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
 
     Nothing is ever unpickled: pickles are refused by name and by content.
     """
+    if is_lerobot(path):
+        return LeRobotFolder(path)
     if not path.is_file():
         raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() in _PICKLED:
@@ -104,7 +116,8 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
             recording = replace(recording, notices=(notice, *recording.notices))
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
-    return with_options(recording, data, container)
+    recording = with_options(recording, data, container)
+    return chosen_features(recording, data.features, str(container.path)) if data.features else recording
 
 
 def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ensemble.data.layouts.container import Container, Values
 from ensemble.data.layouts.grouped import lengths_text, matrix
+from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, append_last, difference_to_successor
 from ensemble.errors import DataError
 from ensemble.schema import Int64
@@ -39,23 +40,24 @@ def flat_recording(
     bounds = np.append(starts, rows).astype(np.int64)
     counts = np.diff(bounds)
     has_last_point = any(column.next_key for column in columns)
+    features, renamed = distinct_names([column.feature for column in columns], [column.key for column in columns])
 
     def read(first: int, last: int) -> dict[str, Values]:
         return {
-            column.feature.name: _read(container, column, bounds[first : last + 1], first, has_last_point)
-            for column in columns
+            feature.name: _read(container, column, bounds[first : last + 1], first, has_last_point)
+            for feature, column in zip(features, columns, strict=True)
         }
 
     points = counts + has_last_point
     return Recording(
         layout=layout,
         summary=f"{title}: {plural(rows, 'row')}, {plural(len(starts), 'episode')} of {lengths_text(points)}",
-        features=tuple(column.feature for column in columns),
+        features=tuple(features),
         keys=tuple(f"episode-{i}" for i in range(len(starts))),
         points=points,
         given=(None,) * len(starts),
         dt=None,
-        notices=tuple(notices),
+        notices=(*notices, *renamed),
         read=read,
     )
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, arrays_inside, path_in
+from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import RawFeature, Recording, natural_order
 from ensemble.data.layouts.refused import (
     EMPTY,
@@ -28,7 +29,6 @@ from ensemble.schema import Int64
 from ensemble.text import nearest, plural
 
 _SAMPLED = 100  # groups whose arrays say what a file's groups hold
-_DEPTH = 4  # levels of groups inside an episode
 
 Rows = Callable[[Mapping[str, int]], int | None]  # rows of each array -> rows of the episode, None where they differ
 
@@ -39,6 +39,7 @@ class Loader:
 
     feature: RawFeature
     load: Callable[[str], Values]
+    key: str = ""  # its path inside the group: the name of the feature where a shorter one is not free
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +118,12 @@ def without(usable: Groups, refused: Sequence[Refused]) -> Groups:
 
 def typical_group(container: Container, groups: Sequence[str]) -> str:
     """Return the first group with the names of arrays that most groups have, of at most a hundred evenly spread."""
-    return _model({group: tuple(arrays_in(container, group)) for group in sample(groups)})
+    return _model({group: tuple(sorted(arrays_inside(container, group))) for group in sample(groups)})
 
 
 def sample(groups: Sequence[str]) -> Sequence[str]:
     """Return at most a hundred groups, evenly spread."""
     return groups[:: -(-len(groups) // _SAMPLED)]
-
-
-def arrays_in(container: Container, group: str, depth: int = _DEPTH) -> list[str]:
-    """Return the arrays in a group and the groups inside it, as sorted paths relative to it."""
-    keys = []
-    for name in container.names(group):
-        path = path_in(group, name)
-        if container.is_array(path):
-            keys.append(name)
-        elif depth > 1:
-            keys += [f"{name}/{inner}" for inner in arrays_in(container, path, depth - 1)]
-    return sorted(keys)
 
 
 def demonstrations(container: Container, group: str) -> list[str]:
@@ -158,23 +147,24 @@ def grouped_recording(
     masks: Sequence[tuple[str, ...]] = (),
 ) -> Recording:
     """Return a recording that reads its episodes group by group."""
+    plain = [loader.feature for loader in loaders]
+    features, renamed = distinct_names(plain, [loader.key or loader.feature.name for loader in loaders])
 
     def read(first: int, last: int) -> dict[str, Values]:
         return {
-            loader.feature.name: np.concatenate([loader.load(group) for group in groups[first:last]])
-            for loader in loaders
+            feature.name: np.concatenate([loader.load(group) for group in groups[first:last]])
+            for feature, loader in zip(features, loaders, strict=True)
         }
 
-    features = tuple(loader.feature for loader in loaders)
     return Recording(
         layout=layout,
         summary=summary,
-        features=features,
+        features=tuple(features),
         keys=tuple(keys),
         points=points,
         given=tuple(given),
         dt=dt,
-        notices=tuple(notices),
+        notices=(*notices, *renamed),
         read=read,
         refused=tuple(refused),
         masks=tuple(masks),
@@ -208,7 +198,7 @@ def _problem(
 ) -> int | Refused:
     """Return the rows of a group, or why it cannot be used."""
     # Arrays
-    if not infos and not arrays_in(container, group):
+    if not infos and not arrays_inside(container, group):
         return Refused(group, EMPTY, "holds no arrays")
     if len(infos) < len(keys):
         return Refused(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
+from ensemble.data.layouts.names import SHARD_COLUMNS
 from ensemble.data.layouts.recording import SPLIT_NAMES, Recording, median_step, natural_order, raw_feature
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
@@ -70,6 +71,9 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
     """Return the role of each feature: as given, or its name if that is a role (state: obs/joint_pos)."""
     if not entries:
         raise UsageError("layout map needs data.map: feature: array")
+    own = [name for name in entries if name in SHARD_COLUMNS]
+    if own:
+        raise UsageError(f"data.map: '{own[0]}' is a column of every shard; call the feature otherwise ({own[0]}_)")
     roles = {name: name for name in entries if name in _ROLE_NAMES} | data.roles
     missing = [name for name in entries if name not in roles]
     if missing:

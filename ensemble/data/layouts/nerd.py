@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.config.data import DataConfig
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, require
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, arrays_inside, require
+from ensemble.data.layouts.names import distinct_names
 from ensemble.data.layouts.recording import (
     RawFeature,
     Recording,
@@ -71,6 +72,8 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
     # Features and lengths
     arrays = _arrays(container, states.shape[:lead], lead)
+    keys = [array.info.key.removeprefix(f"{GROUP}/") for array in arrays]
+    features, renamed = distinct_names([array.feature for array in arrays], keys)
     lengths = _lengths(container, steps, count)
     _check_totals(container, mode, steps, count, lengths)
 
@@ -82,21 +85,22 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     return Recording(
         layout="nerd",
         summary=f"{TITLE} {mode}: {count} {kind}{long}",
-        features=tuple(array.feature for array in arrays),
+        features=tuple(features),
         keys=tuple(f"{mode}-{i}" for i in range(count)),
         points=lengths + 1,
         given=(None,) * count,
         dt=next((float(dt) for dt in dts if dt), None),
-        notices=notices,
+        notices=(*notices, *renamed),
         read=lambda first, last: {
-            array.feature.name: _read(container, array, mode, first, last, lengths[first:last]) for array in arrays
+            feature.name: _read(container, array, mode, first, last, lengths[first:last])
+            for feature, array in zip(features, arrays, strict=True)
         },
     )
 
 
 def _arrays(container: Container, leading: tuple[int, ...], lead: int) -> list[_Array]:
     """Return the features: the states first, then the others in the order of the file."""
-    keys = _array_keys(container, GROUP)
+    keys = arrays_inside(container, GROUP)
     names = [_STATE, *(name for name in keys if name not in (_STATE, LENGTHS))]
     arrays = []
     for name in names:
@@ -117,17 +121,6 @@ def _arrays(container: Container, leading: tuple[int, ...], lead: int) -> list[_
         if info.width(lead):
             arrays.append(_Array(info, following, _feature(container, name, info, lead, following is not None)))
     return arrays
-
-
-def _array_keys(container: Container, group: str) -> list[str]:
-    """Return the arrays in a group and all groups inside it, as paths relative to it."""
-    keys = []
-    for name in container.names(group):
-        if container.is_array(f"{group}/{name}"):
-            keys.append(name)
-        else:
-            keys += [f"{name}/{inner}" for inner in _array_keys(container, f"{group}/{name}")]
-    return keys
 
 
 def _feature(container: Container, name: str, info: ArrayInfo, lead: int, successor: bool) -> RawFeature:

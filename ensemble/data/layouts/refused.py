@@ -36,6 +36,14 @@ class Refused:
     detail: str  # what is wrong and where, for a message about this episode
 
 
+class NoneUsableError(DataError):
+    """A file without a usable episode; `refused` are its episodes."""
+
+    def __init__(self, message: str, refused: Sequence[Refused]):
+        super().__init__(message)
+        self.refused = tuple(refused)
+
+
 def bad(refused: Sequence[Refused]) -> list[Refused]:
     """Return the episodes whose absence the user must ask for."""
     return [each for each in refused if each.reason != SINGLE_POINT]
@@ -46,9 +54,10 @@ def refusal(path: Path, refused: Sequence[Refused], episodes: int) -> DataError:
     if len(refused) < episodes:
         return DataError("\n".join([f"{path}: {share_text(refused, episodes)}", *listing(path, refused), _OVERRIDE]))
     if len({each.detail for each in refused}) > 1:
-        return DataError("\n".join([f"{path}: 0 of {episodes} episodes are usable", *listing(path, refused)]))
+        text = "\n".join([f"{path}: 0 of {episodes} episodes are usable", *listing(path, refused)])
+        return NoneUsableError(text, refused)
     where = f"0 of {episodes} episodes are usable: " if episodes > 1 else _where(refused[0])
-    return DataError(f"{path}: {where}{_detail(path, refused[0])}")
+    return NoneUsableError(f"{path}: {where}{_detail(path, refused[0])}", refused)
 
 
 def share_text(refused: Sequence[Refused], episodes: int) -> str:

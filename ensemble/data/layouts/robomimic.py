@@ -1,19 +1,21 @@
-"""robomimic, MimicGen and LIBERO: a group per demonstration, with `actions` and `obs/<key>`.
+"""robomimic, MimicGen, LIBERO and Isaac Lab: a group per demonstration, with `actions` and `obs/<key>`.
 
-Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py. The last row of `next_obs` is the
-episode's last point; without `next_obs` the last observation has no successor. Without `obs` the simulator's `states`
-are used. Images are left out.
+Source: robomimic docs/datasets/overview.md, LIBERO scripts/create_dataset.py, Isaac Lab's recorder. The last row of
+`next_obs` is the episode's last point; without `next_obs` the last observation has no successor. Without `obs` the
+simulator's `states` are used, groups inside them included. Images are left out.
 """
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
+from ensemble.data.layouts.described import KEY, Described, redescribed
 from ensemble.data.layouts.grouped import (
     Groups,
     Loader,
@@ -29,6 +31,7 @@ from ensemble.data.layouts.grouped import (
 from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
 from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
 from ensemble.data.layouts.robosuite import states_without_time
+from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
 from ensemble.text import plural
 
@@ -36,7 +39,6 @@ TITLE = "robomimic"
 GROUP = "data"
 _COUNT = "num_samples"
 _MASKS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
-_LOWEST_IMAGE_RANK = 3  # (N, H, W) and more
 
 
 def wanted(container: Container) -> dict[str, bool]:
@@ -54,14 +56,13 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if not demos:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
     typical = typical_group(container, demos)
-    observed, notices = _observed(container, typical)
-    lacking = [key for key in observed if not container.has(f"{typical}/next_{key}")]
-    followed = not lacking and observed != ["states"]
-    if len(lacking) not in (0, len(observed)):
-        notices.append(f"next_obs is not used, since it lacks {', '.join(lacking)}: episodes end at their last row")
-    following = [f"next_{key}" for key in observed] if followed else []
-    notices += _occasional(container, demos, observed)
-    usable = usable_groups(container, demos, [*observed, "actions", *following], declared=_COUNT)
+    observed = _observed(container, typical)
+    notices = observed.notices
+    if not observed.keys[0].startswith("obs/"):
+        notices.append("no obs in the file: the simulator's states are the state")
+    following, more = _following(container, typical, observed.keys)
+    notices += more + _occasional(container, demos, observed.keys)
+    usable = usable_groups(container, demos, [*observed.keys, "actions", *following], declared=_COUNT)
     notices += _check_total(container, usable)
     masks = _masks(container)
     notices += masks.notices(demos)
@@ -72,20 +73,23 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     infos = usable.arrays
 
     # Features
-    dt = _control_period(container)
-    if observed == ["states"]:
+    dt, followed = _control_period(container), bool(following)
+    if observed.keys == ["states"]:
         states, time, more = states_without_time(container, usable.names, infos["states"][0])
         loaders, dt, notices = [states], dt or time, [*notices, *more]
     else:
-        loaders = [_observation(container, key, infos[key][0], followed) for key in observed]
+        loaders = [_observation(container, key, infos[key][0], followed) for key in observed.keys]
+        loaders, more = _previous_actions_marked(container, usable.names[0], loaders)
+        notices = [*notices, *more]
     loaders.append(_actions(container, infos["actions"][0], followed))
+    loaders.sort(key=lambda loader: loader.feature.role == "auxiliary")
 
     # Description
     points = usable.rows + followed
     summary = f"{TITLE}: {len(usable.names)} demonstrations of {lengths_text(points)}"
     names = [_name(demo) for demo in usable.names]
     given, others = [masks.split(name) for name in names], [masks.others(name) for name in names]
-    return grouped_recording(
+    recording = grouped_recording(
         container,
         "robomimic",
         summary,
@@ -99,20 +103,48 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         usable.refused,
         others if any(others) else (),
     )
+    return redescribed(recording, Described.read(_parsed(container.attribute(GROUP, KEY), [])))
 
 
-def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
-    """Return the observation keys that are vectors, and notices on the others."""
-    keys = [f"obs/{name}" for name in container.names(f"{demo}/obs") if container.is_array(f"{demo}/obs/{name}")]
-    if not keys:
-        if not container.has(f"{demo}/states"):
-            raise missing_key(container, f"{demo}/obs", "robomimic", demo)
-        return ["states"], ["no obs in the file: the simulator's states are the state"]
-    images = [key for key in keys if len(container.array(f"{demo}/{key}").shape) >= _LOWEST_IMAGE_RANK]
-    vectors = [key for key in keys if key not in images]
-    if not vectors:
-        raise DataError(f"{container.path}: {demo}/obs holds only images ({', '.join(images)}), which are not read")
-    return vectors, [f"images left out: {', '.join(images)}"] if images else []
+def _observed(container: Container, demo: str) -> Vectors:
+    """Return the vectors in `obs`, or in `states` where a file has no observations."""
+    group = "obs" if container.names(f"{demo}/obs") else "states"
+    if not container.has(f"{demo}/{group}"):
+        raise missing_key(container, f"{demo}/obs", "robomimic", demo)
+    observed = vectors_in(container, demo, [group])
+    if not observed.keys:
+        raise DataError(f"{container.path}: {demo}/{group} holds no vectors, which alone are read: {observed.reasons}")
+    return observed
+
+
+def _following(container: Container, demo: str, observed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the keys of the next observations, none unless all are there, and a notice where only some are."""
+    keys = [f"next_{key}" for key in observed if key.startswith("obs/")]
+    lacking = [key.removeprefix("next_") for key in keys if not container.has(f"{demo}/{key}")]
+    if not lacking:
+        return keys, []
+    if len(lacking) == len(keys):
+        return [], []
+    return [], [f"next_obs is not used, since it lacks {', '.join(lacking)}: episodes end at their last row"]
+
+
+def _previous_actions_marked(
+    container: Container, demo: str, loaders: Sequence[Loader]
+) -> tuple[list[Loader], list[str]]:
+    """Return the observations with `obs/actions` as auxiliary where it holds the action of the point before.
+
+    Isaac Lab records it so: it is no state, since the control of a point says what it is at the next one.
+    """
+    key, at = "obs/actions", [loader.key for loader in loaders]
+    if key not in at:
+        return list(loaders), []
+    before, actions = matrix(container.read(f"{demo}/{key}")), matrix(container.read(f"{demo}/actions"))
+    if before.shape[1] != actions.shape[1] or not np.array_equal(before[1 : len(actions)], actions[: len(before) - 1]):
+        return list(loaders), []
+    marked = list(loaders)
+    number = at.index(key)
+    marked[number] = replace(marked[number], feature=replace(marked[number].feature, role="auxiliary"))
+    return marked, [f"{key} repeats the action of the point before: auxiliary, no state"]
 
 
 def _occasional(container: Container, demos: Sequence[str], observed: Sequence[str]) -> list[str]:
@@ -131,7 +163,8 @@ def _observation(container: Container, key: str, info: ArrayInfo, followed: bool
             return values
         return np.concatenate([values, matrix(container.read(f"{group}/next_{key}", slice(-1, None)))])
 
-    return Loader(raw_feature(key.removeprefix("obs/"), info.width(), info.dtype, "state"), load)
+    name = key.removeprefix("obs/").removeprefix("states/")
+    return Loader(raw_feature(name, info.width(), info.dtype, "state"), load, key)
 
 
 def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
@@ -139,7 +172,7 @@ def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
         values = matrix(container.read(f"{group}/actions"))
         return np.concatenate([values, values[-1:]]) if followed else values
 
-    return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load)
+    return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load, "actions")
 
 
 def _check_total(container: Container, usable: Groups) -> list[str]:
@@ -161,14 +194,18 @@ def _check_total(container: Container, usable: Groups) -> list[str]:
 
 def _control_period(container: Container) -> float | None:
     """Return 1 / control_freq (s) from the environment's arguments, or None."""
-    text = container.attribute(GROUP, "env_args")
-    try:
-        arguments = json.loads(text) if isinstance(text, str) else {}
-    except json.JSONDecodeError:
-        return None
+    arguments = _parsed(container.attribute(GROUP, "env_args"), {})
     settings = arguments.get("env_kwargs") if isinstance(arguments, dict) else None
     frequency = settings.get("control_freq") if isinstance(settings, dict) else None
     return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
+
+
+def _parsed(text: object, default: Any) -> Any:
+    """Return the JSON of an attribute, or the default where there is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else default
+    except json.JSONDecodeError:
+        return default
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,4 +95,4 @@ def states_without_time(
 
 def _loader(container: Container, key: str, info: ArrayInfo, control: bool) -> Loader:
     feature = raw_feature(key, info.width(), info.dtype, "control" if control else "auxiliary")
-    return Loader(feature, lambda group: matrix(container.read(f"{group}/{key}")))
+    return Loader(feature, lambda group: matrix(container.read(f"{group}/{key}")), key)
