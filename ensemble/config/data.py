@@ -1,16 +1,25 @@
 """The `data:` section: origin of trajectories, roles of features, and splits."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ensemble.config.base import Description, Name, Section
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
+TimeAxis = Literal["first", "last"]
+ArrayKey = Annotated[str, Field(min_length=1), Description("the name of an array")]
+FeatureName = Annotated[str, Field(min_length=1, max_length=200)]
 SplitShare = Annotated[
     Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
     Description("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
 ]
+
+
+def _without_unset(dumped: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Leave out keys that are not set: a hash of a file from before the key existed then stays what it was."""
+    return {key: value for key, value in dumped.items() if key not in names or value is not None}
 
 
 class SimulateConfig(Section):
@@ -29,10 +38,22 @@ class SimulateConfig(Section):
 class FeatureMap(Section):
     """Where one feature is found in a foreign file, or what it is derived from."""
 
-    key: str | None = Field(None, description="data set inside each episode group, e.g. obs/joint_pos")
+    key: ArrayKey | Annotated[list[ArrayKey], Field(min_length=1)] | None = Field(
+        None, description="data set inside each episode group, e.g. obs/joint_pos; of a list, the columns side by side"
+    )
     columns: list[int] | None = Field(None, description="columns to keep, in this order; all by default")
     derivative_of: str | None = Field(None, description="feature whose finite difference in time this is (needs dt)")
     scale: float = Field(1.0, description="factor applied before the cast to float32")
+    time_axis: TimeAxis | None = Field(None, description="axis of an array along which time runs; default: data's")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of its arrays; () for a derivative."""
+        return () if self.key is None else (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unset(handler(self), ("time_axis",))
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -80,11 +101,17 @@ class DataConfig(Section):
         None, description="environment to simulate when no path is given"
     )
     path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="HDF5 or npz files, or one directory of converted shards"
+        None, description="files (HDF5, npz, mat, csv, Parquet), or one directory of converted shards"
     )
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
-    map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")
+    map: dict[FeatureName, ArrayKey | Annotated[list[ArrayKey], Field(min_length=1)] | FeatureMap] = Field(
+        {}, description="feature: data set or columns of a table, for files of no known layout"
+    )
+    episode_column: ArrayKey | None = Field(
+        None, description="column whose value divides the rows into episodes; tables: default `episode`, `trial`, .."
+    )
+    time_axis: TimeAxis | None = Field(None, description="axis along which time runs in mapped arrays; default: first")
     roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
         {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
     )
@@ -98,6 +125,17 @@ class DataConfig(Section):
     validation: dict[Name, str] = Field({}, description="name: path of further validation sets")
     drop_bad_episodes: bool = Field(False, description="leave out episodes with NaN or infinity and count them")
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
+
+    @property
+    def entries(self) -> dict[str, FeatureMap]:
+        """The map with every entry written out."""
+        return {
+            name: entry if isinstance(entry, FeatureMap) else FeatureMap(key=entry) for name, entry in self.map.items()
+        }
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unset(handler(self), ("episode_column", "time_axis"))
 
     @field_validator("starts")
     @classmethod

@@ -14,7 +14,7 @@ from ensemble.store import write_text
 
 FILE = trajectories.MANIFEST
 FORMAT = trajectories.FORMAT
-_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes"}
+_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "episode_column", "time_axis"}
 
 
 class Entry(BaseModel):

@@ -25,6 +25,7 @@ from ensemble.training.tasks import task_of
 
 # Options of `data:` that change the contents of the shards; those of `_NOT_CONVERTED` only their use or their source.
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
+_CONVERSION |= {"episode_column", "time_axis"}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives
 

@@ -1,10 +1,12 @@
-"""Files of no known layout, through `data.map`: feature -> array inside each episode's group.
+"""Files of no known layout and tables, through `data.map`: feature -> array inside each episode's group.
 
-Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode. Groups called train,
-estimation, validation, test .. are given splits. A control may have one row less than the others. A feature may be the
-time derivative of another one: central differences in float64, before the cast.
+Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode, or as many as a
+column numbers. Several arrays may make one feature. Groups called train, estimation, validation, test .. are given
+splits. A control may have one row less than the others. A feature may be the time derivative of another one: central
+differences in float64, before the cast.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, declared_arrays, grouped_recording, lengths_text, matrix
 from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.table import Table
+from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
 from ensemble.text import did_you_mean, plural
@@ -32,6 +36,7 @@ _SPLITS = {
     "testing": "test",
 }
 _ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
+_TIME_UNIT = re.compile(r"[ _]*[\[(]?(s|sec|secs|seconds)[\])]?$")
 _DEPTH = 6  # levels of groups that are searched for episodes
 
 
@@ -50,45 +55,81 @@ class _Clock:
         return container.read(path_in(group, self.key)).reshape(-1).astype(np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """One entry of the map: its arrays, and the entry whose derivative it is, if it is one."""
+
+    name: str
+    entry: FeatureMap
+    base: FeatureMap  # the entry with the arrays: its own, or that of the feature it is derived from
+    role: FeatureRole
+
+
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Open a file with `data.map`; UsageError for an incomplete map or incomplete roles, DataError for the file."""
     # Episodes and their arrays
-    entries = {name: FeatureMap(key=entry) if isinstance(entry, str) else entry for name, entry in data.map.items()}
-    roles = _roles(entries, data)
-    keys = [entry.key for entry in entries.values() if entry.key]
+    features = _features(data)
+    keys = list(dict.fromkeys(key for feature in features for key in feature.base.keys))
+    notices = _text_notices(container, data)
+    container, by_column = _view(container, data, keys)
     groups = _episodes(container, keys)
-    infos = declared_arrays(container, "map", groups, list(dict.fromkeys(keys)))
+    infos = declared_arrays(container, "map", groups, keys)
 
     # Lengths and time
-    clock = _clock(container, groups[0], data)
-    points = np.array(
-        [_points(container, i, groups[i], entries, roles, infos) for i in range(len(groups))], dtype=np.int64
-    )
+    points = np.array([_points(container, i, groups[i], features, infos) for i in range(len(groups))], dtype=np.int64)
     length = dict(zip(groups, points.tolist(), strict=True))
+    clock = _clock(container, groups[0], length[groups[0]], data)
+    dt, more = _known_dt(container, groups[0], clock)
 
     # Features
-    loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
+    loaders = [_loader(container, feature, infos, clock, length, data) for feature in features]
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
-    summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}"
-    dt = _known_dt(container, groups[0], clock)
-    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, ())
+    summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}{by_column}"
+    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, (*notices, *more))
 
 
-def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
-    """Return the role of each feature: as given, or its name if that is a role (state: obs/joint_pos)."""
+def _features(data: DataConfig) -> list[_Feature]:
+    """Return the entries of the map with their roles: as given, or by a name that is a role (state: obs/joint_pos)."""
+    entries = data.entries
     if not entries:
         raise UsageError("layout map needs data.map: feature: array")
     roles = {name: name for name in entries if name in _ROLE_NAMES} | data.roles
     missing = [name for name in entries if name not in roles]
     if missing:
         raise UsageError(f"data.roles is missing for: {', '.join(missing)} (state, control, output or auxiliary)")
+    known = [name for name, entry in entries.items() if entry.keys]
     for name, entry in entries.items():
         base = entry.derivative_of
-        if base is not None and (base not in entries or entries[base].key is None):
-            known = [n for n, e in entries.items() if e.key]
+        if base is not None and base not in known:
             raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{did_you_mean(base, known)}")
-    return {name: _ROLE_NAMES[roles[name]] for name in entries}
+    return [
+        _Feature(name, entry, entries.get(entry.derivative_of or name, entry), _ROLE_NAMES[roles[name]])
+        for name, entry in entries.items()
+    ]
+
+
+def _view(container: Container, data: DataConfig, keys: Sequence[str]) -> tuple[Container, str]:
+    """Return the container with time first and one group per episode, and what was done, for the summary."""
+    axes = {key: entry.time_axis or data.time_axis for entry in data.entries.values() for key in entry.keys}
+    last = sorted((key for key in keys if axes[key] == "last"), key=len)
+    if last:
+        # The longest mapped name that a path ends with: `q` is not meant where `robot/q` is mapped as well.
+        mapped = sorted(keys, key=len, reverse=True)
+        container = TimeLast(
+            container, lambda path: next((k for k in mapped if path == k or path.endswith(f"/{k}")), None) in last
+        )
+    column = data.episode_column
+    if column is None and isinstance(container, Table):
+        column = episode_column(container.names(), keys)
+    return (EpisodesByColumn(container, column), f", by column {column}") if column else (container, "")
+
+
+def _text_notices(container: Container, data: DataConfig) -> list[str]:
+    left = (
+        [name for name in container.text_columns if name != data.episode_column] if isinstance(container, Table) else []
+    )
+    return [f"columns of text, left out: {', '.join(left)}"] if left else []
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
@@ -117,64 +158,86 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
     return natural_order(complete)
 
 
-def _clock(container: Container, group: str, data: DataConfig) -> _Clock:
-    dt = data.dt or container.attribute(group, "dt") or container.attribute("", "dt")
+def _clock(container: Container, group: str, points: int, data: DataConfig) -> _Clock:
+    """Return the time step that is given or an attribute, or else the array that is a time by its name and length."""
+    dt = data.dt or _seconds(container.attribute(group, "dt")) or _seconds(container.attribute("", "dt"))
     if dt:
-        return _Clock(float(dt), None)
-    key = next((key for key in TIME_KEYS if container.is_array(path_in(group, key))), None)
-    return _Clock(None, key)
+        return _Clock(dt, None)
+    names = {name.lower(): name for name in reversed(container.names(group))}
+    for key in _clock_names(names):
+        try:
+            info = container.array(path_in(group, key))
+        except DataError:
+            continue
+        if info.shape[0] == points and info.width() == 1:
+            return _Clock(None, key)
+    return _Clock(None, None)
 
 
-def _known_dt(container: Container, group: str, clock: _Clock) -> float | None:
+def _clock_names(names: dict[str, str]) -> list[str]:
+    """Return the names that mean a time, `time [s]` and `Time_s` included, the usual first."""
+    plain = {_TIME_UNIT.sub("", lower): name for lower, name in names.items()} | names
+    return [plain[key] for key in TIME_KEYS if key in plain]
+
+
+def _seconds(value: object) -> float | None:
+    """Return an attribute that is a positive number; None for anything else."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
+    return float(value) if number else None  # type: ignore[arg-type]  # a number: checked above
+
+
+def _known_dt(container: Container, group: str, clock: _Clock) -> tuple[float | None, list[str]]:
+    """Return the median time step of the first episode, and a notice where its times are no regular clock."""
     if clock.dt is not None or clock.key is None:
-        return clock.dt
-    time = np.asarray(clock.axis(container, group))
-    return median_step(np.diff(time)) if len(time) > 1 else None
+        return clock.dt, []
+    steps = np.diff(np.asarray(clock.axis(container, group)))
+    if not len(steps) or not np.isfinite(steps).all():
+        return None, []
+    dt = median_step(steps)
+    back = np.flatnonzero(steps <= 0)
+    if dt <= 0 or len(back):
+        row = int(back[0]) + 1 if len(back) else 0
+        return (dt if dt > 0 else None), [
+            f"{path_in(group, clock.key)} goes back or stands still at row {row}: are there several episodes? "
+            "A column that numbers them is data.episode_column"
+        ]
+    if steps.max() > 1.5 * dt or steps.min() < 0.5 * dt:
+        return dt, [f"{path_in(group, clock.key)} is irregular: steps of {steps.min():g} to {steps.max():g} s"]
+    return dt, []
 
 
 def _points(
-    container: Container,
-    number: int,
-    group: str,
-    entries: dict[str, FeatureMap],
-    roles: dict[str, FeatureRole],
-    infos: dict[str, list[ArrayInfo]],
+    container: Container, number: int, group: str, features: Sequence[_Feature], infos: dict[str, list[ArrayInfo]]
 ) -> int:
     """Return the points of an episode: the rows of its arrays; a control may have one row less."""
-    rows = {name: infos[entry.key][number].shape[0] for name, entry in entries.items() if entry.key}
+    rows = {key: each[number].shape[0] for key, each in infos.items()}
     longest = max(rows.values())
-    padded = {
-        name: longest if roles[name] == "control" and count == longest - 1 else count for name, count in rows.items()
-    }
-    if len(set(padded.values())) > 1:
-        same_rows(container, {f"{entries[name].key}": count for name, count in rows.items()}, group or None)
+    shorter = {key for feature in features if feature.role == "control" for key in feature.entry.keys}
+    if any(count != longest and not (key in shorter and count == longest - 1) for key, count in rows.items()):
+        same_rows(container, rows, group or None)
     return longest
 
 
 def _loader(
     container: Container,
-    name: str,
-    entries: dict[str, FeatureMap],
-    roles: dict[str, FeatureRole],
+    feature: _Feature,
     infos: dict[str, list[ArrayInfo]],
     clock: _Clock,
     length: dict[str, int],
     data: DataConfig,
 ) -> Loader:
-    # The array, its columns, and the columns of a derivative
-    entry = entries[name]
-    base = entry if entry.derivative_of is None else entries[entry.derivative_of]
-    assert base.key is not None
-    info = infos[base.key][0]
-    kept = _columns(container, name, base.columns, info.width())
-    width = len(kept) if kept is not None else info.width()
+    # The arrays, their columns, and the columns of a derivative
+    name, entry, base = feature.name, feature.entry, feature.base
+    first = [infos[key][0] for key in base.keys]
+    total = sum(info.width() for info in first)
+    kept = _columns(container, name, base.columns, total)
+    width = len(kept) if kept is not None else total
     own = None if entry is base else _columns(container, name, entry.columns, width)
     angles = [bool({entry.derivative_of, f"{entry.derivative_of}[{i}]"} & set(data.angles)) for i in range(width)]
 
     def load(group: str) -> Values:
-        values = _scaled(_chosen(matrix(container.read(path_in(group, base.key or ""))), kept), base.scale)
-        if len(values) < length[group]:
-            values = np.concatenate([values, values[-1:]])  # a control's last row, which no transition uses
+        parts = [_lengthened(matrix(container.read(path_in(group, key))), length[group]) for key in base.keys]
+        values = _scaled(_chosen(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), kept), base.scale)
         if entry is base:
             return values
         rate = _derivative(values, clock.axis(container, group), angles)
@@ -182,8 +245,28 @@ def _loader(
 
     if entry is not base and clock.dt is None and clock.key is None:
         raise UsageError(f"data.map.{name}: a derivative needs data.dt, or an array of time in {container.path}")
-    dtype = info.dtype if entry is base and entry.scale == 1.0 else np.dtype(np.float64)
-    return Loader(raw_feature(name, width if own is None else len(own), dtype, roles[name]), load)
+    plain = entry is base and entry.scale == 1.0
+    dtype = np.result_type(*(info.dtype for info in first)) if plain else np.dtype(np.float64)
+    return Loader(
+        raw_feature(name, width if own is None else len(own), dtype, feature.role, _labels(first, kept)), load
+    )
+
+
+def _labels(infos: Sequence[ArrayInfo], kept: list[int] | None) -> list[str] | None:
+    """Return the names of the columns where several arrays make a feature; None for the usual labels."""
+    if len(infos) == 1:
+        return None
+    labels = [
+        info.key.rpartition("/")[2] + (f"[{i}]" if info.width() > 1 else "")
+        for info in infos
+        for i in range(info.width())
+    ]
+    return labels if kept is None else [labels[i] for i in kept]
+
+
+def _lengthened(values: Values, points: int) -> Values:
+    """Return the rows, with a shorter control's last one again, which no transition uses."""
+    return np.concatenate([values, values[-1:]]) if len(values) < points else values
 
 
 def _columns(container: Container, name: str, columns: list[int] | None, width: int) -> list[int] | None:
