@@ -120,7 +120,7 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
 @click.option("--out", required=True, type=FOLDER, help="Directory of shards to make.")
 @_layout_options
 @click.option("--skip-bad", is_flag=True, help="Leave bad files out, and list them in the manifest.")
-@click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes with NaN or infinity, and count them.")
+@click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes that cannot be used, counted by reason.")
 def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) -> None:
     """Convert trajectories (HDF5, npz) to checked Parquet shards.
 

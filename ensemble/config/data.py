@@ -123,7 +123,11 @@ class DataConfig(Section):
     decimate: int = Field(1, ge=1, description="keep every n-th point of each episode")
     split: SplitConfig = Field(SplitConfig(), description="train, validation and test")
     validation: dict[Name, str] = Field({}, description="name: path of further validation sets")
-    drop_bad_episodes: bool = Field(False, description="leave out episodes with NaN or infinity and count them")
+    drop_bad_episodes: bool = Field(
+        False,
+        description="leave out episodes that cannot be used (incomplete, empty, of unequal rows, unreadable, with "
+        "NaN or infinity) and count them by reason",
+    )
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
 
     @property

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.recording import RawFeature, Recording
+from ensemble.data.layouts.refused import NOT_FINITE, SINGLE_POINT, UNREADABLE, Refused
 from ensemble.errors import DataError
 from ensemble.schema import EpisodeBlock, Float32, Int64
-from ensemble.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,13 @@ _FEWEST_POINTS = 2  # one point has no transition
 class BlockIssues:
     """Problems found by the checks of some blocks; mergeable."""
 
-    not_finite: int = 0  # episodes left out
-    too_short: int = 0
+    refused: list[Refused] = field(default_factory=list)  # episodes that are not in the blocks
     # feature: (3, w), largest rounding error, minimum and maximum of each column
     rounding: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def merge(self, other: "BlockIssues") -> None:
         """Add the problems of other blocks."""
-        self.not_finite += other.not_finite
-        self.too_short += other.too_short
+        self.refused += other.refused
         for name, rounding in other.rounding.items():
             self.add_rounding(name, rounding)
 
@@ -50,12 +48,8 @@ class BlockIssues:
         self.rounding[name] = new
 
     def notices(self, features: tuple[RawFeature, ...]) -> list[str]:
-        """Describe left-out episodes, casts and rounding losses, one line each."""
+        """Describe casts and rounding losses, one line each."""
         lines = []
-        if self.not_finite:
-            lines.append(f"{plural(self.not_finite, 'episode')} with NaN or infinity left out")
-        if self.too_short:
-            lines.append(f"{plural(self.too_short, 'episode')} of a single point left out")
         cast = [f"{feature.name} ({feature.dtype})" for feature in features if feature.dtype != "float32"]
         if cast:
             lines.append(f"cast to float32: {', '.join(cast)}")
@@ -77,43 +71,62 @@ def plan_blocks(points: Int64, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def canonical_block(
-    recording: Recording, first: int, last: int, decimate: int, drop_bad: bool, source: str
+    recording: Recording, first: int, last: int, decimate: int
 ) -> tuple[EpisodeBlock, Int64, BlockIssues]:
     """Read episodes `first` to `last` - 1: the block, the numbers of its episodes, and the problems found.
 
-    Decimation keeps the points 0, n, 2n, ..; the controls of the points between are dropped, not averaged.
-    Raises DataError with the episode and the first index of a NaN or an infinity, unless `drop_bad`.
+    Decimation keeps the points 0, n, 2n, ..; the controls of the points between are dropped, not averaged. Episodes
+    that cannot be read, have one point, or hold NaN or infinity are not in the block: the problems name them.
     """
     # Read and decimate
-    raw = recording.read(first, last)
-    points = recording.points[first:last]
+    numbers, raw, unreadable = read_usable(recording, first, last)
+    issues = BlockIssues(unreadable)
+    points = recording.points[numbers]
     kept = _decimated(points, decimate)
-    issues = BlockIssues()
     if decimate > 1:
         points = -(-points // decimate)
 
     # Cast and check every feature
     features = {}
     good = points >= _FEWEST_POINTS
-    issues.too_short = int((~good).sum())
+    issues.refused += [_refused(recording, i, SINGLE_POINT, "has a single point") for i in numbers[~good]]
     for feature in recording.features:
         # Removed from `raw`, so that the file's values of one feature at a time exist next to the float32 rows.
         values = raw.pop(feature.name)
         rows = _cast(values if kept is None else values[kept], feature, points, issues)
-        bad = _first_not_finite(rows, points)
-        if len(bad) and not drop_bad:
-            raise DataError(_not_finite(source, recording, first, feature, bad[0], rows))
-        good[[episode for episode, _, _ in bad]] = False
+        for episode, step, column in _first_not_finite(rows, points):
+            if good[episode]:
+                detail = f"{feature.name}[{column}] at step {step} is NaN, infinite or too large for float32"
+                issues.refused.append(_refused(recording, numbers[episode], NOT_FINITE, detail))
+            good[episode] = False
         features[feature.name] = rows
-    issues.not_finite = int((~good).sum()) - issues.too_short
 
     # Leave out bad episodes
     which = np.flatnonzero(good)
     if len(which) < len(points):
         mask = np.repeat(good, points)
         features = {name: rows[mask] for name, rows in features.items()}
-    keys = tuple(recording.keys[first + i] for i in which)
-    return EpisodeBlock(keys, points[which], features), first + which, issues
+    keys = tuple(recording.keys[i] for i in numbers[which])
+    return EpisodeBlock(keys, points[which], features), numbers[which], issues
+
+
+def read_usable(recording: Recording, first: int, last: int) -> tuple[Int64, dict[str, Values], list[Refused]]:
+    """Read episodes `first` to `last` - 1: the numbers of those that can be read, their values, and the others."""
+    try:
+        return np.arange(first, last), recording.read(first, last), []
+    except DataError:
+        pass
+    # One by one, to know the episodes at fault.
+    numbers, values, refused = [], [], []
+    for number in range(first, last):
+        try:
+            values.append(recording.read(number, number + 1))
+            numbers.append(number)
+        except DataError as error:
+            refused.append(_refused(recording, number, UNREADABLE, str(error)))
+    nothing = {feature.name: np.empty((0, feature.width), feature.dtype) for feature in recording.features}
+    raw = {name: np.concatenate([nothing[name], *(each.pop(name) for each in values)]) for name in nothing}
+    return np.array(numbers, dtype=np.int64), raw, refused
 
 
 def split_block(block: EpisodeBlock) -> Iterator[EpisodeBlock]:
@@ -128,6 +141,10 @@ def split_block(block: EpisodeBlock) -> Iterator[EpisodeBlock]:
 def last_rows(points: Int64) -> Int64:
     """Return the row of each episode's last point."""
     return np.cumsum(points) - 1
+
+
+def _refused(recording: Recording, number: int, reason: str, detail: str) -> Refused:
+    return Refused(f"{number} ({recording.keys[number]})", reason, detail)
 
 
 def _decimated(points: Int64, decimate: int) -> npt.NDArray[np.bool_] | None:
@@ -164,17 +181,6 @@ def _first_not_finite(rows: Float32, points: Int64) -> list[tuple[int, int, int]
     _, index = np.unique(episode, return_index=True)
     first = ends - points
     return [(int(episode[i]), int(row[i] - first[episode[i]]), int(column[i])) for i in index]
-
-
-def _not_finite(
-    source: str, recording: Recording, first: int, feature: RawFeature, where: tuple[int, int, int], rows: Float32
-) -> str:
-    episode, step, column = where
-    key = recording.keys[first + episode]
-    return (
-        f"{source}: episode {first + episode} ({key}): {feature.name}[{column}] at step {step} is NaN, infinite or "
-        "too large for float32; data.drop_bad_episodes: true leaves such episodes out and counts them"
-    )
 
 
 def _rounding_notices(feature: RawFeature, rounding: npt.NDArray[np.float64]) -> list[str]:

@@ -14,11 +14,12 @@ import yaml
 
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
-from ensemble.data.blocks import READ_ROWS, plan_blocks
+from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
+from ensemble.data.layouts.refused import Refused, listing, share_text
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
@@ -73,6 +74,7 @@ class Inspection:
     features: tuple[FeatureView, ...]
     arrays: tuple[ArrayInfo, ...]
     best: Match
+    refused: tuple[Refused, ...] = ()  # episodes that cannot be used
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
@@ -89,7 +91,11 @@ class Inspection:
         lines += _table([_HEAD, *(_row(view) for view in self.features)])
         lines += [f"note: {notice}" for notice in recording.notices]
 
-        # Constant columns and bad values
+        # Episodes that cannot be used, constant columns and bad values
+        if self.refused:
+            share = share_text(self.refused, len(points) + len(recording.refused))
+            lines.append(f"{share}; drop_bad_episodes leaves them out:")
+            lines += listing(self.path, self.refused)
         constant = [label for view in self.features for label in view.constant]
         if constant:
             more = f" and {len(constant) - _LISTED_CONSTANTS} more" if len(constant) > _LISTED_CONSTANTS else ""
@@ -122,12 +128,14 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
             return Inspection(path, path.stat().st_size, data, None, (), arrays, best)
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
+        refused = list(recording.refused)
         for first, last in plan_blocks(recording.points, READ_ROWS):
-            values = recording.read(first, last)
+            _, values, unreadable = read_usable(recording, first, last)
+            refused += unreadable
             for view in views:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
-        return Inspection(path, path.stat().st_size, data, recording, views, (), best)
+        return Inspection(path, path.stat().st_size, data, recording, views, (), best, tuple(refused))
     finally:
         container.close()
 

@@ -116,9 +116,7 @@ class _Writer:
         for start, end in self.blocks:
             if self.stop.is_set():
                 raise DataError(f"{self.source}: given up, since another part of it is bad")
-            block, which, issues = canonical_block(
-                self.recording, start, end, data.decimate, data.drop_bad_episodes, str(self.source)
-            )
+            block, which, issues = canonical_block(self.recording, start, end, data.decimate)
             self.issues.merge(issues)
             for group in split_block(block):
                 self.hashes.append(content_hashes(group))

@@ -16,6 +16,7 @@ from ensemble.config.data import DataConfig
 from ensemble.data.blocks import BlockIssues
 from ensemble.data.layouts.detect import open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
+from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
 from ensemble.data.manifest import Entry, FeatureEntry, FileEntry
 from ensemble.data.parts import Job, Part, write_parts
 from ensemble.data.shards import read_shard, renumber
@@ -78,6 +79,8 @@ def plan_source(path: Path, data: DataConfig) -> SourcePlan:
             raise DataError(f"{path}: holds 0 episodes")
         if not recording.features:
             raise DataError(f"{path}: holds no feature")
+        if recording.refused and not data.drop_bad_episodes:
+            raise refusal(path, recording.refused, len(recording.keys) + len(recording.refused))
         return SourcePlan(path, recording.layout, recording.features, recording.dt, points)
 
 
@@ -119,15 +122,13 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     digest = job.pool.submit(sha256_file, planned.path)
     with open_source(planned.path, job.data) as recording:
         parts = write_parts(index, recording, planned.path, first, job)
-        notices = list(recording.notices)
 
     # Problems and statistics of all parts
     issues = BlockIssues()
     for part in parts:
         issues.merge(part.issues)
     summaries = [part.summary for part in parts if part.summary is not None]
-    if not summaries:
-        raise DataError(f"{planned.path}: 0 of {len(recording.keys)} episodes are usable: {issues.notices(())}")
+    _check_refused(planned.path, recording, issues.refused, bool(summaries), parts, job)
 
     # The record
     order = [i for part in parts for i in part.episodes]
@@ -145,10 +146,27 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
         points=tuple(n for part in parts for n in part.points),
         given=tuple(recording.given[i] for i in order),
         hashes=tuple(int(h) for part in parts for h in part.hashes),
-        notices=(*notices, *issues.notices(recording.features)),
+        notices=(
+            *recording.notices,
+            *left_out([*recording.refused, *issues.refused]),
+            *issues.notices(recording.features),
+        ),
     )
     write_text(record_path(job.out, index), record.model_dump_json() + "\n")
     return record, merged(summaries)
+
+
+def _check_refused(
+    path: Path, recording: Recording, refused: Sequence[Refused], usable: bool, parts: Sequence[Part], job: Job
+) -> None:
+    """Remove the shards and raise DataError for episodes that must not be left out, or when none is usable."""
+    faulty = bad(refused)
+    if usable and (job.data.drop_bad_episodes or not faulty):
+        return
+    for part in parts:
+        if part.file is not None:
+            (job.out / part.file.name).unlink()
+    raise refusal(path, faulty if usable else refused, len(recording.keys))
 
 
 def renumber_source(index: int, record: SourceRecord, first: int, out: Path) -> SourceRecord:
@@ -186,7 +204,7 @@ def _numbered(parts: Sequence[Part], first: int, out: Path) -> tuple[PartRecord,
             record = PartRecord(**part.file.model_dump(), first=written, episodes=len(part.episodes))
             records.append(_renumbered(record, number, out))
         number += len(part.episodes)
-        written += len(part.episodes) + part.issues.not_finite + part.issues.too_short
+        written += len(part.episodes) + len(part.issues.refused)
     return tuple(records)
 
 

@@ -86,7 +86,7 @@ def _read(container: Container, column: FlatColumn, bounds: Int64, episode: int,
         number = int(np.searchsorted(ends, row, side="right"))
         step = row + int(bounds[0] - bounds[number])
         raise DataError(
-            f"{container.path}: episode {episode + number}: {column.next_key}[{step}] is {following[row, entry]:g} "
+            f"{container.path}: {column.next_key}[{step}] is {following[row, entry]:g} "
             f"and {column.key}[{step + 1}] is {values[row + 1, entry]:g} (column {entry}); they should be equal "
             "inside an episode"
         )

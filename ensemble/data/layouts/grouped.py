@@ -1,15 +1,36 @@
-"""Layouts with one group per episode: the common part of robomimic, robosuite and mapped files."""
+"""Layouts with one group per episode: the common part of robomimic, robosuite and mapped files.
 
-from collections.abc import Callable, Sequence
+A group that is not like the others is no reason to refuse the file: it is reported with its reason, and the rest of the
+file is read.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
-from ensemble.data.layouts.recording import RawFeature, Recording, natural_order, same_rows
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in
+from ensemble.data.layouts.recording import RawFeature, Recording, natural_order
+from ensemble.data.layouts.refused import (
+    EMPTY,
+    INCOMPLETE,
+    MISCOUNTED,
+    NO_ROWS,
+    OTHER_SCHEMA,
+    UNEQUAL,
+    UNREADABLE,
+    Refused,
+    refusal,
+)
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.text import plural
+from ensemble.text import nearest, plural
+
+_SAMPLED = 100  # groups whose arrays say what a file's groups hold
+_DEPTH = 4  # levels of groups inside an episode
+
+Rows = Callable[[Mapping[str, int]], int | None]  # rows of each array -> rows of the episode, None where they differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +41,90 @@ class Loader:
     load: Callable[[str], Values]
 
 
-def declared_arrays(
-    container: Container, layout: str, groups: Sequence[str], keys: Sequence[str]
-) -> dict[str, list[ArrayInfo]]:
-    """Return the declarations of all episodes: key -> one ArrayInfo per episode.
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The usable groups of a file with the declarations of their arrays, and the other groups with reasons."""
 
-    Raises DataError for an episode without a key, and for two episodes that differ in columns or dtype.
+    names: tuple[str, ...]
+    arrays: dict[str, list[ArrayInfo]]  # key -> one per usable group
+    rows: Int64  # (groups,), common to the arrays of each
+    refused: tuple[Refused, ...]
+
+
+def equal_rows(rows: Mapping[str, int]) -> int | None:
+    """Return the number of rows of all arrays, or None where they differ."""
+    numbers = set(rows.values())
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def usable_groups(
+    container: Container,
+    groups: Sequence[str],
+    keys: Sequence[str],
+    rows_of: Rows = equal_rows,
+    declared: str | None = None,
+) -> Groups:
+    """Return the groups that hold all arrays `keys`, with rows, in the columns and types of most groups.
+
+    `declared` names the attribute of a group with its number of rows, which must agree where it is there. Raises
+    DataError with all reasons when no group is usable.
     """
-    declared: dict[str, list[ArrayInfo]] = {key: [] for key in keys}
+    # Declarations, group by group
+    found: dict[str, dict[str, ArrayInfo]] = {}
+    refused: list[Refused] = []
+    rows: dict[str, int] = {}
     for group in groups:
-        for key in keys:
-            path = path_in(group, key)
-            if not container.is_array(path):
-                raise missing_key(container, path, layout, group or None)
-            declared[key].append(container.array(path))
-        if any(_schema(infos[-1]) != _schema(infos[0]) for infos in declared.values()):
-            raise DataError(_difference_text(container, groups[0], group, declared))
-    return declared
+        try:
+            found[group] = {key: container.array(path_in(group, key)) for key in _present(container, group, keys)}
+        except DataError as error:
+            refused.append(Refused(group, UNREADABLE, str(error)))
+            continue
+        problem = _problem(container, group, keys, found[group], rows_of, declared)
+        if isinstance(problem, Refused):
+            refused.append(problem)
+        else:
+            rows[group] = problem
+
+    # Columns and types, compared with those of most groups
+    schemas = {group: tuple((i.shape[1:], i.dtype) for i in found[group].values()) for group in rows}
+    model = _model(schemas) if schemas else ""
+    usable = [group for group, schema in schemas.items() if schema == schemas[model]]
+    for group in (group for group, schema in schemas.items() if schema != schemas[model]):
+        detail = f"{_schema_text(found[group])}; in {model}: {_schema_text(found[model])}"
+        refused.append(Refused(group, OTHER_SCHEMA, detail))
+    if not usable:
+        raise refusal(container.path, refused, len(groups))
+    number = {group: i for i, group in enumerate(groups)}
+    return Groups(
+        names=tuple(usable),
+        arrays={key: [found[group][key] for group in usable] for key in keys},
+        rows=np.array([rows[group] for group in usable], dtype=np.int64),
+        refused=tuple(sorted(refused, key=lambda each: number[each.episode])),
+    )
+
+
+def typical_group(container: Container, groups: Sequence[str]) -> str:
+    """Return the first group with the names of arrays that most groups have, of at most a hundred evenly spread."""
+    step = -(-len(groups) // _SAMPLED)
+    return _model({group: tuple(arrays_in(container, group)) for group in groups[::step]})
+
+
+def arrays_in(container: Container, group: str, depth: int = _DEPTH) -> list[str]:
+    """Return the arrays in a group and the groups inside it, as sorted paths relative to it."""
+    keys = []
+    for name in container.names(group):
+        path = path_in(group, name)
+        if container.is_array(path):
+            keys.append(name)
+        elif depth > 1:
+            keys += [f"{name}/{inner}" for inner in arrays_in(container, path, depth - 1)]
+    return sorted(keys)
 
 
 def demonstrations(container: Container, group: str) -> list[str]:
     """Return the groups inside a group, demo_2 before demo_10."""
     names = natural_order(container.names(group))
     return [f"{group}/{name}" for name in names if not container.is_array(f"{group}/{name}")]
-
-
-def common_rows(container: Container, groups: Sequence[str], infos: dict[str, list[ArrayInfo]]) -> Int64:
-    """Return the number of rows of each group, common to all of its arrays; DataError where they differ."""
-    rows = [
-        same_rows(container, {key: each[i].shape[0] for key, each in infos.items()}, group)
-        for i, group in enumerate(groups)
-    ]
-    return np.array(rows, dtype=np.int64)
 
 
 def grouped_recording(
@@ -65,6 +138,7 @@ def grouped_recording(
     given: Sequence[str | None],
     dt: float | None,
     notices: Sequence[str],
+    refused: Sequence[Refused] = (),
 ) -> Recording:
     """Return a recording that reads its episodes group by group."""
 
@@ -75,7 +149,9 @@ def grouped_recording(
         }
 
     features = tuple(loader.feature for loader in loaders)
-    return Recording(layout, summary, features, tuple(keys), points, tuple(given), dt, tuple(notices), read)
+    return Recording(
+        layout, summary, features, tuple(keys), points, tuple(given), dt, tuple(notices), read, tuple(refused)
+    )
 
 
 def matrix(values: Values) -> Values:
@@ -91,14 +167,54 @@ def lengths_text(points: Int64) -> str:
     return plural(low, "point") if low == high else f"{low} to {high} points"
 
 
-def _schema(info: ArrayInfo) -> tuple[object, ...]:
-    return info.shape[1:], info.dtype
+def _present(container: Container, group: str, keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if container.is_array(path_in(group, key))]
 
 
-def _difference_text(container: Container, first: str, other: str, declared: dict[str, list[ArrayInfo]]) -> str:
-    def text(number: int) -> str:
-        infos = [each[number] for each in declared.values()]
-        shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in infos]
-        return ", ".join(f"{k} ({shape}) {i.dtype}" for k, shape, i in zip(declared, shapes, infos, strict=True))
+def _problem(
+    container: Container,
+    group: str,
+    keys: Sequence[str],
+    infos: dict[str, ArrayInfo],
+    rows_of: Rows,
+    declared: str | None,
+) -> int | Refused:
+    """Return the rows of a group, or why it cannot be used."""
+    # Arrays
+    if not infos and not arrays_in(container, group):
+        return Refused(group, EMPTY, "holds no arrays")
+    if len(infos) < len(keys):
+        return Refused(
+            group, INCOMPLETE, _missing_text(container, group, next(key for key in keys if key not in infos))
+        )
 
-    return f"{container.path}: episodes differ\n  {first}: {text(0)}\n  {other}: {text(-1)}"
+    # Rows
+    each = {key: info.shape[0] for key, info in infos.items()}
+    rows = rows_of(each)
+    if rows is None:
+        listed = ", ".join(f"{key} has {count}" for key, count in each.items())
+        return Refused(group, UNEQUAL, f"unequal numbers of rows: {listed}")
+    if not rows:
+        return Refused(group, NO_ROWS, "its arrays have 0 rows")
+    said = container.attribute(group, declared) if declared else None
+    if isinstance(said, int) and said != rows:
+        return Refused(group, MISCOUNTED, f"declared total {said} samples in {group}, found {rows}")
+    return rows
+
+
+def _missing_text(container: Container, group: str, key: str) -> str:
+    path = path_in(group, key)
+    folder, _, name = path.rpartition("/")
+    near = nearest(name, container.names(folder))
+    return f"no '{path}'" + (f"; did you mean '{path_in(folder, near[0])}'?" if near else "")
+
+
+def _model(signatures: Mapping[str, Hashable]) -> str:
+    """Return the first group with the signature of most groups, the first of equally frequent ones."""
+    common = Counter(signatures.values()).most_common(1)[0][0]
+    return next(group for group, signature in signatures.items() if signature == common)
+
+
+def _schema_text(infos: Mapping[str, ArrayInfo]) -> str:
+    shapes = [", ".join(["n", *map(str, info.shape[1:])]) for info in infos.values()]
+    return ", ".join(f"{k} ({shape}) {i.dtype}" for (k, i), shape in zip(infos.items(), shapes, strict=True))

@@ -7,7 +7,7 @@ differences in float64, before the cast.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
-from ensemble.data.layouts.grouped import Loader, declared_arrays, grouped_recording, lengths_text, matrix
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, same_rows
+from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
 from ensemble.data.layouts.table import Table
 from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
 from ensemble.errors import DataError, UsageError
@@ -72,11 +72,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     keys = list(dict.fromkeys(key for feature in features for key in feature.base.keys))
     notices = _text_notices(container, data)
     container, by_column = _view(container, data, keys)
-    groups = _episodes(container, keys)
-    infos = declared_arrays(container, "map", groups, keys)
+    usable = usable_groups(container, _episodes(container, keys), keys, lambda rows: _points(rows, features))
+    groups, infos, points = usable.names, usable.arrays, usable.rows
 
     # Lengths and time
-    points = np.array([_points(container, i, groups[i], features, infos) for i in range(len(groups))], dtype=np.int64)
     length = dict(zip(groups, points.tolist(), strict=True))
     clock = _clock(container, groups[0], length[groups[0]], data)
     dt, more = _known_dt(container, groups[0], clock)
@@ -86,7 +85,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
     summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}{by_column}"
-    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, (*notices, *more))
+    notices += more
+    return grouped_recording(
+        container, "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused
+    )
 
 
 def _features(data: DataConfig) -> list[_Feature]:
@@ -133,9 +135,9 @@ def _text_notices(container: Container, data: DataConfig) -> list[str]:
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
-    """Return the groups with all keys; DataError without any, or for a group with only some of them."""
+    """Return the groups with any of the keys; DataError where none has all of them."""
     complete, best, pending = [], ("", -1), [("", 0)]
-    partial = []
+    partial, empty = [], []
     while pending:
         group, depth = pending.pop()
         present = sum(container.is_array(path_in(group, key)) for key in keys)
@@ -149,13 +151,16 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
             best = (group, present)
         if depth < _DEPTH:
             inside = [path_in(group, name) for name in container.names(group)]
+            if not inside:
+                empty.append(group)
             pending += [(name, depth + 1) for name in inside if not container.is_array(name)]
-    # An episode that lacks an array is an error, not a shorter data set: its writer may have been stopped.
-    lacking = partial[0] if complete and partial else best[0]
-    if partial or not complete:
+    if not complete:
+        lacking = best[0]
         absent = next(key for key in keys if not container.is_array(path_in(lacking, key)))
         raise missing_key(container, path_in(lacking, absent), "map", lacking or None)
-    return natural_order(complete)
+    # An episode that lacks an array makes no shorter data set silently: its writer may have been stopped.
+    parents = {group.rpartition("/")[0] for group in complete}
+    return natural_order([*complete, *partial, *(group for group in empty if group.rpartition("/")[0] in parents)])
 
 
 def _clock(container: Container, group: str, points: int, data: DataConfig) -> _Clock:
@@ -206,16 +211,12 @@ def _known_dt(container: Container, group: str, clock: _Clock) -> tuple[float | 
     return dt, []
 
 
-def _points(
-    container: Container, number: int, group: str, features: Sequence[_Feature], infos: dict[str, list[ArrayInfo]]
-) -> int:
-    """Return the points of an episode: the rows of its arrays; a control may have one row less."""
-    rows = {key: each[number].shape[0] for key, each in infos.items()}
+def _points(rows: Mapping[str, int], features: Sequence[_Feature]) -> int | None:
+    """Return the points of an episode: the rows of its arrays, None where they differ; a control may have one less."""
     longest = max(rows.values())
-    shorter = {key for feature in features if feature.role == "control" for key in feature.entry.keys}
-    if any(count != longest and not (key in shorter and count == longest - 1) for key, count in rows.items()):
-        same_rows(container, rows, group or None)
-    return longest
+    whole = {key for feature in features if feature.role != "control" for key in feature.entry.keys}
+    fits = all(count == longest or (count == longest - 1 and key not in whole) for key, count in rows.items())
+    return longest if fits else None
 
 
 def _loader(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, Values
+from ensemble.data.layouts.refused import Refused
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, FeatureRole, Int64
 from ensemble.text import did_you_mean
@@ -58,6 +59,7 @@ class Recording:
     dt: float | None
     notices: tuple[str, ...]
     read: Read  # (first, last) -> feature: (points of these episodes, width), in the file's dtype
+    refused: tuple[Refused, ...] = ()  # further episodes of the file, which cannot be used
 
     @property
     def width(self) -> int:

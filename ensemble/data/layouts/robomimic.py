@@ -13,21 +13,22 @@ import numpy as np
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key
 from ensemble.data.layouts.grouped import (
+    Groups,
     Loader,
-    common_rows,
-    declared_arrays,
     demonstrations,
     grouped_recording,
     lengths_text,
     matrix,
+    typical_group,
+    usable_groups,
 )
 from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.errors import DataError
-from ensemble.schema import Int64
 
 TITLE = "robomimic"
 GROUP = "data"
+_COUNT = "num_samples"
 _MASKS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 _LOWEST_IMAGE_RANK = 3  # (N, H, W) and more
 
@@ -35,7 +36,7 @@ _LOWEST_IMAGE_RANK = 3  # (N, H, W) and more
 def wanted(container: Container) -> dict[str, bool]:
     """Return the names that this layout needs, and whether each exists."""
     demos = demonstrations(container, GROUP)
-    first = demos[0] if demos else f"{GROUP}/demo_0"
+    first = typical_group(container, demos) if demos else f"{GROUP}/demo_0"
     observed = container.has(f"{first}/obs") or container.has(f"{first}/states")
     return {first: bool(demos), f"{first}/actions": container.has(f"{first}/actions"), f"{first}/obs": observed}
 
@@ -46,28 +47,31 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     demos = demonstrations(container, GROUP)
     if not demos:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
-    observed, notices = _observed(container, demos[0])
-    followed = all(container.has(f"{demos[0]}/next_{key}") for key in observed) and observed != ["states"]
+    typical = typical_group(container, demos)
+    observed, notices = _observed(container, typical)
+    followed = all(container.has(f"{typical}/next_{key}") for key in observed) and observed != ["states"]
     following = [f"next_{key}" for key in observed] if followed else []
-    infos = declared_arrays(container, "robomimic", demos, [*observed, "actions", *following])
-    steps = common_rows(container, demos, infos)
-    _check_counts(container, demos, steps)
+    usable = usable_groups(container, demos, [*observed, "actions", *following], declared=_COUNT)
+    notices += _check_total(container, usable)
+    infos = usable.arrays
 
     # Features
     dt = _control_period(container)
     if observed == ["states"]:
-        states, time, more = states_without_time(container, demos, infos["states"][0])
+        states, time, more = states_without_time(container, usable.names, infos["states"][0])
         loaders, dt, notices = [states], dt or time, [*notices, *more]
     else:
         loaders = [_observation(container, key, infos[key][0], followed) for key in observed]
     loaders.append(_actions(container, infos["actions"][0], followed))
 
     # Description
-    points = steps + followed
-    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(points)}"
-    names = [demo.removeprefix(f"{GROUP}/") for demo in demos]
+    points = usable.rows + followed
+    summary = f"{TITLE}: {len(usable.names)} demonstrations of {lengths_text(points)}"
+    names = [demo.removeprefix(f"{GROUP}/") for demo in usable.names]
     given = _given(container, names)
-    return grouped_recording(container, "robomimic", summary, demos, names, points, loaders, given, dt, notices)
+    return grouped_recording(
+        container, "robomimic", summary, usable.names, names, points, loaders, given, dt, notices, usable.refused
+    )
 
 
 def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
@@ -102,10 +106,21 @@ def _actions(container: Container, info: ArrayInfo, followed: bool) -> Loader:
     return Loader(raw_feature("actions", info.width(), info.dtype, "control", successor=not followed), load)
 
 
-def _check_counts(container: Container, demos: Sequence[str], steps: Int64) -> None:
-    for demo, count in zip(demos, steps, strict=True):
-        check_declared(container, f"samples in {demo}", container.attribute(demo, "num_samples"), int(count))
-    check_declared(container, "samples", container.attribute(GROUP, "total"), int(steps.sum()))
+def _check_total(container: Container, usable: Groups) -> list[str]:
+    """Compare the file's total with its demonstrations; a notice where each of them has a count of its own.
+
+    Raises DataError for a wrong total that nothing else explains: the writer was stopped.
+    """
+    total, found = container.attribute(GROUP, "total"), int(usable.rows.sum())
+    if not isinstance(total, int) or total == found or usable.refused:
+        return []
+    if all(container.attribute(demo, _COUNT) is not None for demo in usable.names):
+        return [
+            f"the file declares {total} samples in all, its {len(usable.names)} demonstrations declare and hold "
+            f"{found}: some were deleted or added without correcting the total"
+        ]
+    check_declared(container, "samples", total, found)
+    return []
 
 
 def _control_period(container: Container) -> float | None:

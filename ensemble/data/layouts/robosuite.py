@@ -12,14 +12,14 @@ from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values
 from ensemble.data.layouts.grouped import (
     Loader,
-    common_rows,
-    declared_arrays,
     demonstrations,
     grouped_recording,
     lengths_text,
     matrix,
+    typical_group,
+    usable_groups,
 )
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
+from ensemble.data.layouts.recording import Recording, median_step, raw_feature
 from ensemble.errors import DataError
 
 TITLE = "raw robosuite"
@@ -30,10 +30,10 @@ _EVEN = 1e-3  # relative spread below which time steps are equal
 
 def wanted(container: Container) -> dict[str, bool]:
     """Return the names that this layout needs, and whether each exists."""
-    names = natural_order(container.names(GROUP))
-    first = f"{GROUP}/{names[0]}" if names else f"{GROUP}/demo_1"
+    demos = demonstrations(container, GROUP)
+    first = typical_group(container, demos) if demos else f"{GROUP}/demo_1"
     keys = (f"{first}/states", f"{first}/joint_velocities")
-    return {first: bool(names)} | {key: container.has(key) for key in keys}
+    return {first: bool(demos)} | {key: container.has(key) for key in keys}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
@@ -44,12 +44,13 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
 
     # Arrays
-    present = [key for key in container.names(demos[0]) if container.is_array(f"{demos[0]}/{key}")]
-    empty = [key for key in present if container.array(f"{demos[0]}/{key}").width() == 0]
+    typical = typical_group(container, demos)
+    present = [key for key in container.names(typical) if container.is_array(f"{typical}/{key}")]
+    empty = [key for key in present if container.array(f"{typical}/{key}").width() == 0]
     others = [key for key in present if key not in empty and key not in ("states", *_CONTROLS)]
     controls = [key for key in _CONTROLS if key in present and key not in empty]
-    infos = declared_arrays(container, "robosuite", demos, ["states", *controls, *others])
-    points = common_rows(container, demos, infos)
+    usable = usable_groups(container, demos, ["states", *controls, *others])
+    demos, infos = list(usable.names), usable.arrays
 
     # Features
     states, dt, notices = states_without_time(container, demos, infos["states"][0])
@@ -59,10 +60,12 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         notices.append(f"arrays without columns left out: {', '.join(empty)}")
 
     # Description
-    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(points)}"
+    summary = f"{TITLE}: {len(demos)} demonstrations of {lengths_text(usable.rows)}"
     names = [demo.removeprefix(f"{GROUP}/") for demo in demos]
     given = [None] * len(demos)
-    return grouped_recording(container, "robosuite", summary, demos, names, points, loaders, given, dt, notices)
+    return grouped_recording(
+        container, "robosuite", summary, demos, names, usable.rows, loaders, given, dt, notices, usable.refused
+    )
 
 
 def states_without_time(
