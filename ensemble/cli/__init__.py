@@ -3,6 +3,7 @@
 Errors that a user can act on become a message on standard error and an exit code. Nothing is computed here.
 """
 
+import errno
 import sys
 
 import click
@@ -17,7 +18,7 @@ from ensemble.cli.plan import plan
 from ensemble.cli.report import report
 from ensemble.cli.schema import schema
 from ensemble.cli.train import resume, train, tune
-from ensemble.errors import INTERRUPTED, EnsembleError
+from ensemble.errors import INTERRUPTED, EnsembleError, UsageError
 from ensemble.signals import exit_on_sigterm
 
 EPILOG = """\b
@@ -52,6 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
+    except OSError as error:
+        # Of names in an experiment file; those of options are refused where they are read.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        code = UsageError.exit_code
     except EnsembleError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

@@ -5,11 +5,14 @@ this folder alone.
 """
 
 import importlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble.config.data import SimulateConfig
+from ensemble.data.layouts.container import available_memory
 from ensemble.errors import UsageError
+from ensemble.text import byte_size, plural
 
 if TYPE_CHECKING:
     from ensemble.schema import OnProgress
@@ -21,10 +24,28 @@ ENVIRONMENTS = {
 }
 
 
+_NUMBERS = 20  # float32 a transition in a file, about: states, next states, controls, gravity, pose, flags
+_IN_MEMORY = 2  # the file is in memory once, and what it is made of
+
+
 def simulate(environment: str, config: SimulateConfig, out: Path, progress: "OnProgress | None" = None) -> Path:
     """Simulate trajectories of an environment into the HDF5 file `out`, and return it."""
     if environment not in ENVIRONMENTS:
         raise UsageError(f"unknown environment '{environment}'; there is {', '.join(ENVIRONMENTS)}")
+    _check_room(config, out)
     module = importlib.import_module(ENVIRONMENTS[environment])
     path: Path = module.simulate(config, out, progress)
     return path
+
+
+def _check_room(config: SimulateConfig, out: Path) -> None:
+    """Raise UsageError when a simulation fits neither the disk nor the memory."""
+    size = 4 * _NUMBERS * config.episodes * (config.steps + 1)
+    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free, memory = shutil.disk_usage(folder).free, available_memory()
+    where = f"{byte_size(free)} free in {folder}, {byte_size(memory)} of memory"
+    if size > free or _IN_MEMORY * size > memory:
+        raise UsageError(
+            f"{plural(config.episodes, 'episode', ',')} of {plural(config.steps, 'step', ',')} are about "
+            f"{byte_size(size)}, and {_IN_MEMORY} times as much in memory; there are {where}: simulate fewer"
+        )

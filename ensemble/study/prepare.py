@@ -7,6 +7,7 @@ metrics and windows of the experiment are checked against the data, without Ray 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ensemble.training.tasks import task_of
 _CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
 _CONVERSION |= {"episode_column", "time_axis"}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
+_LONGEST_STEM = 200  # bytes of a file's name in the name of its shards
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives
 
 
@@ -143,7 +145,9 @@ def _simulated_target(config: DataConfig, cache: Path) -> Path:
 def _converted_target(config: DataConfig, files: list[Path], cache: Path) -> Path:
     # Size and time of change stand for the content, which may be too large to be hashed at every start.
     stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return cache / f"{files[0].stem}-{_digest([stamps, _conversion(config)])}"
+    # A file's name may be as long as a name can be; this one and its lock's have additions.
+    stem = os.fsdecode(os.fsencode(files[0].stem)[:_LONGEST_STEM])
+    return cache / f"{stem}-{_digest([stamps, _conversion(config)])}"
 
 
 def _refuse_conversion(config: DataConfig, shards: Path) -> None:

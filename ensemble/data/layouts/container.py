@@ -22,6 +22,7 @@ Values = npt.NDArray[Any]
 LIMIT_VARIABLE = "ENSEMBLE_MAX_BYTES"
 _MEMORY_INFO = Path("/proc/meminfo")
 _FALLBACK_LIMIT = 8 << 30
+_ALWAYS_ALLOWED = 1 << 20  # bytes
 _SEARCHED_KEYS = 2000  # of a file, for the nearest name in a message
 
 
@@ -88,7 +89,7 @@ def byte_limit() -> int:
     """
     text = os.environ.get(LIMIT_VARIABLE)
     if text is None:
-        return _available_memory() // 2
+        return available_memory() // 2
     try:
         return int(float(text))
     except ValueError as error:
@@ -97,6 +98,9 @@ def byte_limit() -> int:
 
 def check_size(path: Path, what: str, declared: int) -> None:
     """Raise DataError when a declared size is above the limit."""
+    # The available memory is not asked for each of ten thousand small arrays.
+    if declared <= _ALWAYS_ALLOWED and LIMIT_VARIABLE not in os.environ:
+        return
     limit = byte_limit()
     if declared > limit:
         raise DataError(
@@ -162,7 +166,8 @@ def _walk(container: Container, limit: int) -> Iterable[str]:
                 pending.append(key)
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
+    """Return the bytes of memory that the system can give away; a fixed number where it does not say."""
     # Other systems than Linux have no such file; the limit is then fixed.
     if not _MEMORY_INFO.is_file():
         return 2 * _FALLBACK_LIMIT

@@ -4,7 +4,7 @@ To add a layout: a module with TITLE, `wanted` and `open_recording`, and a line 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
@@ -25,6 +25,7 @@ from ensemble.data.layouts import (
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.layouts.recording import Recording, with_options
 from ensemble.errors import DataError, UsageError
+from ensemble.text import plural
 
 _LISTED = 8  # arrays that the error for an unknown file names
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # offsets of the signature: HDF5 allows a user block before it
@@ -120,7 +121,24 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         recording = _layout(container, data).open(container, data)
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
-    return with_options(recording, data, container)
+    return _with_shape_notices(with_options(recording, data, container), container)
+
+
+def _with_shape_notices(recording: Recording, container: Container) -> Recording:
+    """Leave out features without columns, and say where axes may be swapped; DataError when no feature is left."""
+    kept = tuple(feature for feature in recording.features if feature.width)
+    empty = [feature.name for feature in recording.features if not feature.width]
+    if not kept:
+        raise DataError(f"{container.path}: holds no feature with a column ({', '.join(empty) or 'no feature'})")
+    longest = int(recording.points.max(initial=0))
+    notices = [f"without columns, left out: {', '.join(empty)}"] if empty else []
+    notices += [
+        f"{feature.name} has {feature.width} columns and at most {plural(longest, 'point')} an episode: does time run "
+        "along the other axis? (--time-axis last, with --map)"
+        for feature in kept
+        if feature.width > longest
+    ]
+    return replace(recording, features=kept, notices=(*recording.notices, *notices))
 
 
 def _layout(container: Container, data: DataConfig) -> Layout:
@@ -130,7 +148,7 @@ def _layout(container: Container, data: DataConfig) -> Layout:
     best = detect(container)[0]
     if not best.missing:
         return best.layout
-    other = "files of another layout are read with data.map or --map"
+    other = f"files of another layout are read with a map: `ensemble inspect {container.path}` proposes one"
     if not best.present:
         arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"
         raise DataError(f"{container.path}: of no known layout; it holds {arrays}; {other}")

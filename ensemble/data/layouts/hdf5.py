@@ -6,6 +6,7 @@ other files are refused. Damage that h5py reports becomes a DataError with advic
 MATLAB's files of version 7.3 are HDF5 with all axes of an array in reverse order; they are read in MATLAB's own.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Bytes per open array. Slices cross chunks, and a cached chunk is decompressed only once.
 _CHUNK_CACHE = 64 << 20
 _MATLAB_UNREAD = ("char", "cell", "struct", "function_handle", "string", "table", "datetime", "duration")
+_ROOT_NAMES = 50  # names in the root that are asked for MATLAB's attribute
 _MATLAB_OWN = ("#refs#", "#subsystem#")
 
 
@@ -37,6 +39,8 @@ class Hdf5File:
         try:
             if not follow_links:
                 self._refuse_external_links()
+            # Asked once: attributes of ten thousand arrays take seconds.
+            self._matlab = self._is_of_matlab()
         except DataError:
             self._file.close()
             raise
@@ -74,6 +78,9 @@ class Hdf5File:
     def read(self, key: str, *where: slice) -> Values:
         """Read an array or a part of it, one slice per axis; DataError when the file is damaged there."""
         dataset = self._dataset(key)
+        if not self._matlab:
+            with self._as_data_error(key):
+                return np.asarray(dataset[where])
         shape = self._info(key, dataset).shape
         with self._as_data_error(key):
             if shape == (0, 0):
@@ -109,7 +116,7 @@ class Hdf5File:
     def _info(self, key: str, dataset: h5py.Dataset) -> ArrayInfo:
         """Return the declaration with MATLAB's axes where MATLAB wrote it."""
         with self._as_data_error(key):
-            shape, dtype, matlab = dataset.shape, dataset.dtype, self._matlab_class(dataset)
+            shape, dtype, matlab = dataset.shape, dataset.dtype, self._matlab_class(dataset) if self._matlab else ""
             empty = bool(matlab) and "MATLAB_empty" in dataset.attrs
         if shape is None:
             raise DataError(f"{self.path}: {key} is an empty data set without a shape")
@@ -119,6 +126,12 @@ class Hdf5File:
             # The array holds the size of the one that is meant, which has no entries.
             return ArrayInfo(key, (0, 0), dtype)
         return ArrayInfo(key, as_vector(shape[::-1]) if matlab else shape, dtype)
+
+    def _is_of_matlab(self) -> bool:
+        """Return whether an array or group in the root carries MATLAB's attribute."""
+        with self._as_data_error("its root"):
+            members = [self._file.get(name) for name in itertools.islice(self._file, _ROOT_NAMES)]
+            return any(member is not None and "MATLAB_class" in member.attrs for member in members)
 
     def _matlab_class(self, dataset: h5py.Dataset) -> str:
         value = dataset.attrs.get("MATLAB_class", b"")

@@ -4,6 +4,7 @@ Source: NVlabs/neural-robot-dynamics, utils/datasets.py and generate/. A traject
 last one from `next_states`. Mode `transition` has arrays (N, ..) and gives N episodes of two points.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def _read(container: Container, array: _Array, mode: str, first: int, last: int,
 
 def _time_major(values: Values, mode: str) -> Values:
     lead = 2 if mode == "trajectory" else 1
-    flat = values.reshape(*values.shape[:lead], -1)
+    flat = values.reshape(*values.shape[:lead], math.prod(values.shape[lead:]))
     return flat if mode == "trajectory" else flat[None]
 
 

@@ -129,11 +129,11 @@ def _is_numeric(kind: pa.DataType) -> bool:
         return _is_numeric(kind.value_type)
     types = pa.types
     plain = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
-    return plain or types.is_temporal(kind)
+    return bool(plain or types.is_temporal(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _as_numpy(column: pa.ChunkedArray, what: str) -> Values:
