@@ -67,9 +67,9 @@ def open_csv(path: Path) -> Table:
     table = _read(path, form)
     if not table.num_rows:
         raise DataError(f"{path}: holds 0 rows")
-    for name in table.schema.names:
-        if pa.types.is_string(table.schema.field(name).type):
-            _check_text(path, form, table, name)
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            table = table.set_column(number, field.name, _checked(path, form, table, field.name))
     # One type for all numbers: "1" and "1.0" are the same column in the files of one data set.
     schema = pa.schema([(field.name, _float_type(field.type)) for field in table.schema])
     table = table.cast(schema)
@@ -193,18 +193,19 @@ def _rows(path: Path, form: _Format) -> Iterator[tuple[int, list[str]]]:
         begins = form.comments + reader.line_num + 1
 
 
-def _check_text(path: Path, form: _Format, table: pa.Table, name: str) -> None:
-    """Raise DataError for a column of numbers with another value in it; a column of text passes."""
-    counts = {each["values"]: each["counts"] for each in pc.value_counts(table[name].drop_null()).to_pylist()}
+def _checked(path: Path, form: _Format, table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column of text, as numbers where all of it are; DataError where only most of it are."""
+    column = table[name]
+    counts = {each["values"]: each["counts"] for each in pc.value_counts(column.drop_null()).to_pylist()}
     wrong = {value for value in counts if form.number(value) is None}
+    if not wrong:
+        # pyarrow reads no number with spaces behind it.
+        return pa.chunked_array([[None if each is None else form.number(each) for each in column.to_pylist()]])
     if sum(counts[value] for value in wrong) >= (1 - _MOSTLY) * sum(counts.values()):
-        return
+        return column
     index = form.names.index(name)
-    for line, row in _rows(path, form):
-        if row[index] in wrong or row[index].strip() in wrong:
-            raise DataError(_bad_number(path, form, line, row, index))
-    # Spaces around numbers alone: pyarrow takes them for text.
-    raise DataError(f"{path}: the column {name} holds numbers that are not read; remove spaces and quotes around them")
+    line, row = next((line, row) for line, row in _rows(path, form) if row[index] in wrong)
+    raise DataError(_bad_number(path, form, line, row, index))
 
 
 def _bad_number(path: Path, form: _Format, line: int, row: list[str], index: int) -> str:
