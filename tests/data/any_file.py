@@ -167,7 +167,7 @@ def special(kind: str) -> Callable[[h5py.File, str], object]:
 
 SPECIAL = ("text", "strings", "compound", "ragged", "reference", "enum", "dates", "scalar", "null", "unwritten", "void")
 DTYPES = ("f2", ">f4", "f8", ">f8", "g", "u1", "i2", ">i4", "u8", "i8", "?", "c8")
-NAMES = ("obs.pos", "a b", "é/q", "episode", "n" * 240, ".hidden", "x,y", "data", "mask/train", "0", "#", "time")
+NAMES = ("obs.pos", "a b", "é/q", "Episode", "n" * 240, ".hidden", "x,y", "data", "mask/train", "0", "#", "time")
 VALUES: tuple[Any, ...] = ("many", -1, 0, np.nan, 1e300, [1, 2], np.bytes_(b"\xff\xfe"), True, 2**62, h5py.Empty("i4"))
 ATTRIBUTES = ("total", "num_samples", "mode", "dt", "total_trajectories", "env_args", "MATLAB_class", "total_steps")
 

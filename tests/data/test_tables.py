@@ -1,5 +1,6 @@
 """Tables and MATLAB files: the same episodes as in HDF5 through the same map, and messages with the place."""
 
+import zlib
 from pathlib import Path
 
 import h5py
@@ -311,3 +312,34 @@ def test_a_folder_names_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"")
     code, text = run("inspect", str(tmp_path))
     assert (code, "a directory; name files in it" in text, "a.h5" in text) == (4, True, True)
+
+
+MATLAB_FILES = sorted((Path(scipy.io.__file__).parent / "matlab" / "tests" / "data").glob("*.mat"))
+
+
+@pytest.mark.skipif(not MATLAB_FILES, reason="scipy came without its test files")
+@pytest.mark.filterwarnings("ignore")  # of scipy, of complex and of broken files
+def test_every_array_that_matlab_wrote_is_read_as_scipy_reads_it() -> None:
+    compared = 0
+    for path in MATLAB_FILES:
+        try:
+            ours, theirs = open_container(path), scipy.io.loadmat(path, mat_dtype=True)
+        except (DataError, OSError, ValueError, NotImplementedError, zlib.error):
+            continue
+        for key in [key for key in theirs if ours.is_array(key) and key not in ours.left_out]:
+            np.testing.assert_array_equal(np.squeeze(ours.read(key)), np.squeeze(theirs[key]))
+            compared += 1
+    assert compared > 20
+
+
+def test_a_changed_byte_makes_bad_data_and_nothing_worse(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    scipy.io.savemat(tmp_path / "plain.mat", {"y": np.ones((20, 2)), "s": {"a": np.arange(5.0), "c": "x"}})
+    write_parquet(tmp_path / "p.parquet", pendulum(5))
+    outcomes = set()
+    for name in ["plain.mat"] * 100 + ["p.parquet"] * 20:
+        content = bytearray((tmp_path / name).read_bytes())
+        content[random.integers(len(content))] = random.integers(256)
+        (tmp_path / f"x{name}").write_bytes(content)
+        outcomes.add((name, run("inspect", str(tmp_path / f"x{name}"))[0]))
+    assert outcomes == {(name, code) for name in ("plain.mat", "p.parquet") for code in (0, 4)}

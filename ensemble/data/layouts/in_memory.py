@@ -22,6 +22,11 @@ class Arrays:
         for key in [*arrays, *refused]:
             self._add(key)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Names that stand for no array of numbers."""
+        return list(self._refused)
+
     def names(self, group: str = "") -> list[str]:
         """Return the names inside a group; [] for anything else."""
         return list(self._groups.get(group, []))
