@@ -1,5 +1,6 @@
 """Tables and MATLAB files: the same episodes as in HDF5 through the same map, and messages with the place."""
 
+import shlex
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import scipy.io
 from in_process import run
 from layout_files import DT, Episode, config, pendulum, write_grouped_file
+from pages import DOCS, blocks
 
 from ensemble.data.convert import convert
 from ensemble.data.layouts.container import LIMIT_VARIABLE
@@ -343,3 +345,34 @@ def test_a_changed_byte_makes_bad_data_and_nothing_worse(tmp_path: Path) -> None
         (tmp_path / f"x{name}").write_bytes(content)
         outcomes.add((name, run("inspect", str(tmp_path / f"x{name}"))[0]))
     assert outcomes == {(name, code) for name in ("plain.mat", "p.parquet") for code in (0, 4)}
+
+
+def write_example_files() -> None:
+    """The files of the tour's examples, in the working directory."""
+    random = np.random.default_rng(0)
+    rows = np.round(random.normal(size=(120, 4)), 3)
+    index = np.repeat(np.arange(12), 10)
+    lines = [
+        f"{i},{0.05 * (n % 10):.2f},{','.join(map(str, row))}"
+        for n, (i, row) in enumerate(zip(index, rows, strict=True))
+    ]
+    Path("drive.csv").write_text("\n".join(["trial,time,x,y,heading,steering", *lines]) + "\n")
+    table = pa.table({"log": index, "pose": list(rows[:, :3]), "action": rows[:, 3]})
+    pq.write_table(table, "drive.parquet")
+    scipy.io.savemat("arm.mat", {"log": {"q": rows, "tau": rows[:, :2]}})
+    write_matlab_hdf5(Path("motion.mat"), {"joints": rows.T})
+
+
+def test_the_examples_of_the_tour_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "tour.md").read_text()
+    section = page.split("### Tables and MATLAB files")[1].split("\n## ")[0]
+    commands = [shlex.split(line) for block in blocks(section, "bash") for line in block.splitlines()]
+    assert len(commands) == 5
+    monkeypatch.chdir(tmp_path)
+    write_example_files()
+    for words in commands:
+        code, text = run(*words[1:])
+        assert code == 0, text
+    sizes = {name: read_trajectories(Path("shards") / name).rows.shape for name in ("drive", "logs", "arm", "motion")}
+    assert sizes == {"drive": (120, 4), "logs": (120, 4), "arm": (120, 6), "motion": (120, 4)}
+    assert len(read_trajectories(Path("shards/drive")).keys) == 12
