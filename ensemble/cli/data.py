@@ -154,11 +154,13 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, **options: Any) 
 
 def _next_inspection(inspection: "Inspection") -> str:
     """Return the command that writes an experiment file: the options as given, and a map where there is none."""
-    options = [*_given_options(), "--write", _free_name("mine.yaml")]
+    given, mapped = _given_options(), []
     if inspection.recording is None:
         proposal = inspection.proposal
-        options[:0] = proposal.options if proposal else ["--map", "state=ARRAY", "--map", "control=ARRAY"]
-    return command("ensemble", "inspect", inspection.path, *options)
+        mapped = proposal.options if proposal else ["--map", "state=ARRAY", "--map", "control=ARRAY"]
+        if "--time-axis" in mapped and "--time-axis" in given:
+            mapped = mapped[: mapped.index("--time-axis")]
+    return command("ensemble", "inspect", inspection.path, *mapped, *given, "--write", _free_name("mine.yaml"))
 
 
 def _given_options() -> list[str]:

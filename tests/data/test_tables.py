@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 from in_process import run
-from layout_files import DT, Episode, config, pendulum, write_grouped_file
+from layout_files import DT, Episode, config, pendulum, write_grouped_file, write_robomimic_file
 from pages import DOCS, blocks
 
 from ensemble.data.convert import convert
@@ -96,6 +96,24 @@ def test_columns_keep_their_names_as_labels_and_the_key_its_episode(tmp_path: Pa
     _, data = converted(tmp_path / "p.csv", tmp_path / "out", **COLUMNS)
     assert data.feature("state").labels == ("angle", "speed")
     assert data.keys[:2] == ("trial_0", "trial_1")
+
+
+def test_a_column_that_is_taken_for_the_episodes_is_said_and_another_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("trial,x,log\n0,1,5\n0,2,5\n1,3,5\n1,4,5\n")
+    code, text = run("convert", str(tmp_path / "t.csv"), "--map", "state=x", "--out", str(tmp_path / "a"))
+    assert (code, "2 episodes by column trial (data.episode_column names another)" in text) == (0, True)
+    _, data = converted(tmp_path / "t.csv", tmp_path / "b", map={"state": "x"}, episode_column="log")
+    assert data.keys == ("log_5",)
+    _, data = converted(tmp_path / "t.csv", tmp_path / "c", map={"state": ["x", "trial"]})
+    assert len(data.keys) == 1
+
+
+@pytest.mark.parametrize("option", [["--episode-column", "x"], ["--time-axis", "last"]])
+def test_options_of_mapped_files_are_refused_for_known_layouts(tmp_path: Path, option: list[str]) -> None:
+    write_robomimic_file(tmp_path / "r.h5", pendulum(12))
+    code, text = run("inspect", str(tmp_path / "r.h5"), *option)
+    assert code == 2
+    assert "is for files that are read with data.map (--map)" in text
 
 
 @pytest.mark.parametrize(

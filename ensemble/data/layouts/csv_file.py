@@ -107,6 +107,8 @@ def _format(path: Path) -> _Format:
     rows = list(csv.reader(body, delimiter=separator))
     form = _Format(separator, comma, comments, False, [])
     header = _is_header(rows, form)
+    if header and len(rows) == 1:
+        raise DataError(f"{path}: holds 0 rows")
     names = rows[0] if header else _commented_names(lines[:comments], separator, len(rows[0]))
     return _Format(separator, comma, comments, header, _names(path, names, comments + 1))
 

@@ -118,6 +118,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if data.map or data.layout == "map":
         recording = mapped.open_recording(container, data)
     else:
+        given = [name for name in ("episode_column", "time_axis") if getattr(data, name) is not None]
+        if given:
+            raise UsageError(f"data.{given[0]} is for files that are read with data.map (--map)")
         recording = _layout(container, data).open(container, data)
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)

@@ -85,6 +85,10 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
     summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}{by_column}"
+    if isinstance(container, EpisodesByColumn) and data.episode_column is None:
+        notices.append(
+            f"{plural(len(groups), 'episode')} by column {container.column} (data.episode_column names another)"
+        )
     notices += more
     return grouped_recording(
         container, "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused

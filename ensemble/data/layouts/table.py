@@ -100,6 +100,8 @@ def open_parquet(path: Path) -> Table:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     # Encodings such as run lengths hide rows, so that the numbers of both are compared.
     check_size(path, "the table", max(sum(g.total_byte_size for g in groups), 8 * metadata.num_rows * len(schema)))
+    if not metadata.num_rows:
+        raise DataError(f"{path}: holds 0 rows")
     flat = _flat_schema(schema)
     if len(set(flat.names)) < len(flat.names):
         twice = next(name for name in flat.names if flat.names.count(name) > 1)
