@@ -130,6 +130,16 @@ def nested(lengths: list[int]) -> Content:
     )
 
 
+def with_array(content: Content, key: str, values: np.ndarray) -> Content:
+    content.arrays[key] = values
+    return content
+
+
+def with_attribute(content: Content, group: str, name: str, value: Any) -> Content:
+    content.attributes[group, name] = value
+    return content
+
+
 SOURCES = (robomimic, robosuite, d4rl, flat, nerd, signals, runs, nested)
 
 

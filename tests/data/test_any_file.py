@@ -6,13 +6,23 @@ import tempfile
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
-from any_file import Content, contents
+from any_file import Content, contents, nerd, with_array, with_attribute
 from hypothesis import HealthCheck, given, settings
 from in_process import run
 
 # The same files in every run: a failure here is a failure for everybody.
 SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+# What broke before, which a run of sixty need not meet.
+FOUND = (
+    with_array(nerd([1]), "data/traj_lengths", np.array([0])),
+    with_array(nerd([3, 2]), "data/traj_lengths", np.array([0, 2])),
+    with_array(nerd([1]), "data/traj_lengths", np.array([np.nan])),
+    with_attribute(nerd([5]), "data", "dt", "fast"),
+)
 
 
 def points(text: str) -> int:
@@ -72,6 +82,11 @@ def check_points(seen: str, said: str, converted: int) -> None:
     """The points that are inspected are those that are converted, or a line says which are missing."""
     if converted == 0 and "; length" in seen:
         assert points(seen) == points(said) or "left out" in said, seen + said
+
+
+@pytest.mark.parametrize("content", FOUND)
+def test_what_broke_once_is_read_or_refused(content: Content) -> None:
+    check(content)
 
 
 @settings(max_examples=60, **SETTINGS)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature
+from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, seconds
 from ensemble.data.layouts.table import Table
 from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
 from ensemble.errors import DataError, UsageError
@@ -169,7 +169,7 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
 
 def _clock(container: Container, group: str, points: int, data: DataConfig) -> _Clock:
     """Return the time step that is given or an attribute, or else the array that is a time by its name and length."""
-    dt = data.dt or _seconds(container.attribute(group, "dt")) or _seconds(container.attribute("", "dt"))
+    dt = data.dt or seconds(container.attribute(group, "dt")) or seconds(container.attribute("", "dt"))
     if dt:
         return _Clock(dt, None)
     names = {name.lower(): name for name in reversed(container.names(group))}
@@ -187,12 +187,6 @@ def _clock_names(names: dict[str, str]) -> list[str]:
     """Return the names that mean a time, `time [s]` and `Time_s` included, the usual first."""
     plain = {_TIME_UNIT.sub("", lower): name for lower, name in names.items()} | names
     return [plain[key] for key in TIME_KEYS if key in plain]
-
-
-def _seconds(value: object) -> float | None:
-    """Return an attribute that is a positive number; None for anything else."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
-    return float(value) if number else None  # type: ignore[arg-type]  # a number: checked above
 
 
 def _known_dt(container: Container, group: str, clock: _Clock) -> tuple[float | None, list[str]]:
