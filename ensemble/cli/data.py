@@ -77,6 +77,7 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
         click.option("--decimate", type=click.IntRange(1), default=1, show_default=True, help="Keep every n-th point."),
+        click.option("--cut-at-jumps", is_flag=True, help="Cut episodes where the state jumps, and count the cuts."),
         click.option("--follow-links", is_flag=True, help="Follow links to other HDF5 files."),
     ]
     # Reversed, since click lists options in the order of decorators from the top.

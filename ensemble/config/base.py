@@ -13,6 +13,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
+def unset(value: object) -> bool:
+    """Return whether a field is at an empty default; such a later field is left out of dumps, which hashes are made of.
+
+    With `Field(.., exclude_if=unset)` files from before the field keep their hashes.
+    """
+    return not value
+
+
 @dataclass(frozen=True)
 class Description:
     """Text for the values of a type, in messages and the schema; an argument of `Annotated`."""

@@ -1,25 +1,43 @@
 """The `data:` section: origin of trajectories, roles of features, and splits."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ensemble.config.base import Description, Name, Section
+from ensemble.config.base import Description, Name, Section, unset
 
 Layout = Literal["auto", "nerd", "robomimic", "robosuite", "d4rl", "npz", "pairs", "map"]
 TimeAxis = Literal["first", "last"]
 ArrayKey = Annotated[str, Field(min_length=1), Description("the name of an array")]
 FeatureName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class RowRange(Section):
+    """Rows of one episode as a split, for files of one long recording."""
+
+    rows: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=2, max_length=2, description="first point and the one after the last (end), counted after decimation"
+    )
+    episode: str | None = Field(None, description="name of the episode; needed where there is more than one")
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if self.rows[0] >= self.rows[1]:
+            raise ValueError(
+                f"rows {self.rows[0]} to {self.rows[1]} are none: give the first and the one after the last"
+            )
+        return self
+
+
 SplitShare = Annotated[
-    Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)],
-    Description("a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"),
+    Annotated[float, Field(gt=0, lt=1)]
+    | Annotated[int, Field(ge=1)]
+    | Annotated[list[str], Field(min_length=1)]
+    | RowRange,
+    Description(
+        "a fraction between 0 and 1, a number of episodes of at least 1, a list of names, or {rows: [first, end]}"
+    ),
 ]
-
-
-def _without_unset(dumped: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Leave out keys that are not set: a hash of a file from before the key existed then stays what it was."""
-    return {key: value for key, value in dumped.items() if key not in names or value is not None}
 
 
 class SimulateConfig(Section):
@@ -44,16 +62,14 @@ class FeatureMap(Section):
     columns: list[int] | None = Field(None, description="columns to keep, in this order; all by default")
     derivative_of: str | None = Field(None, description="feature whose finite difference in time this is (needs dt)")
     scale: float = Field(1.0, description="factor applied before the cast to float32")
-    time_axis: TimeAxis | None = Field(None, description="axis of an array along which time runs; default: data's")
+    time_axis: TimeAxis | None = Field(
+        None, exclude_if=unset, description="axis of an array along which time runs; default: data's"
+    )
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The names of its arrays; () for a derivative."""
         return () if self.key is None else (self.key,) if isinstance(self.key, str) else tuple(self.key)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unset(handler(self), ("time_axis",))
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -63,14 +79,18 @@ class FeatureMap(Section):
 
 
 class SplitConfig(Section):
-    """Which episodes train, validate and test: fractions, numbers of episodes, or lists of episode names.
+    """Which episodes train, validate and test: fractions, numbers of episodes, lists of names, or rows of an episode.
 
-    With a list (given splits), a fraction is taken from the episodes of `train`.
+    A name is an episode, a split that the source gives, or a mask of the source, looked for in this order;
+    `mask:NAME` is always a mask. With a list or rows, a fraction is taken from what `train` has.
     """
 
-    train: SplitShare = Field(0.8, description="fraction, number of episodes, or episode names")
-    validation: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
-    test: SplitShare = Field(0.1, description="fraction, number of episodes, or episode names")
+    train: SplitShare = Field(0.8, description="fraction, number of episodes, names or rows")
+    validation: SplitShare = Field(0.1, description="fraction, number of episodes, names or rows")
+    test: SplitShare = Field(0.1, description="fraction, number of episodes, names or rows")
+    episodes: list[str] = Field(
+        [], exclude_if=unset, description="names of the only episodes that are used, such as a mask; default: all"
+    )
     by: Literal["episode", "window"] = Field(
         "episode",
         description="policies: what is divided. Windows of one episode in two splits test memory, not generalization: "
@@ -78,14 +98,17 @@ class SplitConfig(Section):
     )
 
     @property
-    def shares(self) -> dict[str, float | int | list[str]]:
+    def shares(self) -> dict[str, float | int | list[str] | RowRange]:
         """The share of each split, by its name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @model_validator(mode="after")
     def _fractions_fit(self) -> Self:
-        if self.by == "window" and any(isinstance(share, list) for share in (self.train, self.validation, self.test)):
-            raise ValueError("by: window divides by fractions or numbers of windows, not by names of episodes")
+        shares = (self.train, self.validation, self.test)
+        if self.by == "window" and any(isinstance(share, list | RowRange) for share in shares):
+            raise ValueError("by: window divides by fractions or numbers of windows, not by names or rows of episodes")
+        if any(isinstance(s, RowRange) for s in shares) and not isinstance(self.train, list | RowRange):
+            raise ValueError("with rows for a split, `train` needs rows or names as well")
         fractions = [share for share in (self.train, self.validation, self.test) if isinstance(share, float)]
         # With a list or a number, `train` gets the rest and its own fraction does not count.
         used = fractions if len(fractions) == 3 else fractions[isinstance(self.train, float) :]
@@ -109,9 +132,13 @@ class DataConfig(Section):
         {}, description="feature: data set or columns of a table, for files of no known layout"
     )
     episode_column: ArrayKey | None = Field(
-        None, description="column whose value divides the rows into episodes; tables: default `episode`, `trial`, .."
+        None,
+        exclude_if=unset,
+        description="column whose value divides the rows into episodes; tables: default `episode`, `trial`, ..",
     )
-    time_axis: TimeAxis | None = Field(None, description="axis along which time runs in mapped arrays; default: first")
+    time_axis: TimeAxis | None = Field(
+        None, exclude_if=unset, description="axis along which time runs in mapped arrays; default: first"
+    )
     roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
         {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
     )
@@ -128,6 +155,11 @@ class DataConfig(Section):
         description="leave out episodes that cannot be used (incomplete, empty, of unequal rows, unreadable, with "
         "NaN or infinity) and count them by reason",
     )
+    cut_at_jumps: bool = Field(
+        False,
+        exclude_if=unset,
+        description="cut episodes where the state changes far more than anywhere else, and count the cuts",
+    )
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
 
     @property
@@ -136,10 +168,6 @@ class DataConfig(Section):
         return {
             name: entry if isinstance(entry, FeatureMap) else FeatureMap(key=entry) for name, entry in self.map.items()
         }
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unset(handler(self), ("episode_column", "time_axis"))
 
     @field_validator("starts")
     @classmethod

@@ -5,11 +5,12 @@ All checks of values are here; layouts only locate arrays.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.data.jumps import Jump, jump_notices, jumps_in
 from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.recording import RawFeature, Recording
 from ensemble.data.layouts.refused import NOT_FINITE, SINGLE_POINT, UNREADABLE, Refused
@@ -31,12 +32,14 @@ class BlockIssues:
     """Problems found by the checks of some blocks; mergeable."""
 
     refused: list[Refused] = field(default_factory=list)  # episodes that are not in the blocks
+    jumps: list[Jump] = field(default_factory=list)
     # feature: (3, w), largest rounding error, minimum and maximum of each column
     rounding: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def merge(self, other: "BlockIssues") -> None:
         """Add the problems of other blocks."""
         self.refused += other.refused
+        self.jumps += other.jumps
         for name, rounding in other.rounding.items():
             self.add_rounding(name, rounding)
 
@@ -48,8 +51,8 @@ class BlockIssues:
         self.rounding[name] = new
 
     def notices(self, features: tuple[RawFeature, ...]) -> list[str]:
-        """Describe casts and rounding losses, one line each."""
-        lines = []
+        """Describe jumps, casts and rounding losses, one line each."""
+        lines = jump_notices(self.jumps)
         cast = [f"{feature.name} ({feature.dtype})" for feature in features if feature.dtype != "float32"]
         if cast:
             lines.append(f"cast to float32: {', '.join(cast)}")
@@ -107,7 +110,9 @@ def canonical_block(
         mask = np.repeat(good, points)
         features = {name: rows[mask] for name, rows in features.items()}
     keys = tuple(recording.keys[i] for i in numbers[which])
-    return EpisodeBlock(keys, points[which], features), numbers[which], issues
+    points = points[which]
+    issues.jumps = [replace(j, step=j.step * decimate) for j in jumps_in(recording.features, features, points, keys)]
+    return EpisodeBlock(keys, points, features), numbers[which], issues
 
 
 def read_usable(recording: Recording, first: int, last: int) -> tuple[Int64, dict[str, Values], list[Refused]]:

@@ -251,6 +251,7 @@ def _write_episodes(records: Sequence[SourceRecord], path: Path) -> None:
         shards=np.repeat(np.arange(len(shard_sizes)), shard_sizes),
         splits=[split for record in records for split in record.given],
         hashes=np.array([h for record in records for h in record.hashes], dtype=np.uint64),
+        masks=[mask for record in records for mask in record.masks or [()] * len(record.keys)],
     )
     write_table(path, table)
 

@@ -3,8 +3,9 @@
 Values are read as they are in the file, in one pass over blocks. Bad values are counted, not refused.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
+from ensemble.data.jumps import Jump, cut_at_jumps, jump_notices, jumps_in
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
@@ -94,7 +96,13 @@ class Inspection:
 
         # Layout, episodes and time step
         recording, points = self.recording, self.recording.points
-        lines = [head, f"looks like {recording.summary}", _lengths(points), _size(recording), *_splits(recording.given)]
+        lines = [
+            head,
+            f"looks like {recording.summary}",
+            _lengths(points),
+            _size(recording),
+            *_splits(recording.given, recording.masks),
+        ]
         lines.append(f"time step {recording.dt:g} s" if recording.dt else "time step unknown (data.dt gives it)")
 
         # Features
@@ -135,13 +143,18 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
             return Inspection(path, path.stat().st_size, data, None, (), found, best)
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
-        refused = list(recording.refused)
+        if data.cut_at_jumps:
+            recording = cut_at_jumps(recording, list(plan_blocks(recording.points, READ_ROWS)))
+        refused, jumps = list(recording.refused), list[Jump]()
         for first, last in plan_blocks(recording.points, READ_ROWS):
-            _, values, unreadable = read_usable(recording, first, last)
+            numbers, values, unreadable = read_usable(recording, first, last)
             refused += unreadable
+            keys = [recording.keys[i] for i in numbers]
+            jumps += jumps_in(recording.features, values, recording.points[numbers], keys)
             for view in views:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
+        recording = replace(recording, notices=(*recording.notices, *jump_notices(jumps)))
         return Inspection(path, path.stat().st_size, data, recording, views, None, best, tuple(refused))
     finally:
         container.close()
@@ -235,9 +248,11 @@ def _size(recording: Recording) -> str:
     return f"{byte_size(float(recording.points.sum()) * recording.width * 4)} as float32"
 
 
-def _splits(given: Sequence[str | None]) -> list[str]:
+def _splits(given: Sequence[str | None], masks: Sequence[Sequence[str]] = ()) -> list[str]:
     counts = [f"{name} {given.count(name)}" for name in sorted({name for name in given if name})]
-    return [f"given splits: {', '.join(counts)}"] if counts else []
+    named = Counter(mask for each in masks for mask in each)
+    lines = [f"given splits: {', '.join(counts)}"] if counts else []
+    return lines + ([f"masks: {', '.join(f'{name} {count}' for name, count in named.items())}"] if named else [])
 
 
 def _count(number: int) -> str:

@@ -14,7 +14,8 @@ from ensemble.store import write_text
 
 FILE = trajectories.MANIFEST
 FORMAT = trajectories.FORMAT
-_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "episode_column", "time_axis"}
+_OPTIONS = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
+_OPTIONS |= {"episode_column", "time_axis"}
 
 
 class Entry(BaseModel):

@@ -30,6 +30,8 @@ EPISODE_COLUMNS = pa.schema(
     ]
 )
 
+_MASKS = pa.field("masks", pa.list_(pa.string()), nullable=False)
+
 _OPTIONS: dict[str, Any] = {
     "compression": "none",
     "use_dictionary": False,
@@ -102,11 +104,13 @@ def episode_table(
     shards: Int64,
     splits: Sequence[str | None],
     hashes: UInt64,
+    masks: Sequence[Sequence[str]] = (),
 ) -> pa.Table:
-    """Return the table of `episodes.parquet`; all arguments have one entry per episode."""
+    """Return the table of episodes; all arguments have one entry per episode; masks get a column where any is."""
     columns = [np.arange(len(keys)), list(keys), list(sources), points, shards, list(splits), hashes]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, EPISODE_COLUMNS, strict=True)]
-    return pa.table(arrays, schema=EPISODE_COLUMNS)
+    table = pa.table(arrays, schema=EPISODE_COLUMNS)
+    return table.append_column(_MASKS, pa.array(list(map(list, masks)), _MASKS.type)) if any(masks) else table
 
 
 def _content_hash(features: Sequence[Float32], start: int, stop: int) -> int:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from ensemble.config.base import unset
 from ensemble.config.data import DataConfig
-from ensemble.data.blocks import BlockIssues
+from ensemble.data.blocks import READ_ROWS, BlockIssues, plan_blocks
+from ensemble.data.jumps import cut_at_jumps
 from ensemble.data.layouts.detect import open_container, open_recording
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, bad, left_out, refusal
@@ -48,6 +50,8 @@ class SourceRecord(Entry):
     given: tuple[str | None, ...]
     hashes: tuple[int, ...]
     notices: tuple[str, ...]
+    # Left out where empty: records without masks are as before there were any.
+    masks: tuple[tuple[str, ...], ...] = Field((), exclude_if=unset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,8 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
     record_path(job.out, index).unlink(missing_ok=True)
     digest = job.pool.submit(sha256_file, planned.path)
     with open_source(planned.path, job.data) as recording:
+        if job.data.cut_at_jumps:
+            recording = cut_at_jumps(recording, list(plan_blocks(recording.points, READ_ROWS)))
         parts = write_parts(index, recording, planned.path, first, job)
 
     # Problems and statistics of all parts
@@ -146,6 +152,7 @@ def write_source(index: int, planned: SourcePlan, first: int, job: Job) -> tuple
         points=tuple(n for part in parts for n in part.points),
         given=tuple(recording.given[i] for i in order),
         hashes=tuple(int(h) for part in parts for h in part.hashes),
+        masks=tuple(recording.masks[i] for i in order) if recording.masks else (),
         notices=(
             *recording.notices,
             *left_out([*recording.refused, *issues.refused]),

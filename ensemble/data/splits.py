@@ -5,13 +5,15 @@ files or a seed. Fewer than ten episodes are divided along time instead. Windows
 """
 
 import fnmatch
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ensemble import streams
-from ensemble.config.data import DataConfig, SplitConfig
+from ensemble.config.data import DataConfig, RowRange, SplitConfig
 from ensemble.data.trajectories import Segments, Trajectories
 from ensemble.errors import DataError
 from ensemble.schema import Int64
@@ -25,26 +27,31 @@ PATTERN_CHARACTERS = frozenset("*?[")
 def split_episodes(data: Trajectories, split: SplitConfig, window: int) -> dict[str, Segments]:
     """Return the pieces of "train", "validation" and "test", each with at least one window of `window` transitions.
 
-    Names (keys of episodes, given groups, shell patterns of both) are assigned first. The pool is the episodes named
-    for `train`, or all without a name; it is divided exactly: numbers as given, fractions by largest remainder. With
-    any name or number, `train` gets the rest. A pool of fewer than ten episodes, divided by fractions only, is cut into
-    blocks of time with gaps of one window. Episodes of equal content stay together. Raises DataError for unknown names,
-    too few episodes, or no window.
+    Only the episodes that `split.episodes` names are used, or all. Names (keys of episodes, given groups, masks, shell
+    patterns) and rows are assigned first. The pool is what is named for `train`, or all without a name; it is divided
+    exactly: numbers as given, fractions by largest remainder. With any name or number, `train` gets the rest. A pool of
+    fewer than ten episodes, divided by fractions only, is cut into blocks of time with gaps of one window. Episodes of
+    equal content stay together. Raises DataError for unknown names, rows that overlap or are outside, too few episodes,
+    or no window.
     """
-    # Episodes by name
+    # Episodes by name, and rows
+    data = _chosen(data, split)
     shares = split.shares
-    named = {name: _named(data, name, share) for name, share in shares.items() if isinstance(share, list)}
+    named = {name: _named(data, f"split '{name}'", share) for name, share in shares.items() if isinstance(share, list)}
     _refuse_overlap(data, named)
-    pool = named.pop("train", None)
-    pool = _unnamed(data, named) if pool is None else pool
+    parts = {name: data.episodes.take(which) for name, which in named.items()}
+    parts |= {name: _range(data, name, share) for name, share in shares.items() if isinstance(share, RowRange)}
+    if any(isinstance(share, RowRange) for share in shares.values()):
+        _refuse_shared_rows(data, parts)
+    pool = parts.pop("train", None)
+    pool = data.episodes.take(_unnamed(data, named)) if pool is None else pool
 
     # The rest by number, fraction or time
-    dividing = {name: share for name, share in shares.items() if name not in named}
-    parts = {name: data.episodes.take(which) for name, which in named.items()}
+    dividing = {name: share for name, share in shares.items() if name not in parts}
     if len(dividing) > 1 and len(pool) < FEWEST_EPISODES and not _has_numbers(dividing):
-        parts |= _blocks_of_time(data.episodes.take(pool), _fractions(dividing), window)
+        parts |= _blocks_of_time(pool, _fractions(dividing), window)
     else:
-        parts |= _by_hash(data.episodes.take(pool), dividing)
+        parts |= _by_hash(pool, dividing)
     for name in SPLITS:
         require_windows(parts[name], window, f"split '{name}'")
     return {name: parts[name] for name in SPLITS}
@@ -59,6 +66,7 @@ def split_windows(data: Trajectories, config: DataConfig, window: int) -> dict[s
     """
     starts = config.starts
     if config.split.by == "window":
+        data = _chosen(data, config.split)
         windows = cut(data.episodes, starts or range(int(data.episodes.points.max())), window)
         # A hash of content and start: windows divide as episodes do, by the data alone.
         starts_within = windows.first - data.episodes.first[data.episode_of(windows.first)]
@@ -81,19 +89,20 @@ def cut(pieces: Segments, starts: Sequence[int], window: int) -> Segments:
 def split_text(data: Trajectories, config: DataConfig, window: int) -> str:
     """Describe the split of the data, for the head of a table."""
     if config.split.by == "episode":
-        return describe_split(data, split_episodes(data, config.split, window))
+        parts = split_episodes(data, config.split, window)
+        return describe_split(data, parts, any(isinstance(share, RowRange) for share in config.split.shares.values()))
     parts = split_windows(data, config, window)
     return (
         f"by window {'/'.join(str(len(part)) for part in parts.values())}: windows of one episode lie in several splits"
     )
 
 
-def describe_split(data: Trajectories, parts: dict[str, Segments]) -> str:
-    """Describe a split: "by episode 800/100/100", or "blocks of time .." for fewer than ten episodes."""
+def describe_split(data: Trajectories, parts: dict[str, Segments], by_rows: bool = False) -> str:
+    """Describe a split: "by episode 800/100/100", "rows as given ..", or "blocks of time .." for few episodes."""
     if all(_are_whole(data, part) for part in parts.values()):
         return "by episode " + "/".join(str(len(part)) for part in parts.values()) + _duplicates(parts)
     points = "/".join(str(part.points.sum()) for part in parts.values())
-    return f"blocks of time (fewer than ten episodes) {points} points"
+    return f"{'rows as given' if by_rows else 'blocks of time (fewer than ten episodes)'} {points} points"
 
 
 def require_windows(segments: Segments, window: int, where: str) -> None:
@@ -104,24 +113,88 @@ def require_windows(segments: Segments, window: int, where: str) -> None:
         raise DataError(f"{where}: 0 of {len(segments)} episodes >= {window} steps (longest {longest})")
 
 
-def _named(data: Trajectories, split: str, names: list[str]) -> Int64:
-    """Return the sorted numbers of the episodes that match a list of keys, given groups and shell patterns."""
+def _chosen(data: Trajectories, split: SplitConfig) -> Trajectories:
+    """Return the data with the episodes that `split.episodes` names; their rows stay where they are."""
+    if not split.episodes:
+        return data
+    kept = _named(data, "data.split.episodes", split.episodes)
+    return replace(
+        data,
+        episodes=data.episodes.take(kept),
+        keys=tuple(data.keys[i] for i in kept),
+        given=tuple(data.given[i] for i in kept),
+        masks=tuple(data.masks[i] for i in kept) if data.masks else (),
+    )
+
+
+def _named(data: Trajectories, where: str, names: list[str]) -> Int64:
+    """Return the sorted numbers of the episodes that match a list of names and shell patterns.
+
+    Keys and given groups come first, then masks; `mask:NAME` is always a mask.
+    """
     members: dict[str, list[int]] = {}
     for number, (key, group) in enumerate(zip(data.keys, data.given, strict=True)):
         for name in {key, group} - {None}:
             members.setdefault(str(name), []).append(number)
-    numbers: set[int] = set()
+    masks: dict[str, list[int]] = {}
+    for number, inside in enumerate(data.masks):
+        for name in inside:
+            masks.setdefault(name, []).append(number)
+    prefixed = {f"mask:{name}": numbers for name, numbers in masks.items()}
+    found: set[int] = set()
     for name in names:
-        if name in members:
-            matches = [name]
-        elif PATTERN_CHARACTERS & set(name):
-            matches = [known for known in members if fnmatch.fnmatchcase(known, name)]
-        else:
-            matches = []
-        if not matches:
-            raise DataError(f"split '{split}': no episode or group '{name}'{did_you_mean(name, list(members))}")
-        numbers.update(number for match in matches for number in members[match])
-    return np.array(sorted(numbers), dtype=np.int64)
+        matches = next((each for known in (members, masks, prefixed) if (each := _matching(name, known))), None)
+        if matches is None:
+            known = [*members, *masks, *prefixed]
+            kinds = "episode, group or mask" if masks else "episode or group"
+            raise DataError(f"{where}: no {kinds} '{name}'{did_you_mean(name, known)}")
+        found.update(matches)
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _matching(name: str, members: dict[str, list[int]]) -> list[int]:
+    """Return the members of a name, or of all names that match it as a pattern."""
+    if name in members or not PATTERN_CHARACTERS & set(name):
+        return members.get(name, [])
+    return [number for known, numbers in members.items() if fnmatch.fnmatchcase(known, name) for number in numbers]
+
+
+def _range(data: Trajectories, split: str, share: RowRange) -> Segments:
+    """Return rows of one episode as a piece; DataError for an unknown episode and for rows that it does not have."""
+    if share.episode is None and len(data.keys) > 1:
+        listed = ", ".join(data.keys[:3])
+        raise DataError(
+            f"split '{split}': rows of which episode? There are {len(data.keys)} ({listed}, ..): give episode"
+        )
+    if share.episode is not None and share.episode not in data.keys:
+        hint = did_you_mean(share.episode, data.keys)
+        raise DataError(f"split '{split}': no episode '{share.episode}'{hint}")
+    number = 0 if share.episode is None else data.keys.index(share.episode)
+    (first, last), points = share.rows, int(data.episodes.points[number])
+    if last > points:
+        raise DataError(
+            f"split '{split}': rows {first} to {last}, but episode '{data.keys[number]}' has {points} points"
+        )
+    return Segments(
+        data.episodes.first[[number]] + first, np.array([last - first], np.int64), data.episodes.hashes[[number]]
+    )
+
+
+def _refuse_shared_rows(data: Trajectories, parts: dict[str, Segments]) -> None:
+    """Raise DataError for rows in two splits."""
+    pieces = [
+        (int(first), int(first + points), name)
+        for name, part in parts.items()
+        for first, points in zip(part.first, part.points, strict=True)
+    ]
+    for (_, end, one), (start, other_end, other) in itertools.pairwise(sorted(pieces)):
+        if start < end:
+            number = int(data.episode_of(np.array([start]))[0])
+            base = int(data.episodes.first[number])
+            raise DataError(
+                f"rows {start - base} to {min(end, other_end) - base} of episode '{data.keys[number]}' are in both "
+                f"'{one}' and '{other}'"
+            )
 
 
 def _refuse_overlap(data: Trajectories, named: dict[str, Int64]) -> None:
@@ -144,7 +217,7 @@ def _has_numbers(shares: dict[str, Any]) -> bool:
 
 def _fractions(shares: dict[str, Any]) -> dict[str, float]:
     """Return the fractions of the pool; `train` gets the rest where any split is a list."""
-    if len(shares) == len(SPLITS) and not isinstance(shares["train"], list):
+    if len(shares) == len(SPLITS) and isinstance(shares["train"], float):
         return shares
     return {"train": 1 - sum(share for name, share in shares.items() if name != "train")} | {
         name: share for name, share in shares.items() if name != "train"
@@ -176,7 +249,7 @@ def _counts(shares: dict[str, Any], episodes: int) -> dict[str, int]:
     else:
         counts = largest_remainder(_fractions(shares), episodes)
     if min(counts.values()) < 1 or sum(counts.values()) > episodes:
-        wanted = ", ".join(f"{name} {share}" for name, share in shares.items() if not isinstance(share, list))
+        wanted = ", ".join(f"{name} {share}" for name, share in shares.items() if isinstance(share, int | float))
         raise DataError(f"{episodes} episodes are too few for the splits {wanted}")
     return counts
 

@@ -6,7 +6,7 @@ shares one such matrix between the trials of a node.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +61,7 @@ class Trajectories:
     given: tuple[str | None, ...]  # the split that the source defines, if any
     fingerprint: str
     dt: float | None  # seconds between two points
+    masks: tuple[tuple[str, ...], ...] = ()  # names of the source's subsets that an episode is in; () without any
 
     def columns(self, feature: str) -> slice:
         """Return the columns of a feature; UsageError with the nearest name when there is none."""
@@ -129,6 +130,7 @@ def describe(manifest: dict[str, Any], episodes: pa.Table) -> Trajectories:
         given=tuple(episodes["split"].to_pylist()),
         fingerprint=manifest["fingerprint"],
         dt=manifest["dt"],
+        masks=tuple(map(tuple, episodes["masks"].to_pylist())) if "masks" in episodes.column_names else (),
     )
 
 
@@ -137,7 +139,7 @@ def with_rows(data: Trajectories, rows: Float32) -> Trajectories:
     assert rows.dtype == np.float32
     assert rows.shape == (data.episodes.points.sum(), data.rows.shape[1])
     rows.setflags(write=False)
-    return Trajectories(rows, data.features, data.episodes, data.keys, data.given, data.fingerprint, data.dt)
+    return replace(data, rows=rows)
 
 
 def shard_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -25,8 +25,19 @@ from ensemble.text import did_you_mean, plural
 from ensemble.training.tasks import task_of
 
 # Options of `data:` that change the contents of the shards; those of `_NOT_CONVERTED` only their use or their source.
-_CONVERSION = {"layout", "map", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "follow_links"}
-_CONVERSION |= {"episode_column", "time_axis"}
+_CONVERSION = {
+    "layout",
+    "map",
+    "roles",
+    "angles",
+    "dt",
+    "decimate",
+    "drop_bad_episodes",
+    "cut_at_jumps",
+    "episode_column",
+    "time_axis",
+    "follow_links",
+}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 _LONGEST_STEM = 200  # bytes of a file's name in the name of its shards
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives

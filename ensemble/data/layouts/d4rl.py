@@ -1,8 +1,8 @@
 """D4RL, read and written: all episodes concatenated in `observations` and `actions`, with flags at their last rows.
 
-Source: d4rl/offline_env.py. An episode ends at a terminal or a timeout; very old files have no timeouts and are cut
-after 1000 steps. The observation after a timeout is not the next row: the last point of an episode comes from
-`next_observations`, or is missing.
+Source: d4rl/offline_env.py. An episode ends at a terminal or a timeout. The observation after a timeout is not the next
+row: the last point of an episode comes from `next_observations`, or is missing. Files without timeouts are cut where
+`next_observations` is not the next row, and without those after 1000 steps, as the oldest files of D4RL need it.
 """
 
 from pathlib import Path
@@ -14,17 +14,21 @@ import numpy.typing as npt
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, require
 from ensemble.data.layouts.flat import FlatColumn, flags, flat_recording
-from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
+from ensemble.data.layouts.grouped import matrix
+from ensemble.data.layouts.recording import Recording, differs, raw_feature, same_rows
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole, Int64
 from ensemble.store import atomic_file
+from ensemble.text import plural
 
 TITLE = "D4RL"
 _REQUIRED = ("observations", "actions", "terminals")
 _EXTRA = ("infos/qpos", "infos/qvel", "infos/goal")
 _ROLES: dict[str, FeatureRole] = {"observations": "state", "actions": "control"}
 _NEXT = "next_observations"
-_TIME_LIMIT = 1000  # steps of an episode in files without timeouts
+_TIME_LIMIT = 1000  # steps of an episode in files without timeouts and next_observations
+_ROWS_AT_ONCE = 1 << 18
+Bools = npt.NDArray[np.bool_]
 
 
 def wanted(container: Container) -> dict[str, bool]:
@@ -50,25 +54,57 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
     # Episodes
     terminals = flags(container, "terminals", rows)
-    notices = []
-    if container.has("timeouts"):
-        starts = _starts(terminals | flags(container, "timeouts", rows))
+    timeouts = flags(container, "timeouts", rows) if container.has("timeouts") else np.zeros(rows, bool)
+    ends = terminals | timeouts
+    if has_next and (data.cut_at_jumps or not timeouts.any()):
+        starts, notices = _cut_at_breaks(container, ends, bool(timeouts.any()))
+    elif container.has("timeouts"):
+        starts, notices = _starts(ends), []
     else:
-        starts = _cut_long(_starts(terminals), rows)
-        notices.append(f"no timeouts in the file: episodes are cut after {_TIME_LIMIT} steps")
+        starts, notices = _cut_long(_starts(ends), rows)
     return flat_recording(container, "d4rl", TITLE, columns, starts, rows, notices)
 
 
-def _starts(ends: npt.NDArray[np.bool_]) -> Int64:
+def _starts(ends: Bools) -> Int64:
     """Return the first row of each episode from flags at the last rows."""
     after = np.flatnonzero(ends) + 1
     return np.concatenate([[0], after[after < len(ends)]]).astype(np.int64)
 
 
-def _cut_long(starts: Int64, rows: int) -> Int64:
-    """Cut episodes longer than the time limit."""
+def _cut_at_breaks(container: Container, ends: Bools, timed: bool) -> tuple[Int64, list[str]]:
+    """Return the starts where episodes also end before a row that is not the next observation, and a notice."""
+    breaks = _breaks(container, len(ends)) & ~ends
+    starts = _starts(ends | breaks)
+    reason = "cut at jumps" if timed else "no timeouts in the file"
+    if not breaks.any():
+        return starts, [f"{reason}: next_observations shows no other ends than the marked ones"]
+    count, total = int(breaks.sum()), plural(len(starts), "episode")
+    return starts, [f"{reason}: {count} of {total} end where next_observations is not the next row"]
+
+
+def _breaks(container: Container, rows: int) -> Bools:
+    """Return the rows (N,) whose next observation is not the next row; the last row is none."""
+    breaks = np.zeros(rows, bool)
+    for start in range(0, rows - 1, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, rows - 1)
+        following = matrix(container.read("observations", slice(start + 1, stop + 1)))
+        stored = matrix(container.read(_NEXT, slice(start, stop)))
+        if not np.array_equal(stored, following):
+            breaks[start:stop] = differs(stored, following).any(axis=1)
+    return breaks
+
+
+def _cut_long(starts: Int64, rows: int) -> tuple[Int64, list[str]]:
+    """Cut episodes longer than the time limit; the second result says how many."""
     stops = np.append(starts[1:], rows)
-    return np.concatenate([np.arange(a, b, _TIME_LIMIT) for a, b in zip(starts, stops, strict=True)]).astype(np.int64)
+    long = int((stops - starts > _TIME_LIMIT).sum())
+    if not long:
+        return starts, ["no timeouts in the file: episodes end at terminals alone"]
+    cut = np.concatenate([np.arange(a, b, _TIME_LIMIT) for a, b in zip(starts, stops, strict=True)]).astype(np.int64)
+    return cut, [
+        f"no timeouts and no next_observations in the file: {long} of {plural(len(starts), 'episode')} are longer "
+        f"than {_TIME_LIMIT} steps and cut after each {_TIME_LIMIT}, which gives {len(cut)}"
+    ]
 
 
 def write_d4rl(

@@ -121,7 +121,11 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         given = [name for name in ("episode_column", "time_axis") if getattr(data, name) is not None]
         if given:
             raise UsageError(f"data.{given[0]} is for files that are read with data.map (--map)")
-        recording = _layout(container, data).open(container, data)
+        layout, others = _layout(container, data)
+        recording = layout.open(container, data)
+        if others:
+            notice = f"read as {layout.name}, though {' and '.join(others)} would fit as well (--layout chooses)"
+            recording = replace(recording, notices=(notice, *recording.notices))
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
     return _with_shape_notices(with_options(recording, data, container), container)
@@ -144,13 +148,17 @@ def _with_shape_notices(recording: Recording, container: Container) -> Recording
     return replace(recording, features=kept, notices=(*recording.notices, *notices))
 
 
-def _layout(container: Container, data: DataConfig) -> Layout:
-    """Return the configured layout, or the first whose names all exist; DataError with the best match without any."""
+def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
+    """Return the configured layout, or the first whose names all exist, and the names of others that fit as well.
+
+    Raises DataError with the best match where none fits.
+    """
     if data.layout != "auto":
-        return next(layout for layout in LAYOUTS if layout.name == data.layout)
-    best = detect(container)[0]
+        return next(layout for layout in LAYOUTS if layout.name == data.layout), []
+    matches = detect(container)
+    best = matches[0]
     if not best.missing:
-        return best.layout
+        return best.layout, [match.layout.name for match in matches[1:] if not match.missing]
     other = f"files of another layout are read with a map: `ensemble inspect {container.path}` proposes one"
     if not best.present:
         arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"

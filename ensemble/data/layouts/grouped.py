@@ -104,10 +104,26 @@ def usable_groups(
     )
 
 
+def without(usable: Groups, refused: Sequence[Refused]) -> Groups:
+    """Return the groups without those that were refused later on; at least one must stay."""
+    names = {each.episode for each in refused}
+    kept = [i for i, name in enumerate(usable.names) if name not in names]
+    return Groups(
+        names=tuple(usable.names[i] for i in kept),
+        arrays={key: [infos[i] for i in kept] for key, infos in usable.arrays.items()},
+        rows=usable.rows[kept],
+        refused=(*usable.refused, *refused),
+    )
+
+
 def typical_group(container: Container, groups: Sequence[str]) -> str:
     """Return the first group with the names of arrays that most groups have, of at most a hundred evenly spread."""
-    step = -(-len(groups) // _SAMPLED)
-    return _model({group: tuple(arrays_in(container, group)) for group in groups[::step]})
+    return _model({group: tuple(arrays_in(container, group)) for group in sample(groups)})
+
+
+def sample(groups: Sequence[str]) -> Sequence[str]:
+    """Return at most a hundred groups, evenly spread."""
+    return groups[:: -(-len(groups) // _SAMPLED)]
 
 
 def arrays_in(container: Container, group: str, depth: int = _DEPTH) -> list[str]:
@@ -140,6 +156,7 @@ def grouped_recording(
     dt: float | None,
     notices: Sequence[str],
     refused: Sequence[Refused] = (),
+    masks: Sequence[tuple[str, ...]] = (),
 ) -> Recording:
     """Return a recording that reads its episodes group by group."""
 
@@ -151,7 +168,17 @@ def grouped_recording(
 
     features = tuple(loader.feature for loader in loaders)
     return Recording(
-        layout, summary, features, tuple(keys), points, tuple(given), dt, tuple(notices), read, tuple(refused)
+        layout=layout,
+        summary=summary,
+        features=features,
+        keys=tuple(keys),
+        points=points,
+        given=tuple(given),
+        dt=dt,
+        notices=tuple(notices),
+        read=read,
+        refused=tuple(refused),
+        masks=tuple(masks),
     )
 
 

@@ -61,7 +61,11 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Mode and shapes
     require(container, (f"{GROUP}/{_STATE}", f"{GROUP}/{_NEXT}{_STATE}"), "nerd")
     states = container.array(f"{GROUP}/{_STATE}")
-    mode = container.attribute(GROUP, "mode") or ("trajectory" if len(states.shape) == 3 else "transition")
+    said = container.attribute(GROUP, "mode")
+    mode = said or ("trajectory" if len(states.shape) == 3 else "transition")
+    notices = (
+        () if said else (f"no attribute mode in the file: read as mode {mode}, by the shape {states.shape} of states",)
+    )
     lead = 2 if mode == "trajectory" else 1
     if len(states.shape) <= lead:
         raise DataError(f"{container.path}: {states.key} has shape {states.shape} in mode {mode}")
@@ -85,7 +89,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         points=lengths + 1,
         given=(None,) * count,
         dt=next((dt for dt in map(seconds, dts) if dt), None),
-        notices=(),
+        notices=notices,
         read=lambda first, last: {
             array.feature.name: _read(container, array, mode, first, last, lengths[first:last]) for array in arrays
         },

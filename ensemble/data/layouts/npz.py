@@ -125,4 +125,6 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     begins = np.flatnonzero(flags(container, _STARTS, rows)).astype(np.int64)
     # The first row begins an episode whatever its flag says: a buffer may start in the middle of one.
     starts = np.unique(np.append(0, begins))
-    return flat_recording(container, "npz", TITLE, columns, starts, rows, ())
+    unmarked = len(starts) > len(begins)
+    notices = [f"the first row begins an episode, though {_STARTS}[0] is false"] if unmarked else []
+    return flat_recording(container, "npz", TITLE, columns, starts, rows, notices)

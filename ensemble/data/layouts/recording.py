@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, Values
@@ -60,6 +61,7 @@ class Recording:
     notices: tuple[str, ...]
     read: Read  # (first, last) -> feature: (points of these episodes, width), in the file's dtype
     refused: tuple[Refused, ...] = ()  # further episodes of the file, which cannot be used
+    masks: tuple[tuple[str, ...], ...] = ()  # names of the file's further subsets that an episode is in; () without any
 
     @property
     def width(self) -> int:
@@ -141,11 +143,15 @@ def difference_to_successor(values: Values, following: Values) -> tuple[int, ...
     # Files usually store the same bits twice: no float64 copies then.
     if np.array_equal(values, following):
         return None
+    where = np.argwhere(differs(values, following))
+    return tuple(int(i) for i in where[0]) if len(where) else None
+
+
+def differs(values: Values, following: Values) -> npt.NDArray[np.bool_]:
+    """Return where stored next values differ from the values of the next point, by the rule above; any equal shape."""
     a, b = values.astype(np.float64), following.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        wrong = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) > 1e-5 * np.maximum(1.0, np.abs(b)))
-    where = np.argwhere(wrong)
-    return tuple(int(i) for i in where[0]) if len(where) else None
+        return np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) > 1e-5 * np.maximum(1.0, np.abs(b)))
 
 
 def same_rows(container: Container, lengths: dict[str, int], episode: str | None = None) -> int:

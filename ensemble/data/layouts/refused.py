@@ -19,6 +19,7 @@ UNEQUAL = "with unequal numbers of rows"
 OTHER_SCHEMA = "of other columns or types"
 MISCOUNTED = "of another number of rows than they declare"
 UNREADABLE = "that cannot be read"
+TWO_SPLITS = "of two splits"
 NOT_FINITE = "with NaN or infinity"
 SINGLE_POINT = "of a single point"  # no error: without a transition nothing is lost
 

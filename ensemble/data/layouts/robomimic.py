@@ -6,7 +6,9 @@ are used. Images are left out.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,12 +21,16 @@ from ensemble.data.layouts.grouped import (
     grouped_recording,
     lengths_text,
     matrix,
+    sample,
     typical_group,
     usable_groups,
+    without,
 )
 from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
+from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.errors import DataError
+from ensemble.text import plural
 
 TITLE = "robomimic"
 GROUP = "data"
@@ -49,10 +55,20 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         raise DataError(f"{container.path}: holds 0 episodes: no group in '{GROUP}'")
     typical = typical_group(container, demos)
     observed, notices = _observed(container, typical)
-    followed = all(container.has(f"{typical}/next_{key}") for key in observed) and observed != ["states"]
+    lacking = [key for key in observed if not container.has(f"{typical}/next_{key}")]
+    followed = not lacking and observed != ["states"]
+    if len(lacking) not in (0, len(observed)):
+        notices.append(f"next_obs is not used, since it lacks {', '.join(lacking)}: episodes end at their last row")
     following = [f"next_{key}" for key in observed] if followed else []
+    notices += _occasional(container, demos, observed)
     usable = usable_groups(container, demos, [*observed, "actions", *following], declared=_COUNT)
     notices += _check_total(container, usable)
+    masks = _masks(container)
+    notices += masks.notices(demos)
+    overlapping = masks.overlapping(usable.names)
+    if len(overlapping) == len(usable.names):
+        raise refusal(container.path, overlapping, len(overlapping))
+    usable = without(usable, overlapping)
     infos = usable.arrays
 
     # Features
@@ -67,10 +83,21 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Description
     points = usable.rows + followed
     summary = f"{TITLE}: {len(usable.names)} demonstrations of {lengths_text(points)}"
-    names = [demo.removeprefix(f"{GROUP}/") for demo in usable.names]
-    given = _given(container, names)
+    names = [_name(demo) for demo in usable.names]
+    given, others = [masks.split(name) for name in names], [masks.others(name) for name in names]
     return grouped_recording(
-        container, "robomimic", summary, usable.names, names, points, loaders, given, dt, notices, usable.refused
+        container,
+        "robomimic",
+        summary,
+        usable.names,
+        names,
+        points,
+        loaders,
+        given,
+        dt,
+        notices,
+        usable.refused,
+        others if any(others) else (),
     )
 
 
@@ -80,12 +107,21 @@ def _observed(container: Container, demo: str) -> tuple[list[str], list[str]]:
     if not keys:
         if not container.has(f"{demo}/states"):
             raise missing_key(container, f"{demo}/obs", "robomimic", demo)
-        return ["states"], []
+        return ["states"], ["no obs in the file: the simulator's states are the state"]
     images = [key for key in keys if len(container.array(f"{demo}/{key}").shape) >= _LOWEST_IMAGE_RANK]
     vectors = [key for key in keys if key not in images]
     if not vectors:
         raise DataError(f"{container.path}: {demo}/obs holds only images ({', '.join(images)}), which are not read")
     return vectors, [f"images left out: {', '.join(images)}"] if images else []
+
+
+def _occasional(container: Container, demos: Sequence[str], observed: Sequence[str]) -> list[str]:
+    """Return a notice on observations that are not in the typical demonstration but in others."""
+    some = sample(demos)
+    names = Counter(name for demo in some for name in container.names(f"{demo}/obs") if f"obs/{name}" not in observed)
+    others = {name: count for name, count in names.items() if count < len(some)}
+    listed = ", ".join(f"{name} (in {count} of {len(some)} demonstrations)" for name, count in others.items())
+    return [f"observations that most demonstrations lack are left out: {listed}"] if others else []
 
 
 def _observation(container: Container, key: str, info: ArrayInfo, followed: bool) -> Loader:
@@ -135,10 +171,52 @@ def _control_period(container: Container) -> float | None:
     return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
 
 
-def _given(container: Container, names: Sequence[str]) -> list[str | None]:
-    """Return the split of each demonstration by `mask/train`, `mask/valid` and `mask/test`."""
-    split: dict[str, str] = {}
-    for mask in container.names("mask"):
-        if mask in _MASKS:
-            split.update(dict.fromkeys(container.text(f"mask/{mask}"), _MASKS[mask]))
-    return [split.get(name) for name in names]
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """The lists of demonstrations in `mask/`, by their names."""
+
+    members: dict[str, frozenset[str]]
+
+    def splits(self, demo: str) -> list[str]:
+        """Return the masks of splits (train, valid, test) that a demonstration is in."""
+        return [mask for mask, names in self.members.items() if mask in _MASKS and demo in names]
+
+    def split(self, demo: str) -> str | None:
+        """Return its split."""
+        return next((_MASKS[mask] for mask in self.splits(demo)), None)
+
+    def others(self, demo: str) -> tuple[str, ...]:
+        """Return the further masks that it is in."""
+        return tuple(mask for mask, names in self.members.items() if mask not in _MASKS and demo in names)
+
+    def overlapping(self, demos: Sequence[str]) -> list[Refused]:
+        """Return the demonstrations that are in two splits."""
+        refused = []
+        for demo in demos:
+            masks = self.splits(_name(demo))
+            if len({_MASKS[mask] for mask in masks}) > 1:
+                text = " and ".join(f"mask/{mask}" for mask in masks)
+                refused.append(Refused(demo, TWO_SPLITS, f"is in {text}, which overlap"))
+        return refused
+
+    def notices(self, demos: Sequence[str]) -> list[str]:
+        """Name the masks that are no splits, and count names that are not in the file."""
+        present = {_name(demo) for demo in demos}
+        sizes = {mask: len(names & present) for mask, names in self.members.items()}
+        others = [f"{mask} ({size})" for mask, size in sizes.items() if mask not in _MASKS]
+        lines = [f"masks, for data.split by name: {', '.join(others)}"] if others else []
+        absent = {mask: len(names) - sizes[mask] for mask, names in self.members.items()}
+        return lines + [
+            f"mask/{mask} names {plural(count, 'demonstration')} that the file does not hold"
+            for mask, count in absent.items()
+            if count
+        ]
+
+
+def _masks(container: Container) -> _Masks:
+    names = [mask for mask in container.names("mask") if container.is_array(f"mask/{mask}")]
+    return _Masks({mask: frozenset(container.text(f"mask/{mask}")) for mask in names})
+
+
+def _name(demo: str) -> str:
+    return demo.removeprefix(f"{GROUP}/")
