@@ -255,12 +255,12 @@ def _plain(key: str) -> str:
 
 def _time_is_last(infos: Sequence[ArrayInfo]) -> bool:
     """Return whether matrices are wider than long, and all of one width that no other axis has."""
-    matrices = [info.shape for info in infos if len(info.shape) == 2 and 1 not in info.shape]
+    matrices = [info.shape for info in infos if len(info.shape) == 2 and info.shape[1] > 1]
     lengths = {shape[1] for shape in matrices}
     if len(lengths) != 1:
         return False
     length = lengths.pop()
-    vectors = {max(info.shape) for info in infos if len(info.shape) == 1 or 1 in info.shape}
+    vectors = {info.shape[0] for info in infos if len(info.shape) == 1 or info.shape[1:] == (1,)}
     agree = len(matrices) > 1 or length in vectors or length > 8 * matrices[0][0]
     return agree and length > max(shape[0] for shape in matrices)
 

@@ -98,6 +98,20 @@ def test_columns_keep_their_names_as_labels_and_the_key_its_episode(tmp_path: Pa
     assert data.keys[:2] == ("trial_0", "trial_1")
 
 
+def test_labels_of_columns_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for name in ("left/x", "right/x", "u"):
+            file[name] = np.arange(9.0)
+    mapped = {"state": ["left/x", "right/x"], "output": ["right/x", "u"], "control": "u"}
+    _, data = converted(tmp_path / "f.h5", tmp_path / "out", map=mapped)
+    assert [feature.labels for feature in data.features] == [("left.x", "right.x"), ("x", "u"), ("control",)]
+    mapped = {"state": ["left/x", "u"], "output": ["right/x", "u"]}
+    _, data = converted(tmp_path / "f.h5", tmp_path / "more", map=mapped)
+    assert [feature.labels for feature in data.features] == [("state.x", "state.u"), ("output.x", "output.u")]
+    code, text = run("inspect", str(tmp_path / "f.h5"), "--map", "state=u,u")
+    assert (code, "data.map.state: u is given twice" in text) == (2, True)
+
+
 def test_a_column_that_is_taken_for_the_episodes_is_said_and_another_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("trial,x,log\n0,1,5\n0,2,5\n1,3,5\n1,4,5\n")
     code, text = run("convert", str(tmp_path / "t.csv"), "--map", "state=x", "--out", str(tmp_path / "a"))

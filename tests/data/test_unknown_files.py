@@ -58,6 +58,10 @@ FILES: Mapping[str, tuple[Mapping[str, tuple[int, ...]], list[str]]] = {
         {"states": (5, 80), "torque": (2, 80), "time": (80,)},
         ["--map", "state=states", "--map", "control=torque", "--time-axis", "last"],
     ),
+    "rows of signals": (
+        {"y": (1, 80), "u": (1, 80)},
+        ["--map", "state=y", "--map", "control=u", "--time-axis", "last"],
+    ),
     "names that say nothing": ({"alpha": (50, 2), "beta": (50, 7), "gamma": (50, 3)}, ["--map", "state=beta"]),
 }
 

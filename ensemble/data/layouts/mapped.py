@@ -7,8 +7,9 @@ differences in float64, before the cast.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,15 @@ import numpy.typing as npt
 from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
-from ensemble.data.layouts.recording import Recording, median_step, natural_order, raw_feature, seconds
+from ensemble.data.layouts.recording import (
+    RawFeature,
+    Recording,
+    median_step,
+    natural_order,
+    raw_feature,
+    safe_name,
+    seconds,
+)
 from ensemble.data.layouts.table import Table
 from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
 from ensemble.errors import DataError, UsageError
@@ -81,7 +90,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     dt, more = _known_dt(container, groups[0], clock)
 
     # Features
-    loaders = [_loader(container, feature, infos, clock, length, data) for feature in features]
+    loaders = _distinct([_loader(container, feature, infos, clock, length, data) for feature in features])
     names = [group or container.path.stem for group in groups]
     given = [next((_SPLITS[part] for part in group.lower().split("/") if part in _SPLITS), None) for group in groups]
     summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}{by_column}"
@@ -106,6 +115,9 @@ def _features(data: DataConfig) -> list[_Feature]:
         raise UsageError(f"data.roles is missing for: {', '.join(missing)} (state, control, output or auxiliary)")
     known = [name for name, entry in entries.items() if entry.keys]
     for name, entry in entries.items():
+        twice = next((key for key in entry.keys if entry.keys.count(key) > 1), None)
+        if twice is not None:
+            raise UsageError(f"data.map.{name}: {twice} is given twice")
         base = entry.derivative_of
         if base is not None and base not in known:
             raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{did_you_mean(base, known)}")
@@ -255,12 +267,26 @@ def _labels(infos: Sequence[ArrayInfo], kept: list[int] | None) -> list[str] | N
     """Return the names of the columns where several arrays make a feature; None for the usual labels."""
     if len(infos) == 1:
         return None
+    # The last part of a path, where the arrays do not share it.
+    short = [info.key.rpartition("/")[2] for info in infos]
+    names = short if len(set(short)) == len(short) else [info.key for info in infos]
     labels = [
-        info.key.rpartition("/")[2] + (f"[{i}]" if info.width() > 1 else "")
-        for info in infos
+        safe_name(name) + (f"[{i}]" if info.width() > 1 else "")
+        for name, info in zip(names, infos, strict=True)
         for i in range(info.width())
     ]
     return labels if kept is None else [labels[i] for i in kept]
+
+
+def _distinct(loaders: list[Loader]) -> list[Loader]:
+    """Put the feature's name before labels that another feature has too: labels name metrics."""
+    counts = Counter(label for loader in loaders for label in loader.feature.labels)
+
+    def renamed(feature: RawFeature) -> RawFeature:
+        labels = (label if counts[label] == 1 else f"{feature.name}.{label}" for label in feature.labels)
+        return replace(feature, labels=tuple(labels))
+
+    return [replace(loader, feature=renamed(loader.feature)) for loader in loaders]
 
 
 def _lengthened(values: Values, points: int) -> Values:
