@@ -42,6 +42,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+_LONGEST_PREFIX = 200  # bytes of a temporary name
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
@@ -60,7 +61,9 @@ def _as_storage_errors(path: Path, temporary: Path | None = None, only: tuple[in
 def _temporary(path: Path) -> Path:
     """Make an empty file in the same directory, since a rename is atomic only within a file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Cut, since a name that is possible may be too long with the additions.
+    prefix = os.fsdecode(os.fsencode(f".{path.name}")[:_LONGEST_PREFIX])
+    handle, name = tempfile.mkstemp(prefix=f"{prefix}.", suffix=".tmp", dir=path.parent)
     # mkstemp gives 0600; results are shared between users as other files are.
     os.fchmod(handle, 0o666 & ~_UMASK)
     os.close(handle)

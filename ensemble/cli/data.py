@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 from pydantic import ValidationError
 
-from ensemble.cli.options import SEED, say
+from ensemble.cli.options import PATH, SEED, say
 from ensemble.config import DataConfig
 from ensemble.config.base import MOST_EPISODES, MOST_POINTS
 from ensemble.config.data import Layout
@@ -18,16 +19,16 @@ from ensemble.simulation import ENVIRONMENTS
 from ensemble.text import command, plural
 
 if TYPE_CHECKING:
+    from ensemble.data.inspect import Inspection
     from ensemble.schema import OnProgress
 
-_PATH = click.Path(path_type=Path)
 _LAYOUTS = get_args(Layout)
-_MAP_HELP = "Where a feature is found, for files of no known layout. Repeatable."
+_MAP_HELP = "Where a feature is found, for files of no known layout; several with commas, as state=x,y. Repeatable."
 
 
 @click.command()
 @click.argument("environment", type=click.Choice(list(ENVIRONMENTS)))
-@click.option("--out", type=_PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
+@click.option("--out", type=PATH, help="HDF5 file to write.  [default: ENVIRONMENT.h5]")
 @click.option("--episodes", type=click.IntRange(1, MOST_EPISODES), default=1000, show_default=True)
 @click.option(
     "--steps", type=click.IntRange(1, MOST_POINTS), default=100, show_default=True, help="Transitions of an episode."
@@ -78,6 +79,8 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--features", metavar="NAME[,..]", default="", help="Keep these beside the controls: object,robot0_*."
         ),
         click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
+        click.option("--episode-column", metavar="NAME", help="Column that numbers the episodes of a table."),
+        click.option("--time-axis", type=click.Choice(["first", "last"]), help="Axis of time in mapped arrays."),
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
         click.option(
@@ -93,8 +96,8 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("file", type=_PATH)
-@click.option("--write", type=_PATH, help="Experiment file to make: it trains a small model on FILE.")
+@click.argument("file", type=PATH)
+@click.option("--write", type=PATH, help="Experiment file to make: it trains a small model on FILE.")
 @click.option("--overwrite", is_flag=True, help="Replace that experiment file if it exists.")
 @_layout_options
 def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> None:
@@ -104,6 +107,7 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     ensemble inspect data.h5
     ensemble inspect data.h5 --write mine.yaml
     ensemble inspect emps.h5 --map state=position --map control=voltage
+    ensemble inspect drive.csv --map state=x,y,heading --map control=steering
     """
     from ensemble.data.inspect import inspect_file, write_experiment
 
@@ -114,8 +118,7 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
 
     # Write an experiment
     if write is None:
-        hint = ("--map", "state=NAME", "--map", "control=NAME") if inspection.recording is None else ()
-        say(f"next: {command('ensemble', 'inspect', file, *hint, '--write', 'mine.yaml')}")
+        say(f"next: {_next_inspection(inspection)}")
         return
     if write.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--write {write}: an experiment file ends in .yaml")
@@ -126,8 +129,8 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE [FILE ..]", type=_PATH)
-@click.option("--out", required=True, type=_PATH, help="Directory of shards to make, or what --to makes.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE [FILE ..]", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Directory of shards to make, or what --to makes.")
 @_layout_options
 @click.option("--skip-bad", is_flag=True, help="Leave bad files out, and list them in the manifest.")
 @click.option("--drop-bad-episodes", is_flag=True, help="Leave out episodes that cannot be used, counted by reason.")
@@ -143,9 +146,10 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
 def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, task: str | None, **options: Any) -> None:
     """Convert trajectories to checked Parquet shards, or to data sets of LeRobot and robomimic.
 
-    A FILE is HDF5 or npz: NeRD, robomimic, LIBERO, Isaac Lab, robosuite, Minari, ManiSkill, ALOHA, MoCapAct, D4RL and
-    rollouts of Stable-Baselines are known by the names in them, others need --map. A folder is a LeRobot data set if
-    it has meta/info.json, otherwise the files in it. With --to, FILE may be a directory of shards as well.
+    A FILE is HDF5, npz, MATLAB, CSV or Parquet: NeRD, robomimic, LIBERO, Isaac Lab, robosuite, Minari, ManiSkill,
+    ALOHA, MoCapAct, D4RL and rollouts of Stable-Baselines are known by the names in them, others need --map. A folder
+    is a LeRobot data set if it has meta/info.json, otherwise the files in it. With --to, FILE may be a directory of
+    shards as well.
 
     \b
     ensemble convert pendulum.h5 --out shards/pendulum
@@ -163,6 +167,7 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, tas
         _export(files, out, target, config, task, skip_bad)
         return
     from ensemble.data.convert import convert as convert_files
+    from ensemble.data.inspect import describe_data_set
 
     # Convert
     if out.is_file():
@@ -171,6 +176,8 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, tas
         manifest = convert_files(files, out, config, progress, skip_bad)
 
     # Report
+    for line in describe_data_set(out, manifest):
+        say(line)
     for notice in manifest.notices:
         say(f"  {notice}")
     for skipped in manifest.skipped:
@@ -201,6 +208,39 @@ def _export(
     say(f"next: {command('ensemble', 'inspect', out)} reads it again")
 
 
+def _next_inspection(inspection: "Inspection") -> str:
+    """Return the command that writes an experiment file: the options as given, and a map where there is none."""
+    given, mapped = _given_options(), []
+    if inspection.recording is None:
+        proposal = inspection.proposal
+        mapped = proposal.options if proposal else ["--map", "state=ARRAY", "--map", "control=ARRAY"]
+        if "--time-axis" in mapped and "--time-axis" in given:
+            mapped = mapped[: mapped.index("--time-axis")]
+    return command("ensemble", "inspect", inspection.path, *mapped, *given, "--write", _free_name("mine.yaml"))
+
+
+def _given_options() -> list[str]:
+    """Return the options on the command line of the running command, each with its value."""
+    context = click.get_current_context()
+    words = []
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not isinstance(option, click.Option) or not given:
+            continue
+        value = context.params[name]
+        for each in value if option.multiple else [value]:
+            words += [option.opts[0]] if option.is_flag else [option.opts[0], str(each)]
+    return words
+
+
+def _free_name(name: str) -> str:
+    """Return the name, or the first with a number, of no file in the working directory."""
+    path = Path(name)
+    names = [name, *(f"{path.stem}{number}{path.suffix}" for number in range(2, 100))]
+    return next((each for each in names if not Path(each).exists()), name)
+
+
 def _data_config(
     files: tuple[Path, ...],
     maps: tuple[str, ...],
@@ -214,7 +254,7 @@ def _data_config(
     derived = {name: {"derivative_of": feature} for name, feature in _pairs("--derive", derive).items()}
     values = {
         "path": [str(path) for path in files],
-        "map": {**_pairs("--map", maps), **derived},
+        "map": {**{name: _arrays(name, value) for name, value in _pairs("--map", maps).items()}, **derived},
         "roles": _pairs("--role", roles),
         "angles": [name for name in angles.split(",") if name],
         "features": [name for name in features.split(",") if name],
@@ -226,6 +266,14 @@ def _data_config(
     except ValidationError as error:
         problems = [f"--{'.'.join(str(key) for key in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise UsageError("\n".join(problems)) from error
+
+
+def _arrays(name: str, value: str) -> str | list[str]:
+    """Return the array of --map, or the list of them that commas separate."""
+    keys = value.split(",")
+    if not all(keys):
+        raise UsageError(f"--map {name}={value}: an array without a name between the commas")
+    return keys if len(keys) > 1 else value
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:

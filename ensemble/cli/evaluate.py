@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ensemble.cli.options import FILE, FOLDER, SEED, say
+from ensemble.cli.options import FILE, FOLDER, SEED, NamedPath, say
 from ensemble.errors import UsageError
 from ensemble.text import command, plural, rough_duration
 
@@ -43,7 +43,7 @@ _LARGEST_NOISE = 3.0  # the motor's limit
 @click.option("--video-members", type=click.Choice(["best", "all"]), default="best", show_default=True)
 @click.option("--record", type=FILE, metavar="FILE.h5", help="Write the members' episodes of the first setting (D4RL).")
 @click.option(
-    "--beside", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="CSV|DIR",
+    "--beside", type=NamedPath(exists=True, path_type=Path), multiple=True, metavar="CSV|DIR",
     help="Published figures, or another evaluated run, in the same table. Repeatable.",
 )  # fmt: skip
 @click.option("--table-only", is_flag=True, help="Run nothing: show the table of earlier measurements.")

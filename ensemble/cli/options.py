@@ -1,5 +1,6 @@
 """Options and output of several commands."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,29 @@ from ensemble.config.base import LARGEST_INTEGER
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
+_LONGEST_NAME = 255  # bytes of a name on Linux and macOS
+_LONGEST_FOLDER = _LONGEST_NAME - 15  # locks and temporary names beside it add to it
+
+
+class NamedPath(click.Path):
+    """A path whose every name a file system can hold."""
+
+    def __init__(self, longest: int = _LONGEST_NAME, **options: Any):
+        super().__init__(**options)
+        self._longest = longest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; a name that is too long is a wrong option, said before anything is done."""
+        long = next((name for name in Path(value).parts if len(os.fsencode(name)) > self._longest), None)
+        if long is not None:
+            size = len(os.fsencode(long))
+            self.fail(f"the name {long[:30]}.. has {size} bytes, and at most {self._longest} are possible", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = NamedPath(_LONGEST_FOLDER, file_okay=False, path_type=Path)
+FILE = NamedPath(dir_okay=False, path_type=Path)
+PATH = NamedPath(path_type=Path)
 SEED = click.IntRange(0, LARGEST_INTEGER)
 
 

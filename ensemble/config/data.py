@@ -21,6 +21,9 @@ Layout = Literal[
     "pairs",
     "map",
 ]
+TimeAxis = Literal["first", "last"]
+ArrayKey = Annotated[str, Field(min_length=1), Description("the name of an array")]
+FeatureName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class RowRange(Section):
@@ -67,12 +70,22 @@ class SimulateConfig(Section):
 class FeatureMap(Section):
     """Where one feature is found in a foreign file, or what it is derived from."""
 
-    key: str | None = Field(None, description="data set inside each episode group, e.g. obs/joint_pos")
+    key: ArrayKey | Annotated[list[ArrayKey], Field(min_length=1)] | None = Field(
+        None, description="data set inside each episode group, e.g. obs/joint_pos; of a list, the columns side by side"
+    )
     columns: list[Annotated[int, Field(le=10_000_000)]] | None = Field(
         None, description="columns to keep, in this order; all by default"
     )
     derivative_of: str | None = Field(None, description="feature whose finite difference in time this is (needs dt)")
     scale: float = Field(1.0, description="factor applied before the cast to float32")
+    time_axis: TimeAxis | None = Field(
+        None, exclude_if=unset, description="axis of an array along which time runs; default: data's"
+    )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of its arrays; () for a derivative."""
+        return () if self.key is None else (self.key,) if isinstance(self.key, str) else tuple(self.key)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -127,15 +140,27 @@ class DataConfig(Section):
         None, description="environment to simulate when no path is given"
     )
     path: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="files, LeRobot folders or folders of files, or one directory of converted shards"
+        None,
+        description="files (HDF5, npz, mat, csv, Parquet), LeRobot folders or folders of files, or one directory of "
+        "converted shards",
     )
     simulate: SimulateConfig = Field(SimulateConfig(), description="amount of simulated data")
     layout: Layout = Field("auto", description="file layout; auto detects it and says what it found")
-    map: dict[str, str | FeatureMap] = Field({}, description="feature: data set, for files of no known layout")
+    map: dict[FeatureName, ArrayKey | Annotated[list[ArrayKey], Field(min_length=1)] | FeatureMap] = Field(
+        {}, description="feature: data set or columns of a table, for files of no known layout"
+    )
     features: list[str] = Field(
         [],
         exclude_if=unset,
         description="features to keep beside the controls, by name or pattern, as object or robot0_*; default: all",
+    )
+    episode_column: ArrayKey | None = Field(
+        None,
+        exclude_if=unset,
+        description="column whose value divides the rows into episodes; tables: default `episode`, `trial`, ..",
+    )
+    time_axis: TimeAxis | None = Field(
+        None, exclude_if=unset, description="axis along which time runs in mapped arrays; default: first"
     )
     roles: dict[str, Literal["state", "control", "action", "output", "auxiliary"]] = Field(
         {}, description="feature: role, where the layout's own is not wanted (action is an alias of control)"
@@ -159,6 +184,13 @@ class DataConfig(Section):
         description="cut episodes where the state changes far more than anywhere else, and count the cuts",
     )
     follow_links: bool = Field(False, description="follow external links of HDF5 files")
+
+    @property
+    def entries(self) -> dict[str, FeatureMap]:
+        """The map with every entry written out."""
+        return {
+            name: entry if isinstance(entry, FeatureMap) else FeatureMap(key=entry) for name, entry in self.map.items()
+        }
 
     @field_validator("starts")
     @classmethod

@@ -18,31 +18,23 @@ from ensemble.config.experiment import Experiment
 from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
 from ensemble.data.jumps import Jump, cut_at_jumps, jump_notices, jumps_in
 from ensemble.data.layouts import pairs
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
+from ensemble.data.layouts.container import Values
 from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
 from ensemble.data.layouts.folder import expanded, source_bytes
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, listing, share_text
+from ensemble.data.manifest import Manifest
+from ensemble.data.survey import Proposal, Survey, survey, table
+from ensemble.data.trajectories import read_episodes
 from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.store import write_text
 from ensemble.text import byte_size, command, plural
 
-_LISTED_ARRAYS = 40
 _LISTED_CONSTANTS = 12
+_LONGEST_NAME = 100  # of an experiment
 _HEAD = ("feature", "width", "type", "role", "angles", "not finite", "constant", "range")
-_DATA_FIELDS = (
-    "layout",
-    "map",
-    "features",
-    "roles",
-    "angles",
-    "dt",
-    "decimate",
-    "drop_bad_episodes",
-    "cut_at_jumps",
-    "follow_links",
-)
+_NOT_READING = {"source", "path", "simulate", "starts", "split", "validation"}  # the other options say how to read
 
 
 @dataclass
@@ -79,14 +71,14 @@ class FeatureView:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The content of a file. `recording` is None when no layout fits; then `arrays` and `best` explain it."""
+    """The content of a file. `recording` is None when no layout fits; then `survey` and `best` explain it."""
 
     path: Path
     bytes: int
     data: DataConfig
     recording: Recording | None
     features: tuple[FeatureView, ...]
-    arrays: tuple[ArrayInfo, ...]
+    survey: Survey | None
     best: Match
     refused: tuple[Refused, ...] = ()  # episodes that cannot be used
     files: int = 1  # of a folder, of which the first is described
@@ -97,15 +89,28 @@ class Inspection:
         if self.files > 1:
             head += f" in {self.files} files, of which this is the first"
         if self.recording is None:
-            return [head, *self._unknown()]
+            assert self.survey is not None
+            best = f"{self.best.layout.name} is nearest and also needs {', '.join(self.best.missing)}"
+            return [
+                head,
+                f"of no known layout{f' ({best})' if self.best.present else ''}",
+                *self.survey.lines(),
+                "map its arrays to features: --map state=ARRAY --map control=ARRAY (or data.map and data.roles)",
+            ]
 
         # Layout, episodes and time step
         recording, points = self.recording, self.recording.points
-        lines = [head, f"looks like {recording.summary}", _lengths(points), _size(recording), *_splits(recording)]
+        lines = [
+            head,
+            f"looks like {recording.summary}",
+            _lengths(points),
+            _size(recording),
+            *_splits(recording.given, recording.masks),
+        ]
         lines.append(f"time step {recording.dt:g} s" if recording.dt else "time step unknown (data.dt gives it)")
 
         # Features
-        lines += _table([_HEAD, *(_row(view) for view in self.features)])
+        lines += table([_HEAD, *(_row(view) for view in self.features)])
         lines += [f"note: {notice}" for notice in recording.notices]
 
         # Episodes that cannot be used, constant columns and bad values
@@ -122,16 +127,10 @@ class Inspection:
             lines.append(f"{bad} values are NaN or infinite; drop_bad_episodes leaves out the episodes that have them")
         return lines
 
-    def _unknown(self) -> list[str]:
-        best = f"{self.best.layout.name} is nearest and also needs {', '.join(self.best.missing)}"
-        rows = [("array", "shape", "type")]
-        rows += [(info.key, "x".join(map(str, info.shape)), str(info.dtype)) for info in self.arrays]
-        example = self.arrays[0].key.rpartition("/")[2] if self.arrays else "obs"
-        return [
-            f"of no known layout{f' ({best})' if self.best.present else ''}",
-            *_table(rows),
-            f"map its arrays to features: --map state={example} --map control=.. (or data.map and data.roles)",
-        ]
+    @property
+    def proposal(self) -> Proposal | None:
+        """A map that may read a file of no known layout."""
+        return None if self.survey is None else self.survey.proposal()
 
 
 def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
@@ -143,8 +142,11 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
     try:
         best = detect(container)[0]
         if data.layout == "auto" and not data.map and best.missing:
-            arrays = _arrays(container)
-            return Inspection(path, size, data, None, (), arrays, best, files=len(sources))
+            found = survey(container)
+            if not found.families:
+                unread = f"; it has {', '.join(found.unread[:8])}" if found.unread else ""
+                raise DataError(f"{path}: holds no arrays of numbers{unread}")
+            return Inspection(path, size, data, None, (), found, best, files=len(sources))
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)
         if data.cut_at_jumps:
@@ -159,9 +161,24 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
                 if len(values[view.feature.name]):
                     view.add(values[view.feature.name])
         recording = replace(recording, notices=(*recording.notices, *jump_notices(jumps)))
-        return Inspection(path, size, data, recording, views, (), best, tuple(refused), len(sources))
+        return Inspection(path, size, data, recording, views, None, best, tuple(refused), len(sources))
     finally:
         container.close()
+
+
+def describe_data_set(directory: Path, manifest: Manifest) -> list[str]:
+    """Return what a converted data set holds, as lines of text: episodes, splits and features, as `Inspection` does."""
+    episodes = read_episodes(directory)
+    points = episodes["points"].to_numpy().astype(np.int64)
+    rows = []
+    for feature in manifest.features:
+        known = manifest.statistics[feature.name]
+        low, high = np.array(known.min), np.array(known.max)
+        same = int((low == high).sum())
+        row = (feature.name, str(feature.width), feature.source_dtype, feature.role, _count(sum(feature.angles)))
+        rows.append((*row, str(same), f"{low.min(initial=np.inf):.4g} .. {high.max(initial=-np.inf):.4g}"))
+    head = tuple(name for name in _HEAD if name != "not finite")
+    return [_lengths(points), *_splits(episodes["split"].to_pylist()), *table([head, *rows])]
 
 
 def write_experiment(inspection: Inspection, path: Path) -> None:
@@ -187,7 +204,7 @@ def write_experiment(inspection: Inspection, path: Path) -> None:
 
 
 def _name(path: Path) -> str:
-    return safe_name(path.stem).lstrip("_-.") or "experiment"
+    return safe_name(path.stem).lstrip("_-.")[:_LONGEST_NAME] or "experiment"
 
 
 def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
@@ -216,24 +233,13 @@ def _experiment(inspection: Inspection, recording: Recording) -> dict[str, Any]:
 
 def _data_options(data: DataConfig, recording: Recording) -> dict[str, Any]:
     """Return the options of the reading, with all roles and angles written out for editing."""
-    given = data.model_dump(mode="json", exclude_defaults=True, include=set(_DATA_FIELDS))
+    given = data.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_READING)
     given["layout"] = recording.layout
     given["roles"] = {feature.name: feature.role for feature in recording.features}
     angles = [f"{f.name}[{i}]" for f in recording.features for i in range(f.width) if f.angles[i]]
     if angles:
         given["angles"] = angles
     return given
-
-
-def _arrays(container: Container) -> tuple[ArrayInfo, ...]:
-    """Return the declarations of all readable arrays."""
-    arrays = []
-    for key in walk_arrays(container, _LISTED_ARRAYS):
-        try:
-            arrays.append(container.array(key))
-        except DataError:
-            continue
-    return tuple(arrays)
 
 
 def _lengths(points: Int64) -> str:
@@ -248,31 +254,27 @@ def _size(recording: Recording) -> str:
     return f"{byte_size(float(recording.points.sum()) * recording.width * 4)} as float32"
 
 
-def _splits(recording: Recording) -> list[str]:
-    names = sorted({name for name in recording.given if name})
-    counts = [f"{name} {recording.given.count(name)}" for name in names]
-    masks = Counter(mask for each in recording.masks for mask in each)
+def _splits(given: Sequence[str | None], masks: Sequence[Sequence[str]] = ()) -> list[str]:
+    counts = [f"{name} {given.count(name)}" for name in sorted({name for name in given if name})]
+    named = Counter(mask for each in masks for mask in each)
     lines = [f"given splits: {', '.join(counts)}"] if counts else []
-    return lines + ([f"masks: {', '.join(f'{name} {count}' for name, count in masks.items())}"] if masks else [])
+    return lines + ([f"masks: {', '.join(f'{name} {count}' for name, count in named.items())}"] if named else [])
+
+
+def _count(number: int) -> str:
+    return str(number) if number else ""
 
 
 def _row(view: FeatureView) -> tuple[str, ...]:
     feature = view.feature
     low, high = view.minimum.min(initial=np.inf), view.maximum.max(initial=-np.inf)
-    angles = sum(feature.angles)
     return (
         feature.name,
         str(feature.width),
         feature.dtype,
         feature.role,
-        str(angles) if angles else "",
+        _count(sum(feature.angles)),
         str(view.not_finite),
         str(len(view.constant)),
         f"{low:.4g} .. {high:.4g}",
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return [f"  {line}".rstrip() for line in lines]

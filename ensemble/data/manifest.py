@@ -14,6 +14,7 @@ from ensemble.schema import Feature, FeatureRole, UInt64
 
 FORMAT = trajectories.FORMAT
 _OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
+_OPTIONS |= {"episode_column", "time_axis"}
 
 
 class Entry(BaseModel):

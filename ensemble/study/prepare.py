@@ -7,6 +7,7 @@ metrics and windows of the experiment are checked against the data, without Ray 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +38,13 @@ _CONVERSION = {
     "decimate",
     "drop_bad_episodes",
     "cut_at_jumps",
+    "episode_column",
+    "time_axis",
     "follow_links",
 }
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 _NAMED = 3  # sources in a line for the user
+_LONGEST_STEM = 200  # bytes of a file's name in the name of its shards
 _COSTS = ("parameters", "seconds")  # columns of a row that may be further objectives
 
 
@@ -175,7 +179,9 @@ def _converted_target(config: DataConfig, files: list[Path], cache: Path) -> Pat
     # Size and time of change stand for the content, which may be too large to be hashed at every start.
     parts = [part for path in files for part in parts_of(path)]
     stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
-    return cache / f"{files[0].stem}-{_digest([stamps, _conversion(config)])}"
+    # A file's name may be as long as a name can be; this one and its lock's have additions.
+    stem = os.fsdecode(os.fsencode(files[0].stem)[:_LONGEST_STEM])
+    return cache / f"{stem}-{_digest([stamps, _conversion(config)])}"
 
 
 def _are_shards(paths: Sequence[Path]) -> bool:

@@ -8,7 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble.config.data import DataConfig
-from ensemble.data.layouts import d4rl, hdf5, mapped, nerd, npz, pairs, robomimic, robosuite
+from ensemble.data.layouts import (
+    csv_file,
+    d4rl,
+    file_kinds,
+    hdf5,
+    mapped,
+    mat,
+    nerd,
+    npz,
+    pairs,
+    robomimic,
+    robosuite,
+    table,
+)
 from ensemble.data.layouts.container import Container, check_size, missing_key, walk_arrays
 from ensemble.data.layouts.folder import is_lerobot
 from ensemble.data.layouts.lerobot import layout as lerobot
@@ -17,9 +30,8 @@ from ensemble.data.layouts.names import chosen_features
 from ensemble.data.layouts.recording import Recording, with_options
 from ensemble.data.layouts.rollouts import maniskill, minari, mocapact, rollout
 from ensemble.errors import DataError, UsageError
+from ensemble.text import plural
 
-_PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".pt2", ".joblib", ".dill")
-_HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 _LISTED = 8  # arrays that the error for an unknown file names
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # offsets of the signature: HDF5 allows a user block before it
 
@@ -65,18 +77,21 @@ LAYOUTS = (
 
 
 def open_container(path: Path, follow_links: bool = False) -> Container:
-    """Open an HDF5 or npz file, distinguished by its first bytes; DataError for anything else.
+    """Open a file of arrays, distinguished by its first bytes; DataError for anything else, with the way out.
 
     Nothing is ever unpickled: pickles are refused by name and by content.
     """
     if is_lerobot(path):
         return LeRobotFolder(path)
     if not path.is_file():
-        raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
-    if path.suffix.lower() in _PICKLED:
-        raise DataError(f"{path}: pickled data is not read; write it as HDF5 or with numpy.savez")
-    with path.open("rb") as file:
-        head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
+        raise DataError(f"{path}: {file_kinds.why_a_folder(path) if path.is_dir() else 'no such file'}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if path.suffix.lower() in file_kinds.PICKLED and not head.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: {file_kinds.why_pickled()}")
     if not head:
         raise DataError(f"{path}: empty file (0 bytes)")
     # By content, since suffixes of HDF5 files vary (.h5, .hdf5, .mat, none).
@@ -84,7 +99,13 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
         return hdf5.Hdf5File(path, follow_links)
     if head.startswith(npz.SIGNATURE):
         return npz.NpzFile(path)
-    raise DataError(f"{path}: {_why_unreadable(path, head)}")
+    if head.startswith(table.PARQUET_SIGNATURE):
+        return table.open_parquet(path)
+    if head.startswith(mat.SIGNATURE):
+        return mat.open_mat(path)
+    if path.suffix.lower() in csv_file.SUFFIXES and csv_file.looks_like_text(head):
+        return csv_file.open_csv(path)
+    raise DataError(f"{path}: {file_kinds.why_unreadable(path, head)}")
 
 
 def detect(container: Container) -> list[Match]:
@@ -109,6 +130,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     if data.map or data.layout == "map":
         recording = mapped.open_recording(container, data)
     else:
+        given = [name for name in ("episode_column", "time_axis") if getattr(data, name) is not None]
+        if given:
+            raise UsageError(f"data.{given[0]} is for files that are read with data.map (--map)")
         layout, others = _layout(container, data)
         recording = layout.open(container, data)
         if others:
@@ -116,8 +140,25 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
             recording = replace(recording, notices=(notice, *recording.notices))
     declared = int(recording.points.sum()) * recording.width * 4
     check_size(container.path, "the data set", declared)
-    recording = with_options(recording, data, container)
+    recording = _with_shape_notices(with_options(recording, data, container), container)
     return chosen_features(recording, data.features, str(container.path)) if data.features else recording
+
+
+def _with_shape_notices(recording: Recording, container: Container) -> Recording:
+    """Leave out features without columns, and say where axes may be swapped; DataError when no feature is left."""
+    kept = tuple(feature for feature in recording.features if feature.width)
+    empty = [feature.name for feature in recording.features if not feature.width]
+    if not kept:
+        raise DataError(f"{container.path}: holds no feature with a column ({', '.join(empty) or 'no feature'})")
+    longest = int(recording.points.max(initial=0))
+    notices = [f"without columns, left out: {', '.join(empty)}"] if empty else []
+    notices += [
+        f"{feature.name} has {feature.width} columns and at most {plural(longest, 'point')} an episode: does time run "
+        "along the other axis? (--time-axis last, with --map)"
+        for feature in kept
+        if feature.width > longest
+    ]
+    return replace(recording, features=kept, notices=(*recording.notices, *notices))
 
 
 def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
@@ -131,22 +172,10 @@ def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
     best = matches[0]
     if not best.missing:
         return best.layout, [match.layout.name for match in matches[1:] if not match.missing]
-    other = "files of another layout are read with data.map or --map"
+    other = f"files of another layout are read with a map: `ensemble inspect {container.path}` proposes one"
     if not best.present:
         arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"
         raise DataError(f"{container.path}: of no known layout; it holds {arrays}; {other}")
     error = missing_key(container, best.missing[0], f"{best.layout.name} ({best.layout.title})")
     total = len(best.present) + len(best.missing)
     raise DataError(f"{error}; no known layout fits, this one best ({len(best.present)} of {total} names); {other}")
-
-
-def _why_unreadable(path: Path, head: bytes) -> str:
-    # Protocols 2 to 5 of pickle begin with this byte; older ones are text and end below.
-    if head.startswith(b"\x80") and head[1] in range(2, 6):
-        return "pickled data is not read; write it as HDF5 or with numpy.savez"
-    if head.startswith(b"\x93NUMPY"):
-        return "a single npy array names no features; put arrays into one npz with numpy.savez"
-    size = path.stat().st_size
-    if path.suffix.lower() in _HDF5_SUFFIXES:
-        return f"not an HDF5 file, or truncated at its start ({size} bytes)"
-    return f"neither an HDF5 nor an npz file ({size} bytes)"

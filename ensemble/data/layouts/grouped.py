@@ -4,6 +4,7 @@ A group that is not like the others is no reason to refuse the file: it is repor
 file is read.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,8 @@ def grouped_recording(
 
 def matrix(values: Values) -> Values:
     """Return (N, ..) as (N, w)."""
-    return values.reshape(len(values), -1)
+    # Not -1: of no rows numpy cannot tell the width.
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def lengths_text(points: Int64) -> str:

@@ -2,8 +2,11 @@
 
 No other file is opened unless `follow_links` is set: links are listed before any is followed, and arrays with bytes in
 other files are refused. Damage that h5py reports becomes a DataError with advice.
+
+MATLAB's files of version 7.3 are HDF5 with all axes of an array in reverse order; they are read in MATLAB's own.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +16,16 @@ import h5py
 import numpy as np
 
 from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
+from ensemble.data.layouts.mat import as_vector
 from ensemble.errors import DataError
 from ensemble.text import byte_size
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Bytes per open array. Slices cross chunks, and a cached chunk is decompressed only once.
 _CHUNK_CACHE = 64 << 20
+_MATLAB_UNREAD = ("char", "cell", "struct", "function_handle", "string", "table", "datetime", "duration")
+_ROOT_NAMES = 50  # names in the root that are asked for MATLAB's attribute
+_MATLAB_OWN = ("#refs#", "#subsystem#")
 
 
 class Hdf5File:
@@ -32,6 +39,8 @@ class Hdf5File:
         try:
             if not follow_links:
                 self._refuse_external_links()
+            # Asked once: attributes of ten thousand arrays take seconds.
+            self._matlab = self._is_of_matlab()
         except DataError:
             self._file.close()
             raise
@@ -40,7 +49,8 @@ class Hdf5File:
         """Return the names inside a group; [] for anything else."""
         with self._as_data_error(group or "/"):
             found = self._file.get(group) if group else self._file
-            return list(found) if isinstance(found, h5py.Group) else []
+            # MATLAB keeps the contents of cells and objects there, under numbers.
+            return [name for name in found if name not in _MATLAB_OWN] if isinstance(found, h5py.Group) else []
 
     def has(self, key: str) -> bool:
         """Return whether a group or an array has this name."""
@@ -55,7 +65,7 @@ class Hdf5File:
     def array(self, key: str) -> ArrayInfo:
         """Return the declaration of a numeric array; DataError when it must not or cannot be read."""
         dataset = self._dataset(key)
-        info = ArrayInfo(key, dataset.shape, dataset.dtype)
+        info = self._info(key, dataset)
         check_dtype(self.path, info)
         check_size(self.path, key, info.bytes)
         # HDF5 would read such an array as zeros. Virtual and external arrays have their bytes elsewhere.
@@ -68,9 +78,16 @@ class Hdf5File:
     def read(self, key: str, *where: slice) -> Values:
         """Read an array or a part of it, one slice per axis; DataError when the file is damaged there."""
         dataset = self._dataset(key)
+        if not self._matlab:
+            with self._as_data_error(key):
+                return np.asarray(dataset[where])
+        shape = self._info(key, dataset).shape
         with self._as_data_error(key):
-            values = dataset[where]
-        return np.asarray(values)
+            if shape == (0, 0):
+                return np.empty(shape, dataset.dtype)[where]
+            if self._matlab_class(dataset):
+                return np.asarray(dataset[()]).T.reshape(shape)[where]
+            return np.asarray(dataset[where])
 
     def text(self, key: str) -> list[str]:
         """Read an array of names."""
@@ -95,6 +112,30 @@ class Hdf5File:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _info(self, key: str, dataset: h5py.Dataset) -> ArrayInfo:
+        """Return the declaration with MATLAB's axes where MATLAB wrote it."""
+        with self._as_data_error(key):
+            shape, dtype, matlab = dataset.shape, dataset.dtype, self._matlab_class(dataset) if self._matlab else ""
+            empty = bool(matlab) and "MATLAB_empty" in dataset.attrs
+        if shape is None:
+            raise DataError(f"{self.path}: {key} is an empty data set without a shape")
+        if matlab in _MATLAB_UNREAD:
+            raise DataError(f"{self.path}: {key} is of MATLAB's class {matlab}; only arrays of numbers are read")
+        if empty:
+            # The array holds the size of the one that is meant, which has no entries.
+            return ArrayInfo(key, (0, 0), dtype)
+        return ArrayInfo(key, as_vector(shape[::-1]) if matlab else shape, dtype)
+
+    def _is_of_matlab(self) -> bool:
+        """Return whether an array or group in the root carries MATLAB's attribute."""
+        with self._as_data_error("its root"):
+            members = [self._file.get(name) for name in itertools.islice(self._file, _ROOT_NAMES)]
+            return any(member is not None and "MATLAB_class" in member.attrs for member in members)
+
+    def _matlab_class(self, dataset: h5py.Dataset) -> str:
+        value = dataset.attrs.get("MATLAB_class", b"")
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     def _dataset(self, key: str) -> h5py.Dataset:
         with self._as_data_error(key):
@@ -130,7 +171,16 @@ class Hdf5File:
         """Turn h5py's exceptions on damaged files into DataError."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            KeyError,
+            ValueError,
+            TypeError,
+            UnicodeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             filtered = "filter returned failure" in str(error)
             cause = "a chunk fails its checksum or does not unpack" if filtered else "the file is damaged"
             raise DataError(f"{self.path}: cannot read {what}: {cause} ({_first_line(error)})") from error

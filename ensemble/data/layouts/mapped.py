@@ -1,12 +1,15 @@
-"""Files of no known layout, through `data.map`: feature -> array inside each episode's group.
+"""Files of no known layout and tables, through `data.map`: feature -> array inside each episode's group.
 
-Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode. Groups called train,
-estimation, validation, test .. are given splits. A control may have one row less than the others. A feature may be the
-time derivative of another one: central differences in float64, before the cast.
+Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode, or as many as a
+column numbers. Several arrays may make one feature. Groups called train, estimation, validation, test .. are given
+splits. A control may have one row less than the others. A feature may be the time derivative of another one: central
+differences in float64, before the cast.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,18 @@ from ensemble.config.data import DataConfig, FeatureMap
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, missing_key, path_in
 from ensemble.data.layouts.grouped import Loader, grouped_recording, lengths_text, matrix, usable_groups
 from ensemble.data.layouts.names import SHARD_COLUMNS
-from ensemble.data.layouts.recording import SPLIT_NAMES, Recording, median_step, natural_order, raw_feature
+from ensemble.data.layouts.recording import (
+    SPLIT_NAMES,
+    RawFeature,
+    Recording,
+    median_step,
+    natural_order,
+    raw_feature,
+    safe_name,
+    seconds,
+)
+from ensemble.data.layouts.table import Table
+from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
 from ensemble.text import did_you_mean, plural
@@ -23,6 +37,7 @@ from ensemble.text import did_you_mean, plural
 TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
 _ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
+_TIME_UNIT = re.compile(r"[ _]*[\[(]?(s|sec|secs|seconds)[\])]?$")
 _DEPTH = 6  # levels of groups that are searched for episodes
 
 
@@ -41,34 +56,51 @@ class _Clock:
         return container.read(path_in(group, self.key)).reshape(-1).astype(np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """One entry of the map: its arrays, and the entry whose derivative it is, if it is one."""
+
+    name: str
+    entry: FeatureMap
+    base: FeatureMap  # the entry with the arrays: its own, or that of the feature it is derived from
+    role: FeatureRole
+
+
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Open a file with `data.map`; UsageError for an incomplete map or incomplete roles, DataError for the file."""
     # Episodes and their arrays
-    entries = {name: FeatureMap(key=entry) if isinstance(entry, str) else entry for name, entry in data.map.items()}
-    roles = _roles(entries, data)
-    keys = [entry.key for entry in entries.values() if entry.key]
-    usable = usable_groups(
-        container, _episodes(container, keys), list(dict.fromkeys(keys)), lambda rows: _points(rows, entries, roles)
-    )
+    features = _features(data)
+    keys = list(dict.fromkeys(key for feature in features for key in feature.base.keys))
+    notices = _text_notices(container, data)
+    container, by_column = _view(container, data, keys)
+    usable = usable_groups(container, _episodes(container, keys), keys, lambda rows: _points(rows, features))
     groups, infos, points = usable.names, usable.arrays, usable.rows
 
     # Lengths and time
-    clock = _clock(container, groups[0], data)
     length = dict(zip(groups, points.tolist(), strict=True))
+    clock = _clock(container, groups[0], length[groups[0]], data)
+    dt, more = _known_dt(container, groups[0], clock)
 
     # Features
-    loaders = [_loader(container, name, entries, roles, infos, clock, length, data) for name in entries]
+    loaders = _distinct([_loader(container, feature, infos, clock, length, data) for feature in features])
     names = [group or container.path.stem for group in groups]
     given = [
         next((SPLIT_NAMES[part] for part in group.lower().split("/") if part in SPLIT_NAMES), None) for group in groups
     ]
-    summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}"
-    dt = _known_dt(container, groups[0], clock)
-    return grouped_recording(container, "map", summary, groups, names, points, loaders, given, dt, (), usable.refused)
+    summary = f"{TITLE}: {plural(len(groups), 'episode')} of {lengths_text(points)}{by_column}"
+    if isinstance(container, EpisodesByColumn) and data.episode_column is None:
+        notices.append(
+            f"{plural(len(groups), 'episode')} by column {container.column} (data.episode_column names another)"
+        )
+    notices += more
+    return grouped_recording(
+        container, "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused
+    )
 
 
-def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, FeatureRole]:
-    """Return the role of each feature: as given, or its name if that is a role (state: obs/joint_pos)."""
+def _features(data: DataConfig) -> list[_Feature]:
+    """Return the entries of the map with their roles: as given, or by a name that is a role (state: obs/joint_pos)."""
+    entries = data.entries
     if not entries:
         raise UsageError("layout map needs data.map: feature: array")
     own = [name for name in entries if name in SHARD_COLUMNS]
@@ -78,12 +110,41 @@ def _roles(entries: dict[str, FeatureMap], data: DataConfig) -> dict[str, Featur
     missing = [name for name in entries if name not in roles]
     if missing:
         raise UsageError(f"data.roles is missing for: {', '.join(missing)} (state, control, output or auxiliary)")
+    known = [name for name, entry in entries.items() if entry.keys]
     for name, entry in entries.items():
+        twice = next((key for key in entry.keys if entry.keys.count(key) > 1), None)
+        if twice is not None:
+            raise UsageError(f"data.map.{name}: {twice} is given twice")
         base = entry.derivative_of
-        if base is not None and (base not in entries or entries[base].key is None):
-            known = [n for n, e in entries.items() if e.key]
+        if base is not None and base not in known:
             raise UsageError(f"data.map.{name}: derivative_of '{base}' is no mapped array{did_you_mean(base, known)}")
-    return {name: _ROLE_NAMES[roles[name]] for name in entries}
+    return [
+        _Feature(name, entry, entries.get(entry.derivative_of or name, entry), _ROLE_NAMES[roles[name]])
+        for name, entry in entries.items()
+    ]
+
+
+def _view(container: Container, data: DataConfig, keys: Sequence[str]) -> tuple[Container, str]:
+    """Return the container with time first and one group per episode, and what was done, for the summary."""
+    axes = {key: entry.time_axis or data.time_axis for entry in data.entries.values() for key in entry.keys}
+    last = sorted((key for key in keys if axes[key] == "last"), key=len)
+    if last:
+        # The longest mapped name that a path ends with: `q` is not meant where `robot/q` is mapped as well.
+        mapped = sorted(keys, key=len, reverse=True)
+        container = TimeLast(
+            container, lambda path: next((k for k in mapped if path == k or path.endswith(f"/{k}")), None) in last
+        )
+    column = data.episode_column
+    if column is None and isinstance(container, Table):
+        column = episode_column(container.names(), keys)
+    return (EpisodesByColumn(container, column), f", by column {column}") if column else (container, "")
+
+
+def _text_notices(container: Container, data: DataConfig) -> list[str]:
+    left = (
+        [name for name in container.text_columns if name != data.episode_column] if isinstance(container, Table) else []
+    )
+    return [f"columns of text, left out: {', '.join(left)}"] if left else []
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
@@ -115,53 +176,76 @@ def _episodes(container: Container, keys: Sequence[str]) -> list[str]:
     return natural_order([*complete, *partial, *(group for group in empty if group.rpartition("/")[0] in parents)])
 
 
-def _clock(container: Container, group: str, data: DataConfig) -> _Clock:
-    dt = data.dt or container.attribute(group, "dt") or container.attribute("", "dt")
+def _clock(container: Container, group: str, points: int, data: DataConfig) -> _Clock:
+    """Return the time step that is given or an attribute, or else the array that is a time by its name and length."""
+    dt = data.dt or seconds(container.attribute(group, "dt")) or seconds(container.attribute("", "dt"))
     if dt:
-        return _Clock(float(dt), None)
-    key = next((key for key in TIME_KEYS if container.is_array(path_in(group, key))), None)
-    return _Clock(None, key)
+        return _Clock(dt, None)
+    names = {name.lower(): name for name in reversed(container.names(group))}
+    for key in _clock_names(names):
+        try:
+            info = container.array(path_in(group, key))
+        except DataError:
+            continue
+        if info.shape[0] == points and info.width() == 1:
+            return _Clock(None, key)
+    return _Clock(None, None)
 
 
-def _known_dt(container: Container, group: str, clock: _Clock) -> float | None:
+def _clock_names(names: dict[str, str]) -> list[str]:
+    """Return the names that mean a time, `time [s]` and `Time_s` included, the usual first."""
+    plain = {_TIME_UNIT.sub("", lower): name for lower, name in names.items()} | names
+    return [plain[key] for key in TIME_KEYS if key in plain]
+
+
+def _known_dt(container: Container, group: str, clock: _Clock) -> tuple[float | None, list[str]]:
+    """Return the median time step of the first episode, and a notice where its times are no regular clock."""
     if clock.dt is not None or clock.key is None:
-        return clock.dt
-    time = np.asarray(clock.axis(container, group))
-    return median_step(np.diff(time)) if len(time) > 1 else None
+        return clock.dt, []
+    steps = np.diff(np.asarray(clock.axis(container, group)))
+    if not len(steps) or not np.isfinite(steps).all():
+        return None, []
+    dt = median_step(steps)
+    back = np.flatnonzero(steps <= 0)
+    if dt <= 0 or len(back):
+        row = int(back[0]) + 1 if len(back) else 0
+        return (dt if dt > 0 else None), [
+            f"{path_in(group, clock.key)} goes back or stands still at row {row}: are there several episodes? "
+            "A column that numbers them is data.episode_column"
+        ]
+    if steps.max() > 1.5 * dt or steps.min() < 0.5 * dt:
+        return dt, [f"{path_in(group, clock.key)} is irregular: steps of {steps.min():g} to {steps.max():g} s"]
+    return dt, []
 
 
-def _points(rows: Mapping[str, int], entries: dict[str, FeatureMap], roles: dict[str, FeatureRole]) -> int | None:
+def _points(rows: Mapping[str, int], features: Sequence[_Feature]) -> int | None:
     """Return the points of an episode: the rows of its arrays, None where they differ; a control may have one less."""
     longest = max(rows.values())
-    whole = {entry.key for name, entry in entries.items() if roles[name] != "control"}
+    whole = {key for feature in features if feature.role != "control" for key in feature.entry.keys}
     fits = all(count == longest or (count == longest - 1 and key not in whole) for key, count in rows.items())
     return longest if fits else None
 
 
 def _loader(
     container: Container,
-    name: str,
-    entries: dict[str, FeatureMap],
-    roles: dict[str, FeatureRole],
+    feature: _Feature,
     infos: dict[str, list[ArrayInfo]],
     clock: _Clock,
     length: dict[str, int],
     data: DataConfig,
 ) -> Loader:
-    # The array, its columns, and the columns of a derivative
-    entry = entries[name]
-    base = entry if entry.derivative_of is None else entries[entry.derivative_of]
-    assert base.key is not None
-    info = infos[base.key][0]
-    kept = _columns(container, name, base.columns, info.width())
-    width = len(kept) if kept is not None else info.width()
+    # The arrays, their columns, and the columns of a derivative
+    name, entry, base = feature.name, feature.entry, feature.base
+    first = [infos[key][0] for key in base.keys]
+    total = sum(info.width() for info in first)
+    kept = _columns(container, name, base.columns, total)
+    width = len(kept) if kept is not None else total
     own = None if entry is base else _columns(container, name, entry.columns, width)
     angles = [bool({entry.derivative_of, f"{entry.derivative_of}[{i}]"} & set(data.angles)) for i in range(width)]
 
     def load(group: str) -> Values:
-        values = _scaled(_chosen(matrix(container.read(path_in(group, base.key or ""))), kept), base.scale)
-        if len(values) < length[group]:
-            values = np.concatenate([values, values[-1:]])  # a control's last row, which no transition uses
+        parts = [_lengthened(matrix(container.read(path_in(group, key))), length[group]) for key in base.keys]
+        values = _scaled(_chosen(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), kept), base.scale)
         if entry is base:
             return values
         rate = _derivative(values, clock.axis(container, group), angles)
@@ -169,8 +253,42 @@ def _loader(
 
     if entry is not base and clock.dt is None and clock.key is None:
         raise UsageError(f"data.map.{name}: a derivative needs data.dt, or an array of time in {container.path}")
-    dtype = info.dtype if entry is base and entry.scale == 1.0 else np.dtype(np.float64)
-    return Loader(raw_feature(name, width if own is None else len(own), dtype, roles[name]), load)
+    plain = entry is base and entry.scale == 1.0
+    dtype = np.result_type(*(info.dtype for info in first)) if plain else np.dtype(np.float64)
+    return Loader(
+        raw_feature(name, width if own is None else len(own), dtype, feature.role, _labels(first, kept)), load
+    )
+
+
+def _labels(infos: Sequence[ArrayInfo], kept: list[int] | None) -> list[str] | None:
+    """Return the names of the columns where several arrays make a feature; None for the usual labels."""
+    if len(infos) == 1:
+        return None
+    # The last part of a path, where the arrays do not share it.
+    short = [info.key.rpartition("/")[2] for info in infos]
+    names = short if len(set(short)) == len(short) else [info.key for info in infos]
+    labels = [
+        safe_name(name) + (f"[{i}]" if info.width() > 1 else "")
+        for name, info in zip(names, infos, strict=True)
+        for i in range(info.width())
+    ]
+    return labels if kept is None else [labels[i] for i in kept]
+
+
+def _distinct(loaders: list[Loader]) -> list[Loader]:
+    """Put the feature's name before labels that another feature has too: labels name metrics."""
+    counts = Counter(label for loader in loaders for label in loader.feature.labels)
+
+    def renamed(feature: RawFeature) -> RawFeature:
+        labels = (label if counts[label] == 1 else f"{feature.name}.{label}" for label in feature.labels)
+        return replace(feature, labels=tuple(labels))
+
+    return [replace(loader, feature=renamed(loader.feature)) for loader in loaders]
+
+
+def _lengthened(values: Values, points: int) -> Values:
+    """Return the rows, with a shorter control's last one again, which no transition uses."""
+    return np.concatenate([values, values[-1:]]) if len(values) < points else values
 
 
 def _columns(container: Container, name: str, columns: list[int] | None, width: int) -> list[int] | None:

@@ -4,6 +4,7 @@ Source: NVlabs/neural-robot-dynamics, utils/datasets.py and generate/. A traject
 last one from `next_states`. Mode `transition` has arrays (N, ..) and gives N episodes of two points.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ensemble.data.layouts.recording import (
     check_declared,
     difference_to_successor,
     raw_feature,
+    seconds,
 )
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole, Float32, Int64
@@ -89,7 +91,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         keys=tuple(f"{mode}-{i}" for i in range(count)),
         points=lengths + 1,
         given=(None,) * count,
-        dt=next((float(dt) for dt in dts if dt), None),
+        dt=next((dt for dt in map(seconds, dts) if dt), None),
         notices=(*notices, *renamed),
         read=lambda first, last: {
             feature.name: _read(container, array, mode, first, last, lengths[first:last])
@@ -140,10 +142,12 @@ def _lengths(container: Container, steps: int, count: int) -> Int64:
     key = f"{GROUP}/{LENGTHS}"
     if not container.has(key):
         return np.full(count, steps, dtype=np.int64)
-    lengths = container.read(key).astype(np.int64).reshape(-1)
-    if len(lengths) != count or (count and not 0 <= lengths.min() <= lengths.max() <= steps):
+    container.array(key)  # raises where it holds no numbers
+    lengths = container.read(key).reshape(-1)
+    # NaN fails both comparisons.
+    if len(lengths) != count or not (lengths >= 0).all() or not (lengths <= steps).all():
         raise DataError(f"{container.path}: {key} does not fit {count} trajectories of at most {steps} steps")
-    return lengths
+    return lengths.astype(np.int64)
 
 
 def _check_totals(container: Container, mode: str, steps: int, count: int, lengths: Int64) -> None:
@@ -177,7 +181,7 @@ def _read(container: Container, array: _Array, mode: str, first: int, last: int,
 
 def _time_major(values: Values, mode: str) -> Values:
     lead = 2 if mode == "trajectory" else 1
-    flat = values.reshape(*values.shape[:lead], -1)
+    flat = values.reshape(*values.shape[:lead], math.prod(values.shape[lead:]))
     return flat if mode == "trajectory" else flat[None]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import ArrayInfo, Container, Values, check_dtype, check_size, require
+from ensemble.data.layouts.file_kinds import why_no_npz
 from ensemble.data.layouts.flat import FlatColumn, flags, flat_recording
 from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
 from ensemble.errors import DataError
@@ -35,6 +36,10 @@ class NpzFile:
         if any(name.endswith("data.pkl") for name in self._archive.namelist()):
             self._archive.close()
             raise DataError(f"{path}: a PyTorch archive; pickled data is not read, write its tensors with numpy.savez")
+        if not any(name.endswith(_SUFFIX) for name in self._archive.namelist()):
+            names = self._archive.namelist()
+            self._archive.close()
+            raise DataError(f"{path}: {why_no_npz(names)}")
         self._names = [n.removesuffix(_SUFFIX) for n in self._archive.namelist() if n.endswith(_SUFFIX)]
 
     def names(self, group: str = "") -> list[str]:

@@ -139,12 +139,14 @@ def _split_by_name(path: Path) -> str | None:
 
 
 def append_last(values: Values, counts: Int64, last: Values | None = None) -> Values:
-    """Add one row after each episode: `last` (episodes, w), or the episode's last row again.
+    """Add one row after each episode: `last` (episodes, w), or the episode's last row again, zeros where it has none.
 
     `values` (sum of `counts`, w) are concatenated episodes; the result is (sum of (`counts` + 1), w).
     """
     ends = np.cumsum(counts)
-    last = values[ends - 1] if last is None else last
+    if last is None:
+        last = np.zeros((len(counts), *values.shape[1:]), values.dtype)
+        last[counts > 0] = values[ends[counts > 0] - 1]
     rows = np.empty((len(values) + len(counts), *values.shape[1:]), values.dtype)
     rows[np.arange(len(values)) + np.repeat(np.arange(len(counts)), counts)] = values
     rows[ends + np.arange(len(counts))] = last
@@ -187,6 +189,13 @@ def same_rows(container: Container, lengths: dict[str, int], episode: str | None
         listed = ", ".join(f"{key} has {rows}" for key, rows in lengths.items())
         raise DataError(f"{container.path}:{where} unequal numbers of rows: {listed}")
     return next(iter(lengths.values()))
+
+
+def seconds(value: object) -> float | None:
+    """Return an attribute that is a positive number of seconds; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+        return None
+    return float(value)
 
 
 def median_step(differences: Values) -> float:
