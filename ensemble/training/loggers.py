@@ -39,6 +39,10 @@ _MLFLOW_ENVIRONMENT = {
 }
 
 
+# Servers that did not answer, and what was said of it: the other members of this process do not wait for them again.
+_silent: dict[str, str] = {}
+
+
 class MetricLogger(Protocol):
     """Receives the metrics of one member."""
 
@@ -66,7 +70,9 @@ def open_loggers(
         opening["wandb"] = lambda: WandbLogger(project, directory, name)
     if (uri := config.mlflow) is not None:
         opening["mlflow"] = lambda: MlflowLogger(uri, directory, name)
-    return (log, *(Tracker(tracker, open_, directory, log.note) for tracker, open_ in opening.items()))
+    servers = {"wandb": f"wandb {project}"} | ({"mlflow": uri} if uri is not None and uri.startswith("http") else {})
+    trackers = [Tracker(each, open_, directory, log.note, servers.get(each)) for each, open_ in opening.items()]
+    return (log, *trackers)
 
 
 def prepare_trackers(config: LoggingConfig, name: str, say: Say) -> None:
@@ -90,11 +96,21 @@ class Tracker:
     """
 
     def __init__(
-        self, name: str, open_: Callable[[], MetricLogger], directory: Path, note: Callable[[str], None]
+        self,
+        name: str,
+        open_: Callable[[], MetricLogger],
+        directory: Path,
+        note: Callable[[str], None],
+        server: str | None = None,
     ) -> None:
         self._name, self._directory, self._note = name, directory, note
         self._tracker: MetricLogger | None = None
-        self._guarded(lambda: self._open(open_), "is not opened")
+        if server is not None and server in _silent:
+            self._lose(_silent[server])
+            return
+        said = self._guarded(lambda: self._open(open_), "is not opened")
+        if server is not None and said is not None:
+            _silent[server] = said
 
     def _open(self, open_: Callable[[], MetricLogger]) -> None:
         self._tracker = open_()
@@ -112,12 +128,17 @@ class Tracker:
             self._guarded(tracker.close, "is not closed")
             self._tracker = None
 
-    def _guarded(self, act: Callable[[], object], what: str) -> None:
+    def _guarded(self, act: Callable[[], object], what: str) -> str | None:
+        """Return what is said of a failure."""
         error = _failure_of(act)
         if error is None:
-            return
-        self._tracker = None
+            return None
         said = f"{self._name} {what}: {type(error).__name__}: {_first_line(error)}"
+        self._lose(said)
+        return said
+
+    def _lose(self, said: str) -> None:
+        self._tracker = None
         logger.warning("%s: %s", self._directory.name, said)
         self._note(f"warning: {said}")
         try:

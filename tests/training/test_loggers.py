@@ -371,6 +371,21 @@ def test_whatever_a_tracker_raises_and_whenever_the_member_goes_on(
     assert not (member / "tracking.json").exists() or read_json(member / "tracking.json") == {}
 
 
+def test_the_second_member_of_a_process_does_not_wait_for_a_server_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def open_() -> Failing:
+        asked.append(1)
+        return Failing("open", TimeoutError("20 s"))
+
+    notes: list[str] = []
+    for seed in range(3):
+        Tracker("their", open_, tmp_path / f"a-s{seed}", notes.append, server="https://their.example").log(seed, 1, {})
+    assert len(asked) == 1
+    assert notes == 3 * ["warning: their is not opened: TimeoutError: 20 s"]
+    assert read_json(tmp_path / "a-s2" / "tracking.json")["lost"]["their"].endswith("20 s")
+
+
 def test_ctrl_c_in_a_tracker_still_stops_the_run(member: Path) -> None:
     tracker = Tracker("their", lambda: Failing("log", KeyboardInterrupt()), member, print)
     with pytest.raises(KeyboardInterrupt):
