@@ -111,6 +111,28 @@ def test_its_shards_are_found_where_a_run_would_make_them(place: Path, run_in: R
     assert f"shards/{shards}: 12 episodes, 300 points" in result.stdout
 
 
+def test_other_code_does_not_go_on_with_it_unless_asked_and_says_so_before_ray(place: Path, run_in: Run) -> None:
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    result = run_in(place, "resume", "results/earlier", python=("-X", "importtime"))
+    assert result.returncode == 2
+    assert re.search(r"\w+ was .+, is .+ since the run began; results may differ\. --force", result.stderr)
+    names = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert not names & {"ray", "torch"}
+    assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("results", ["/proc/results", "space.yaml/results"])
+def test_results_that_cannot_be_written_are_named_before_ray(place: Path, run_in: Run, results: str) -> None:
+    shutil.copy(place / "results" / "earlier" / "space.yaml", place)
+    result = run_in(place, "tune", "--space", "space.yaml", "--results", results, python=("-X", "importtime"))
+    assert result.returncode == 5
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert results.split("/")[-2 if "yaml" in results else -1] in last
+    names = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert not names & {"ray", "torch"}
+
+
 class Canary:
     """Leaves a file where it is unpickled."""
 
