@@ -141,7 +141,8 @@ def _announce(candidates: Sequence["Candidate"], protocol: "EvaluationProtocol",
     # A configuration of one member has no combinations.
     combined = {name for each in candidates for name in each.combinations(protocol)}
     joint = " and ".join(names[name] for name in protocol.combine if name in combined)
-    say(f"device {device}: {members} member(s) of {len(candidates)} configuration(s){f', {joint}' if joint else ''}")
+    of = f"{plural(members, 'member')} of {plural(len(candidates), 'configuration')}"
+    say(f"device {device}: {of}{f', {joint}' if joint else ''}")
     episodes = plural(protocol.episodes, "episode")
     say(f"noise {noises} x replan {replans}, {episodes} of seed {protocol.seed}, the same for all")
     say(f"rows go to {RunDirectory(where).evaluation_file}")

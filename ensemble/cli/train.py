@@ -12,7 +12,7 @@ from ensemble.cli.options import FOLDER, results_option, run_options, say, say_n
 from ensemble.config import ExperimentFile, find_space, load
 from ensemble.config.base import MOST_SEEDS
 from ensemble.errors import TERMINATED, UsageError
-from ensemble.text import command
+from ensemble.text import command, plural
 
 if TYPE_CHECKING:
     from ensemble.study.plan import Plan
@@ -102,7 +102,7 @@ def resume(run: Path, trials: str | None, seeds: int | None, force: bool, addres
         if changed and not force and not (is_complete(plan) and trials is None and seeds is None):
             raise UsageError(f"{run}: {changed[0]} since the run began; results may differ. --force continues anyway")
         if count := forget_failures(plan):
-            say(f"{count} failed member(s) are trained again")
+            say(f"{plural(count, 'failed member')} will be trained again")
         if is_complete(plan) and trials is None and seeds is None:
             say(f"{plan.run} is finished")
             _show(plan)

@@ -20,7 +20,7 @@ from ensemble.planning.speed import Speed, measure_machine
 from ensemble.search.describe_space import finalist_members, seed_count, trial_count
 from ensemble.search.rungs import kept_share
 from ensemble.study.cluster import ClusterNode
-from ensemble.text import byte_size
+from ensemble.text import byte_size, plural
 
 LONG_SECONDS = 12 * 3600.0  # on this machine; above, `tune` needs --yes
 _START_SECONDS, _START_TRIAL_SECONDS = 8.0, 0.4  # Ray and the data once; the process of each trial
@@ -86,10 +86,11 @@ class Survey:
 
     def _describe_too_large(self, case: Case) -> str:
         members, batch = self.members_per_trial, case.experiment.train.batch_size
+        whole = plural(members, "member")
         needed = byte_size(trial_bytes(case.cost, members, 1))
         state, activations = byte_size(members * case.cost.state), byte_size(case.cost.activations)
         return (
-            f"{describe_model(case.experiment)} with batch {batch} needs {needed} for a trial of {members} member(s), "
+            f"{describe_model(case.experiment)} with batch {batch} needs {needed} for a trial of {whole}, "
             f"{state} of parameters and moments, {activations} of activations; a trial has {byte_size(self.available)} "
             f"on {'a GPU' if self.capacity.device == 'cuda' else 'a node'}"
         )

@@ -115,8 +115,9 @@ def _resources(survey: Survey) -> Iterator[tuple[str, str]]:
     capacity, first = survey.capacity, survey.file.first
     yield "data", survey.data.description + (f", {byte_size(survey.data.bytes)} in memory" if survey.data.bytes else "")
     memory = "GPU memory unknown from here" if isinf(survey.available) else f"{byte_size(survey.available)} each"
-    at_once = f"{capacity.slots} trial(s) at a time of {capacity.request.describe()}, {memory}"
-    yield "device", f"{capacity.device}, {first.resources.threads} thread(s) a process, {at_once}"
+    parts = plural(capacity.slots, "trial" if survey.file.searched else "pack")
+    at_once = f"{parts} at a time of {capacity.request.describe()}, {memory}"
+    yield "device", f"{capacity.device}, {plural(first.resources.threads, 'thread')} a process, {at_once}"
 
 
 def _time(survey: Survey, time: TimeEstimate, speed: Speed) -> Iterator[tuple[str, str]]:

@@ -131,11 +131,12 @@ def _notes(
 
 
 def _announce(plan: Plan, request: Needs, count: int, description: Trajectories, data: PreparedData, say: Say) -> None:
-    experiment = plan.first
+    experiment, unit = plan.first, "trial" if plan.file.searched else "pack"
     episodes, points = len(description.episodes), int(description.episodes.points.sum())
     say(
-        f"device {'cuda' if request.gpus else 'cpu'}, {experiment.train.precision}, {experiment.resources.threads} "
-        f"thread(s) a process, {count} trial(s) at a time of {request.describe()}"
+        f"device {'cuda' if request.gpus else 'cpu'}, {experiment.train.precision}, "
+        f"{plural(experiment.resources.threads, 'thread')} a process, {plural(count, unit)} at a time of "
+        f"{request.describe()}"
     )
     say(f"data {short_path(data.main)}: {plural(episodes, 'episode')}, {plural(points, 'point')}")
     for values, reason in () if plan.sampled else plan.file.infeasible:

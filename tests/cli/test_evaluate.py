@@ -92,7 +92,7 @@ def test_members_the_ensemble_and_baselines_drive_the_same_episodes(
 ) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     lines = evaluated.stdout.splitlines()
-    assert lines[0].startswith("device cpu: 2 member(s) of 1 configuration(s)")
+    assert lines[0].startswith("device cpu: 2 members of 1 configuration")
     assert "6 episodes of seed 0, the same for all" in lines[1]
     assert lines[-1].startswith("next: ensemble evaluate tiny")
     found = rows(place / "tiny")

@@ -352,7 +352,7 @@ def test_imported_policies_drive_the_pendulum(there: Path, capsys: pytest.Captur
     capsys.readouterr()
     assert command("evaluate", "results/tiny", *setting) == 0
     said = capsys.readouterr().out
-    assert "2 member(s) of 1 configuration(s), their mean and the nearest to their median" in said
+    assert "2 members of 1 configuration, their mean and the nearest to their median" in said
     run = there / "results" / "tiny"
     rows = read_table(run / "evaluation.parquet").to_pylist()
     assert {row["family"] for row in rows if row["controller"] == "member"} == {family}
@@ -366,7 +366,7 @@ def test_imported_policies_drive_the_pendulum(there: Path, capsys: pytest.Captur
     (run / "evaluation.parquet").unlink()
     member = next(run.glob("members/*-s1"))
     assert command("evaluate", member, *setting, "--video", "film.gif", "--record", "episodes.h5") == 0
-    assert "device cpu: 1 member(s) of 1 configuration(s)\n" in capsys.readouterr().out
+    assert "device cpu: 1 member of 1 configuration\n" in capsys.readouterr().out
     again = {row["seed"]: row["episode_steps"] for row in read_table(run / "evaluation.parquet").to_pylist()}
     assert again[1] == steps
 

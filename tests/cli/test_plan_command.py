@@ -116,6 +116,7 @@ def test_a_plain_ensemble_has_a_plan_as_well(run: Run, space: Path) -> None:
     result = run("plan", "space.yaml", *overrides)
     assert result.returncode == 0, result.stderr
     assert "one configuration x 4 seeds = 4 members" in result.stdout
+    assert re.search(r"\d packs? at a time of 1 CPU", result.stdout)
     assert "next: ensemble train --config space.yaml --set model.n_embd=8" in result.stdout
 
 
@@ -127,7 +128,7 @@ def test_at_a_cluster_the_plan_lists_what_each_node_holds(run: Run, space: Path,
     result = run("plan", "space.yaml", "--address", address, **ray_authentication())
     assert result.returncode == 0, result.stderr
     assert "trials at a time" in result.stdout
-    assert "2 trial(s) at a time of 1 CPU" in result.stdout
+    assert "2 trials at a time of 1 CPU" in result.stdout
 
 
 def ray_authentication() -> dict[str, str]:

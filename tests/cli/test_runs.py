@@ -86,7 +86,7 @@ def test_one_command_simulates_converts_trains_and_shows_a_table(
     assert "starting Ray" in lines
     assert "\x1b" not in finished.stdout
     assert lines[0].startswith("simulating 20 episodes of double_pendulum to shards/")
-    assert any(line.startswith("device cpu, fp32, 1 thread(s)") for line in lines)
+    assert any(line.startswith("device cpu, fp32, 1 thread a process") for line in lines)
     assert any(line.startswith("data shards/double_pendulum-") for line in lines)
     assert "2 configurations x 2 seeds (search) to results/tiny" in lines
     assert any("linear least" in line for line in lines)
