@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from layout_files import (
     CASES,
+    Episode,
     config,
     pendulum,
     write_d4rl_file,
@@ -205,3 +206,23 @@ def test_d4rl_episodes_that_contradict_their_next_observations_are_named_and_can
     assert "2 of 13 episodes cannot be used" in message
     assert "episode 4 (episode-4): next_observations[2] is" in message
     assert convert([path], tmp_path / "out", config(drop_bad_episodes=True)).episodes == 11
+
+
+@pytest.mark.parametrize("name", ["robomimic", "robosuite", "d4rl", "npz", "map"])
+def test_arrays_without_columns_are_left_out_and_named(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    path = tmp_path / f"z{case.suffix}"
+    nothing = [Episode(e.states, e.controls[:, :0]) for e in pendulum(12)]
+    case.write(path, nothing)
+    manifest = convert([path], tmp_path / "out", config(**case.options))
+    assert any("arrays without columns left out" in notice for notice in manifest.notices)
+    assert len(inspect_file(path, config(**case.options)).features) == len(manifest.features) == 1
+    assert manifest.episodes == 12
+
+
+def test_states_without_columns_leave_nothing_to_convert(tmp_path: Path) -> None:
+    path = tmp_path / "z.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(12):
+            file[f"data/demo_{number}/states"] = file[f"data/demo_{number}/joint_velocities"] = np.zeros((20, 0))
+    assert "holds no feature" in refusal(path)
