@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from layout_files import (
     CASES,
     Episode,
@@ -17,6 +18,7 @@ from layout_files import (
     write_robosuite_file,
 )
 
+from ensemble.cli import cli
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file
 from ensemble.data.trajectories import read_trajectories
@@ -226,3 +228,27 @@ def test_states_without_columns_leave_nothing_to_convert(tmp_path: Path) -> None
         for number in range(12):
             file[f"data/demo_{number}/states"] = file[f"data/demo_{number}/joint_velocities"] = np.zeros((20, 0))
     assert "holds no feature" in refusal(path)
+
+
+def test_observations_that_most_demonstrations_lack_are_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    write_robomimic_file(path, pendulum(12))
+    with h5py.File(path, "r+") as file:
+        for number in (3, 8):
+            file[f"data/demo_{number}/obs/extra"] = np.zeros((len(file[f"data/demo_{number}/actions"]), 2))
+    manifest = convert([path], tmp_path / "out", config())
+    assert manifest.episodes == 12
+    assert "observations that most demonstrations lack are left out: extra (in 2 of 12 looked at)" in manifest.notices
+
+
+def test_the_command_leaves_bad_episodes_out_and_says_how_many(tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    write_robomimic_file(path, pendulum(14))
+    spoil(path)
+    command = CliRunner()
+    refused = command.invoke(cli, ["convert", str(path), "--out", str(tmp_path / "out")])
+    assert isinstance(refused.exception, DataError)
+    done = command.invoke(cli, ["convert", str(path), "--out", str(tmp_path / "out"), "--drop-bad-episodes"])
+    assert done.exit_code == 0
+    assert "1 episode without arrays left out" in done.output
+    assert "8 episodes" in done.output
