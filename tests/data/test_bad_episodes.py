@@ -6,8 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from layout_files import (
     CASES,
+    Episode,
     config,
     pendulum,
     write_d4rl_file,
@@ -16,6 +18,7 @@ from layout_files import (
     write_robosuite_file,
 )
 
+from ensemble.cli import cli
 from ensemble.data.convert import convert
 from ensemble.data.inspect import inspect_file
 from ensemble.data.trajectories import read_trajectories
@@ -205,3 +208,47 @@ def test_d4rl_episodes_that_contradict_their_next_observations_are_named_and_can
     assert "2 of 13 episodes cannot be used" in message
     assert "episode 4 (episode-4): next_observations[2] is" in message
     assert convert([path], tmp_path / "out", config(drop_bad_episodes=True)).episodes == 11
+
+
+@pytest.mark.parametrize("name", ["robomimic", "robosuite", "d4rl", "npz", "map"])
+def test_arrays_without_columns_are_left_out_and_named(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    path = tmp_path / f"z{case.suffix}"
+    nothing = [Episode(e.states, e.controls[:, :0]) for e in pendulum(12)]
+    case.write(path, nothing)
+    manifest = convert([path], tmp_path / "out", config(**case.options))
+    assert any("arrays without columns left out" in notice for notice in manifest.notices)
+    assert len(inspect_file(path, config(**case.options)).features) == len(manifest.features) == 1
+    assert manifest.episodes == 12
+
+
+def test_states_without_columns_leave_nothing_to_convert(tmp_path: Path) -> None:
+    path = tmp_path / "z.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(12):
+            file[f"data/demo_{number}/states"] = file[f"data/demo_{number}/joint_velocities"] = np.zeros((20, 0))
+    assert "holds no feature" in refusal(path)
+
+
+def test_observations_that_most_demonstrations_lack_are_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    write_robomimic_file(path, pendulum(12))
+    with h5py.File(path, "r+") as file:
+        for number in (3, 8):
+            file[f"data/demo_{number}/obs/extra"] = np.zeros((len(file[f"data/demo_{number}/actions"]), 2))
+    manifest = convert([path], tmp_path / "out", config())
+    assert manifest.episodes == 12
+    assert "observations that most demonstrations lack are left out: extra (in 2 of 12 looked at)" in manifest.notices
+
+
+def test_the_command_leaves_bad_episodes_out_and_says_how_many(tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    write_robomimic_file(path, pendulum(14))
+    spoil(path)
+    command = CliRunner()
+    refused = command.invoke(cli, ["convert", str(path), "--out", str(tmp_path / "out")])
+    assert isinstance(refused.exception, DataError)
+    done = command.invoke(cli, ["convert", str(path), "--out", str(tmp_path / "out"), "--drop-bad-episodes"])
+    assert done.exit_code == 0
+    assert "1 episode without arrays left out" in done.output
+    assert "8 episodes" in done.output

@@ -14,7 +14,7 @@ from ensemble.store import sha256_file
 from ensemble.text import plural
 
 LEROBOT_INFO = "meta/info.json"
-SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".npz")
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".npz", ".mat", ".csv", ".tsv", ".parquet")
 _INNER = "data"  # the folder that Minari keeps its file in, beside nothing else
 
 

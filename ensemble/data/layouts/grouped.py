@@ -29,7 +29,7 @@ from ensemble.errors import DataError
 from ensemble.schema import Int64
 from ensemble.text import nearest, plural
 
-_SAMPLED = 100  # groups whose arrays say what a file's groups hold
+_SAMPLED = 25  # groups whose arrays say what a file's groups hold
 
 Rows = Callable[[Mapping[str, int]], int | None]  # rows of each array -> rows of the episode, None where they differ
 
@@ -118,13 +118,16 @@ def without(usable: Groups, refused: Sequence[Refused]) -> Groups:
 
 
 def typical_group(container: Container, groups: Sequence[str]) -> str:
-    """Return the first group with the names of arrays that most groups have, of at most a hundred evenly spread."""
+    """Return the first group with the names of arrays that most groups have, of at most 25 evenly spread."""
     return _model({group: tuple(sorted(arrays_inside(container, group))) for group in sample(groups)})
 
 
 def sample(groups: Sequence[str]) -> Sequence[str]:
-    """Return at most a hundred groups, evenly spread."""
-    return groups[:: -(-len(groups) // _SAMPLED)]
+    """Return at most 25 groups, evenly spread."""
+    step = -(-len(groups) // _SAMPLED)
+    # The phase turns, so that a fault in every second group is not all that is seen.
+    starts = range(0, len(groups), step)
+    return [groups[min(start + number % step, len(groups) - 1)] for number, start in enumerate(starts)]
 
 
 def demonstrations(container: Container, group: str) -> list[str]:

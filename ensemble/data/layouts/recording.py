@@ -120,7 +120,17 @@ def with_options(recording: Recording, data: DataConfig, container: Container) -
     notices = recording.notices
     if data.dt and recording.dt and abs(data.dt - recording.dt) > 1e-6 * data.dt:
         notices += (f"dt {data.dt:g} s as given; the file says {recording.dt:g} s",)
-    return replace(recording, features=features, dt=data.dt or recording.dt, notices=notices)
+    return _without_empty(replace(recording, features=features, dt=data.dt or recording.dt, notices=notices))
+
+
+def _without_empty(recording: Recording) -> Recording:
+    """Return the recording without features of no columns."""
+    empty = [feature.name for feature in recording.features if not feature.width]
+    if not empty:
+        return recording
+    kept = tuple(feature for feature in recording.features if feature.width)
+    notice = f"arrays without columns left out: {', '.join(empty)}"
+    return replace(recording, features=kept, notices=(*recording.notices, notice))
 
 
 def splits_by_name(paths: Sequence[Path]) -> list[str | None]:

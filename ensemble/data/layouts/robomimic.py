@@ -152,7 +152,7 @@ def _occasional(container: Container, demos: Sequence[str], observed: Sequence[s
     some = sample(demos)
     names = Counter(name for demo in some for name in container.names(f"{demo}/obs") if f"obs/{name}" not in observed)
     others = {name: count for name, count in names.items() if count < len(some)}
-    listed = ", ".join(f"{name} (in {count} of {len(some)} demonstrations)" for name, count in others.items())
+    listed = ", ".join(f"{name} (in {count} of {len(some)} looked at)" for name, count in others.items())
     return [f"observations that most demonstrations lack are left out: {listed}"] if others else []
 
 

@@ -46,7 +46,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Arrays
     typical = typical_group(container, demos)
     present = [key for key in container.names(typical) if container.is_array(f"{typical}/{key}")]
-    empty = [key for key in present if container.array(f"{typical}/{key}").width() == 0]
+    empty = [key for key in present if key != "states" and container.array(f"{typical}/{key}").width() == 0]
     others = [key for key in present if key not in empty and key not in ("states", *_CONTROLS)]
     controls = [key for key in _CONTROLS if key in present and key not in empty]
     usable = usable_groups(container, demos, ["states", *controls, *others])
@@ -76,9 +76,9 @@ def states_without_time(
     MuJoCo's flattened state begins with the time. Column 0 counts as time, and is left out, when it increases at every
     step of every demonstration.
     """
-    steps = [np.diff(matrix(container.read(f"{demo}/states", slice(None), slice(0, 1)))[:, 0]) for demo in demos]
-    differences = np.concatenate(steps).astype(np.float64)
-    timed = info.width() > 1 and len(differences) > 0 and bool((differences > 0).all())
+    columns = [container.read(f"{demo}/states", slice(None), slice(0, 1)) for demo in demos] if info.width() > 1 else []
+    differences = np.concatenate([np.empty(0), *(np.diff(matrix(column)[:, 0]) for column in columns)])
+    timed = len(differences) > 0 and bool((differences > 0).all())
     drop = int(timed)
 
     def load(group: str) -> Values:
