@@ -25,7 +25,7 @@ from ensemble.text import command
 ATTEMPTS = 3
 _LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
 _PROBE_SECONDS = 2.0  # until a port has answered
-_REPLY_SECONDS = 20.0  # until what listens there has said what it is
+_REPLY_SECONDS = 60.0  # until what listens there has said what it is; a busy machine takes long to load Ray
 
 # Limits of Ray that are read from the environment. The first is the driver's for the raylet, 30 s by default; the
 # second the raylet's for its agents, after which it ends.
@@ -90,7 +90,8 @@ def start(directory: Path, options: Mapping[str, Any], say: Say) -> None:
             if attempt == ATTEMPTS:
                 raise NothingFinishedError(_failure(cause, directory)) from error
             say(f"Ray did not start: {cause}. Its modules are read into memory, then again")
-        _warm()
+        with waiting("its modules are read", say), suppress(subprocess.TimeoutExpired):
+            _run_python(_AGENT_IMPORTS, timeout=300)
 
 
 class _StartError(Exception):
@@ -117,11 +118,6 @@ def _end(ray: Any, directory: Path) -> None:
             if any(str(directory) in argument for argument in child.cmdline()):
                 child.kill()
                 child.wait(5)
-
-
-def _warm() -> None:
-    with suppress(subprocess.TimeoutExpired):
-        _run_python(_AGENT_IMPORTS, timeout=300)
 
 
 def _run_python(code: str, *arguments: str, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -211,7 +207,7 @@ def ask_for_nodes(address: str) -> tuple[str, list[str]]:
             RAY_py_gcs_connect_timeout_s="2", RAY_gcs_rpc_server_connect_timeout_s="2",
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise UsageError(f"--address {address}: something listens there that is no head of Ray") from error
+        raise UsageError(f"--address {address}: no Ray answered within {_REPLY_SECONDS:.0f} s") from error
     if asked.returncode == 0:
         found, nodes = json.loads(asked.stdout.splitlines()[-1])
         return str(found), list(nodes)
@@ -221,8 +217,7 @@ def ask_for_nodes(address: str) -> tuple[str, list[str]]:
 def _reason(address: str, errors: str) -> str:
     if "AuthenticationError" in errors:
         return (
-            f"this Ray takes another token than {token_file()}; RAY_AUTH_TOKEN_PATH names the file of its token, "
-            "which cluster/local.sh start prints"
+            f"this Ray takes another token than that of {token_file()}; RAY_AUTH_TOKEN_PATH names the file with its own"
         )
     if address == "auto":
         return "no Ray runs on this machine"
