@@ -59,6 +59,7 @@ def write(data: Trajectories, directory: Path, episodes_per_shard: int = 2) -> P
             for f in data.features
         ],
         "files": files,
+        "notices": [],
     }
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory

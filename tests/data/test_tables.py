@@ -342,12 +342,6 @@ def test_every_other_file_is_named_with_the_way_out(tmp_path: Path, name: str, c
         assert str(tmp_path / name) in text
 
 
-def test_a_folder_names_files_in_it(tmp_path: Path) -> None:
-    (tmp_path / "a.h5").write_bytes(b"")
-    code, text = run("inspect", str(tmp_path))
-    assert (code, "a directory; name files in it" in text, "a.h5" in text) == (4, True, True)
-
-
 MATLAB_FILES = sorted((Path(scipy.io.__file__).parent / "matlab" / "tests" / "data").glob("*.mat"))
 
 

@@ -4,9 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from ensemble.config import load
+from ensemble.data.notes import EPISODES, MANIFEST, note_path, write_note
 from ensemble.errors import DataError, UsageError
 from ensemble.study.prepare import PreparedData, check_experiments, naming_cache, prepare
 
@@ -98,8 +100,11 @@ def test_a_damaged_shard_that_a_run_made_is_named_with_the_directory_to_delete(
     tiny: Tiny, tmp_path: Path, fault: str
 ) -> None:
     data, _ = ready(tiny(), tmp_path / "results")
-    file = data.main / ("episodes.parquet" if fault == "episodes" else "manifest.json")
-    file.write_text('{"format": "ensemble-shards/1"}' if fault == "shape" else "{torn")
+    file = note_path(data.main, EPISODES if fault == "episodes" else MANIFEST)
+    if fault == "shape":
+        write_note(data.main, MANIFEST, '{"format": "ensemble-shards/1"}', pq.read_schema(file))
+    else:
+        file.write_text("{torn")
     run = tmp_path / "results" / "tiny"
     with pytest.raises(DataError) as caught, naming_cache(data, run):
         check_experiments(load(tiny()).configurations(), data)
@@ -112,7 +117,7 @@ def test_a_damaged_shard_that_a_run_made_is_named_with_the_directory_to_delete(
 
 def test_a_damaged_shard_that_the_user_made_is_not_to_be_deleted(tiny: Tiny, tmp_path: Path) -> None:
     data, _ = ready(tiny(), tmp_path / "results")
-    (data.main / "manifest.json").write_text("{torn")
+    note_path(data.main, MANIFEST).write_text("{torn")
     with pytest.raises(DataError) as caught, naming_cache(data, tmp_path / "elsewhere" / "results" / "tiny"):
         check_experiments(load(tiny()).configurations(), data)
     assert "delete" not in str(caught.value)

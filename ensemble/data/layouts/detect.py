@@ -84,7 +84,7 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
     if is_lerobot(path):
         return LeRobotFolder(path)
     if not path.is_file():
-        raise DataError(f"{path}: {file_kinds.why_a_folder(path) if path.is_dir() else 'no such file'}")
+        raise DataError(f"{path}: {'a directory' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as file:
             head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
@@ -145,20 +145,17 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
 
 
 def _with_shape_notices(recording: Recording, container: Container) -> Recording:
-    """Leave out features without columns, and say where axes may be swapped; DataError when no feature is left."""
-    kept = tuple(feature for feature in recording.features if feature.width)
-    empty = [feature.name for feature in recording.features if not feature.width]
-    if not kept:
-        raise DataError(f"{container.path}: holds no feature with a column ({', '.join(empty) or 'no feature'})")
+    """Say where axes may be swapped; DataError where no feature has a column."""
+    if not recording.features:
+        raise DataError(f"{container.path}: holds no feature with a column")
     longest = int(recording.points.max(initial=0))
-    notices = [f"without columns, left out: {', '.join(empty)}"] if empty else []
-    notices += [
+    notices = [
         f"{feature.name} has {feature.width} columns and at most {plural(longest, 'point')} an episode: does time run "
         "along the other axis? (--time-axis last, with --map)"
-        for feature in kept
+        for feature in recording.features
         if feature.width > longest
     ]
-    return replace(recording, features=kept, notices=(*recording.notices, *notices))
+    return replace(recording, notices=(*recording.notices, *notices))
 
 
 def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:

@@ -32,15 +32,6 @@ _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 _TAR_MARK, _TAR_AT = b"ustar", 257
 
 
-def why_a_folder(path: Path) -> str:
-    """Say that a directory is no file, with some files of it that may be meant."""
-    inside = sorted(each.name for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-    if not inside:
-        return "a directory without files; name the files of trajectories"
-    more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
-    return f"a directory; name files in it, as {path / '*'} does (it has {', '.join(inside[:_SHOWN])}{more})"
-
-
 def why_pickled() -> str:
     """Say that pickles are not read."""
     return "pickled data is not read; write it as HDF5 or with numpy.savez"

@@ -76,11 +76,11 @@ def _is_plain(path: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files of a folder that may hold episodes, episode_2 before episode_10."""
+    if is_shards(folder):
+        raise DataError(f"{folder}: converted already, a data set of its own")
     files = {path.name: path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES}
     if files:
         return [files[name] for name in natural_order(list(files))]
     if (folder / _INNER).is_dir() and not is_lerobot(folder / _INNER):
         return _files(folder / _INNER)
-    if is_shards(folder):
-        raise DataError(f"{folder}: converted already, a data set of its own")
     raise DataError(f"{folder}: a folder without {LEROBOT_INFO} (LeRobot) and without files {', '.join(SUFFIXES)}")
