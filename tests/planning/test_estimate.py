@@ -245,7 +245,7 @@ def test_what_fits_no_trial_is_named_with_its_size(tiny: Tiny, tmp_path: Path) -
     small = [ClusterNode("small", 2.0, 0.0, 2.2e9)]
     found = survey(file, tmp_path / "results", "cpu", small)
     assert [found.pack(case) for case in found.cases] == [2, 2, 0, 0, 0, 0]
-    with pytest.raises(UsageError, match=r"n_embd=2048 .*with batch 8 needs .* for a trial of 2 member\(s\)"):
+    with pytest.raises(UsageError, match=r"n_embd=2048 .*with batch 8 needs .* for a trial of 2 members"):
         refuse_too_large(found)
     refuse_too_large(survey(file, tmp_path / "results", "cpu", [ClusterNode("large", 2.0, 0.0, 1e12)]))
 
