@@ -136,7 +136,7 @@ def test_an_error_says_what_is_wanted_and_what_was_found(refused, text, line):
 
 def test_a_share_of_a_split_that_is_no_share_gets_one_message(refused):
     [line] = refused("data: {source: double_pendulum, split: {train: 1.5}}")
-    wanted = "a fraction between 0 and 1, a number of episodes of at least 1, or a list of episode names"
+    wanted = "a fraction between 0 and 1, a number of episodes of at least 1, a list of names, or {rows: [first, end]}"
     assert line == f"test.yaml:1:48: data.split.train: needs {wanted}, found the number 1.5"
 
 
