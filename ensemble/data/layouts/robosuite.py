@@ -76,9 +76,11 @@ def states_without_time(
     MuJoCo's flattened state begins with the time. Column 0 counts as time, and is left out, when it increases at every
     step of every demonstration.
     """
-    steps = [np.diff(matrix(container.read(f"{demo}/states", slice(None), slice(0, 1)))[:, 0]) for demo in demos]
-    differences = np.concatenate(steps).astype(np.float64)
-    timed = info.width() > 1 and len(differences) > 0 and bool((differences > 0).all())
+    # A single column is the state itself.
+    timed_demos = demos if info.width() > 1 else []
+    steps = [np.diff(matrix(container.read(f"{demo}/states", slice(None), slice(0, 1)))[:, 0]) for demo in timed_demos]
+    differences = np.concatenate([np.empty(0), *steps]).astype(np.float64)
+    timed = len(differences) > 0 and bool((differences > 0).all())
     drop = int(timed)
 
     def load(group: str) -> Values:
