@@ -5,6 +5,7 @@ draws both, so that a failing file shrinks to what matters.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,7 +218,7 @@ CHANGES: tuple[Callable[[np.ndarray], Any], ...] = (
     lambda v: np.where(np.arange(v.size).reshape(v.shape) == 0, np.inf, v.astype("f8") * 1e300),
     lambda v: v.reshape(-1),
     lambda v: v.reshape(*v.shape, 1, 1),
-    lambda v: np.repeat(v.reshape(len(v), -1), 2, axis=1),
+    lambda v: np.repeat(v.reshape(*v.shape[:1], math.prod(v.shape[1:])), 2, axis=1),
     lambda v: np.zeros_like(v),
 )
 
@@ -227,7 +228,7 @@ def _change_type(draw: st.DrawFn, content: Content) -> None:
     if keys:
         key = draw(st.sampled_from(keys))
         with np.errstate(all="ignore"):
-            content.arrays[key] = content.arrays[key].astype(draw(st.sampled_from(DTYPES)))
+            content.arrays[key] = np.real(content.arrays[key]).astype(draw(st.sampled_from(DTYPES)))
 
 
 def _make_special(draw: st.DrawFn, content: Content) -> None:

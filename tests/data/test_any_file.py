@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from any_file import Content, contents, nerd, with_array, with_attribute
+from any_file import Content, contents, d4rl, nerd, robosuite, with_array, with_attribute
 from hypothesis import HealthCheck, given, settings
 from in_process import run
 
@@ -21,6 +21,9 @@ FOUND = (
     with_array(nerd([1]), "data/traj_lengths", np.array([0])),
     with_array(nerd([3, 2]), "data/traj_lengths", np.array([0, 2])),
     with_array(nerd([1]), "data/traj_lengths", np.array([np.nan])),
+    with_array(d4rl([1]), "observations", np.empty((1, 0))),
+    with_array(d4rl([5, 5]), "next_observations", np.ones((10, 2))),
+    with_array(robosuite([1]), "data/demo_0/states", np.empty((1, 0))),
     with_attribute(nerd([5]), "data", "dt", "fast"),
 )
 

@@ -49,6 +49,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     for key, info in infos.items():
         role = _ROLES.get(key, "auxiliary")
         next_key = _NEXT if has_next and key == "observations" else None
+        following = info if next_key is None else container.array(next_key)
+        if following.width() != info.width():
+            raise DataError(f"{container.path}: {_NEXT} has shape {following.shape}, {key} has {info.shape}")
         feature = raw_feature(key, info.width(), info.dtype, role, successor=not has_next or bool(next_key))
         columns.append(FlatColumn(feature, key, next_key))
 

@@ -76,8 +76,10 @@ def states_without_time(
     MuJoCo's flattened state begins with the time. Column 0 counts as time, and is left out, when it increases at every
     step of every demonstration.
     """
+    # A single column is the state itself.
     columns = [container.read(f"{demo}/states", slice(None), slice(0, 1)) for demo in demos] if info.width() > 1 else []
-    differences = np.concatenate([np.empty(0), *(np.diff(matrix(column)[:, 0]) for column in columns)])
+    steps = [np.diff(matrix(column)[:, 0]) for column in columns]
+    differences = np.concatenate([np.empty(0), *steps]).astype(np.float64)
     timed = len(differences) > 0 and bool((differences > 0).all())
     drop = int(timed)
 
