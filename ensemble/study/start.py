@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _WIDE_LIMITS = {
     "RAY_health_check_failure_threshold": "10",
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",  # a small /dev/shm is slow, not wrong
 }
+_AGENT_PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 _OTHERS = ("RAY_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS")  # of another cluster
 
 # What Ray's agents import, which takes them most of their start: read once, it is in memory for the next attempt.
@@ -100,11 +102,42 @@ class _StartError(Exception):
 
 def _attempt(directory: Path, options: Mapping[str, Any]) -> None:
     ray: Any = importlib.import_module("ray")
+    exporter, *agents = _free_ports(1 + len(_AGENT_PORTS))
     try:
-        ray.init(address="local", _temp_dir=str(directory), **options)
+        with _given_ports(dict(zip(_AGENT_PORTS, agents, strict=True))):
+            ray.init(address="local", _temp_dir=str(directory), _metrics_export_port=exporter, **options)
     except Exception as error:
         _end(ray, directory)
         raise _StartError(first_line(error)) from error
+
+
+@contextmanager
+def _given_ports(ports: Mapping[str, int]) -> Iterator[None]:
+    """Give the agents of a Ray that starts within the block their ports, for which `ray.init` has no options.
+
+    The raylet waits 15 s, whatever is configured, for agents to tell the ports that they choose, and then ends.
+    """
+    parameter: Any = importlib.import_module("ray._private.parameter")
+    services: Any = importlib.import_module("ray._private.services")
+    plain, process = parameter.RayParams, services.start_ray_process
+
+    def start_process(command: list[str], kind: str, *rest: Any, **options: Any) -> Any:
+        # Ray tells the agent this port, and forgets to tell the raylet.
+        told = [f"--dashboard_agent_listen_port={ports['dashboard_agent_listen_port']}"] if kind == "raylet" else []
+        return process([*command, *told], kind, *rest, **options)
+
+    parameter.RayParams, services.start_ray_process = partial(plain, **ports), start_process
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_ray_process = plain, process
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports of the loopback that nothing listens at."""
+    with ExitStack() as opened:  # all at once: they differ
+        servers = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def _end(ray: Any, directory: Path) -> None:

@@ -27,7 +27,7 @@ from ensemble.text import command
 
 _SECONDS_TO_PAUSE = 1.2  # of running trials
 _SECONDS_TO_END = 2.2  # in all, of the 3 s that Ray gives a job that it stops
-_SECONDS_TO_SPEAK = 0.5
+_SECONDS_TO_SPEAK = 2.0  # where nobody reads standard output
 STOPPING = "stopping: running trials save their members at the next validation; Ctrl-C again stops at once"
 
 

@@ -137,6 +137,30 @@ def test_a_start_that_fails_is_repeated_and_ends_in_one_line() -> None:
     assert imported == "0"  # what Ray's agents import is still called so
 
 
+SLOW_AGENTS = """
+import sys, time
+if any(name.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for name in sys.orig_argv):
+    time.sleep(60)
+"""
+CONNECTS = """
+from ensemble.study.cluster import connected
+with connected("local", False, print) as nodes:
+    print(len(nodes), "node")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_machine_on_which_rays_agents_take_a_minute_to_start_is_joined_at_once(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECTS], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=280, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["starting Ray", "1 node"], done.stderr
+
+
 def test_what_is_waited_for_is_said_again_and_again_until_it_is_there() -> None:
     said: list[str] = []
     texts = iter(["the sun rises", ""])

@@ -47,6 +47,7 @@ def run_and_signal(code: str, *numbers: int) -> tuple[str, int]:
     )
     assert process.stdout is not None
     process.stdout.readline()
+    time.sleep(1)  # it goes on to wait after the line
     for number in numbers:
         process.send_signal(number)
         time.sleep(0.3)
