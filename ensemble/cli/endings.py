@@ -99,7 +99,7 @@ def as_known(error: BaseException) -> EnsembleError | None:
         return None
     place = _shortened(str(error.filename)) if error.filename is not None else ""
     if number == errno.ENAMETOOLONG:
-        return UsageError(f"{place}: a name is longer than the file system takes, 255 bytes; choose a shorter one")
+        return UsageError(f"{place}: a name is longer than the 255 bytes that are possible; choose a shorter one")
     if "No space left" in str(error):
         number = errno.ENOSPC
     if number in _REMEDIES or (number in _LOST_PATHS and place):
