@@ -21,6 +21,7 @@ import click
 from ensemble.cli.crash_report import save_crash
 from ensemble.cli.plain_text import replace_unprintable
 from ensemble.errors import FAULT, INTERRUPTED, PIPE_CLOSED, EnsembleError, StorageError, UsageError
+from ensemble.text import first_line
 
 DEBUG = "ENSEMBLE_TRACEBACK"
 _LONGEST = 300  # characters of a message that is not ours
@@ -143,7 +144,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return _shortened((str(error).strip() or type(error).__name__).splitlines()[0])
+    return _shortened(first_line(error))
 
 
 def _shortened(text: str) -> str:

@@ -90,7 +90,6 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     names = [_name(demo) for demo in usable.names]
     given, others = [masks.split(name) for name in names], [masks.others(name) for name in names]
     recording = grouped_recording(
-        container,
         "robomimic",
         summary,
         usable.names,
