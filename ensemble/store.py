@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble.errors import StorageError
+from ensemble.text import first_line
 
 
 @contextmanager
@@ -156,7 +157,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             raise StorageError(f"{path}: cannot be read: damaged, its checksum is wrong")
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0].strip()
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
         raise StorageError(f"{path}: cannot be read: {reason}") from error
     return table.replace_schema_metadata(None)
 

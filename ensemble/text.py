@@ -64,6 +64,11 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float =
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def missing_extra(name: str) -> str:
     """Return what to install for a tracker of `logging:` that is asked for."""
     return f"logging.{name} needs the extra `{name}`: pip install 'ensemble[{name}]'"

@@ -21,6 +21,7 @@ import click
 from ensemble.cli.crash_report import save_crash
 from ensemble.cli.plain_text import replace_unprintable
 from ensemble.errors import FAULT, INTERRUPTED, PIPE_CLOSED, EnsembleError, StorageError, UsageError
+from ensemble.text import first_line
 
 DEBUG = "ENSEMBLE_TRACEBACK"
 _LONGEST = 300  # characters of a message that is not ours
@@ -99,7 +100,7 @@ def as_known(error: BaseException) -> EnsembleError | None:
         return None
     place = _shortened(str(error.filename)) if error.filename is not None else ""
     if number == errno.ENAMETOOLONG:
-        return UsageError(f"{place}: a name is longer than the file system takes, 255 bytes; choose a shorter one")
+        return UsageError(f"{place}: a name is longer than the 255 bytes that are possible; choose a shorter one")
     if "No space left" in str(error):
         number = errno.ENOSPC
     if number in _REMEDIES or (number in _LOST_PATHS and place):
@@ -143,7 +144,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return _shortened((str(error).strip() or type(error).__name__).splitlines()[0])
+    return _shortened(first_line(error))
 
 
 def _shortened(text: str) -> str:

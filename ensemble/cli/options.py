@@ -26,8 +26,8 @@ class NamedPath(click.Path):
         """Return the path; a name that is too long is a wrong option, said before anything is done."""
         long = next((name for name in Path(value).parts if len(os.fsencode(name)) > self._longest), None)
         if long is not None:
-            size = len(os.fsencode(long))
-            self.fail(f"the name {long[:30]}.. has {size} bytes, and at most {self._longest} are possible", param, ctx)
+            text = f"a name is longer than the {self._longest} bytes that are possible; choose a shorter one"
+            self.fail(f"{long[:30]}..: {text}", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -85,8 +85,7 @@ def convert(
     `progress` gets (points done, points in all), from any thread, one call at a time. Sources that an earlier, stopped
     run converted are reused. Raises DataError with every bad file (`skip_bad`: only without any good one), StorageError
     when the disk cannot be written, UsageError when `out` already holds another data set, or another process converts
-    into it. With bad files the shards of
-    the good ones stay in `out` for the next run, without a manifest.
+    into it. With bad files the shards of the good ones stay in `out` for the next run, without a manifest.
     """
     paths = expanded([Path(source) for source in sources])
     if not paths:

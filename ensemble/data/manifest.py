@@ -13,8 +13,11 @@ from ensemble.errors import DataError
 from ensemble.schema import Feature, FeatureRole, UInt64
 
 FORMAT = trajectories.FORMAT
-_OPTIONS = {"layout", "map", "features", "roles", "angles", "dt", "decimate", "drop_bad_episodes", "cut_at_jumps"}
-_OPTIONS |= {"episode_column", "time_axis"}
+# Options of `data:` that determine the content of shards.
+CONTENT_OPTIONS = {
+    *("layout", "map", "features", "roles", "angles", "dt", "decimate"),
+    *("drop_bad_episodes", "cut_at_jumps", "episode_column", "time_axis"),
+}
 
 
 class Entry(BaseModel):
@@ -116,7 +119,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def options_hash(data: DataConfig) -> str:
     """Return a hash of the options that determine the content of the shards."""
-    text = FORMAT + data.model_dump_json(include=_OPTIONS)
+    text = FORMAT + data.model_dump_json(include=CONTENT_OPTIONS)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

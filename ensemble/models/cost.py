@@ -22,6 +22,7 @@ from ensemble.models.layers import Linear
 from ensemble.models.products import Precision
 from ensemble.models.transformer import SelfAttention, TokenAttention
 from ensemble.schema import Feature
+from ensemble.text import first_line
 
 # Alive at the peak of a transformer's step beyond what autograd keeps: widths per token, more with dropout's hashes,
 # and a share of what it keeps. Fitted to peak resident memory, see `planning/cost.py`.
@@ -152,7 +153,7 @@ def count_on_meta(config: FamilyConfig, features: tuple[Feature, ...], step: Ste
     except (NotImplementedError, RuntimeError) as error:
         raise UsageError(
             f"model.family {config.family}: a step of {config.network} cannot be counted on torch's meta device "
-            f"({str(error).splitlines()[0]}); let it declare a classmethod `cost`"
+            f"({first_line(error)}); let it declare a classmethod `cost`"
         ) from error
     saved = sum(kept.values()) // members
     return StepCost(counter.get_total_flops() / (members * step.windows), saved, saved)

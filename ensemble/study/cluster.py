@@ -17,8 +17,8 @@ from ensemble.errors import UsageError
 from ensemble.machine import cores
 from ensemble.schema import Say
 from ensemble.signals import kept_sigterm
-from ensemble.study.start import ask_for_nodes, first_line, prepare_start, start
-from ensemble.text import byte_size
+from ensemble.study.start import ask_for_nodes, prepare_start, start
+from ensemble.text import byte_size, first_line
 
 _log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from ensemble.config.data import DataConfig
 from ensemble.config.experiment import Experiment
 from ensemble.config.model import input_features
 from ensemble.data.layouts.folder import expanded, is_shards, parts_of
+from ensemble.data.manifest import CONTENT_OPTIONS
 from ensemble.data.notes import has_manifest
 from ensemble.data.trajectories import Trajectories, describe, read_episodes, read_manifest
 from ensemble.errors import DataError, UsageError
@@ -28,20 +29,7 @@ from ensemble.text import did_you_mean, plural
 from ensemble.training.tasks import task_of
 
 # Options of `data:` that change the contents of the shards; those of `_NOT_CONVERTED` only their use or their source.
-_CONVERSION = {
-    "layout",
-    "map",
-    "features",
-    "roles",
-    "angles",
-    "dt",
-    "decimate",
-    "drop_bad_episodes",
-    "cut_at_jumps",
-    "episode_column",
-    "time_axis",
-    "follow_links",
-}
+_CONVERSION = CONTENT_OPTIONS | {"follow_links"}
 _NOT_CONVERTED = {"source", "path", "simulate", "split", "validation"}
 _NAMED = 3  # sources in a line for the user
 _LONGEST_STEM = 200  # bytes of a file's name in the name of its shards

@@ -21,7 +21,7 @@ from typing import Any
 from ensemble.errors import NothingFinishedError, StorageError, UsageError
 from ensemble.schema import Say
 from ensemble.study.waiting import waiting
-from ensemble.text import command
+from ensemble.text import command, first_line
 
 ATTEMPTS = 3
 _LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
@@ -166,11 +166,6 @@ def _failure(cause: str, directory: Path) -> str:
         f"Ray did not start in {ATTEMPTS} attempts: {cause}; its log is in {directory / 'session_latest' / 'logs'}. "
         f"Once the machine is less busy: {command('ensemble', *sys.argv[1:])}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def private_directory() -> Path:

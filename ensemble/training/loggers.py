@@ -27,7 +27,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import MemberDirectory
 from ensemble.schema import Say
 from ensemble.store import read_json, write_json
-from ensemble.text import missing_extra
+from ensemble.text import first_line, missing_extra
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _MLFLOW_ENVIRONMENT = {
 }
 
 
+_LONGEST = 300  # characters of a message that is not ours
 # Servers that did not answer, and what was said of it: the other members of this process do not wait for them again.
 _silent: dict[str, str] = {}
 
@@ -85,7 +86,7 @@ def prepare_trackers(config: LoggingConfig, name: str, say: Say) -> None:
         return
     error = _failure_of(lambda: MlflowClient(uri).experiment(name))
     if error is not None:
-        say(f"warning: logging.mlflow: {uri}: {_first_line(error)}; members train without it")
+        say(f"warning: logging.mlflow: {uri}: {first_line(error)[:_LONGEST]}; members train without it")
 
 
 class Tracker:
@@ -133,7 +134,7 @@ class Tracker:
         error = _failure_of(act)
         if error is None:
             return None
-        said = f"{self._name} {what}: {type(error).__name__}: {_first_line(error)}"
+        said = f"{self._name} {what}: {type(error).__name__}: {first_line(error)[:_LONGEST]}"
         self._lose(said)
         return said
 
@@ -154,11 +155,6 @@ def _failure_of(foreign: Callable[[], object]) -> BaseException | None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # reported by every caller
         return error
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:300]
 
 
 class TextLogger:

@@ -336,9 +336,19 @@ def test_lerobot_counts_damage_and_other_versions_are_said(tmp_path: Path) -> No
         ({"total_episodes": 50}, "counts 50 episodes, meta/ lists 12"),
         ({"codebase_version": "v1.6"}, "codebase_version 'v1.6'; versions 2 and 3 are read"),
         ({"data_path": "data/{nothing}.parquet"}, "does not say where its episodes are"),
+        ({"data_path": "data/{chunk_index.x}.parquet"}, "does not say where its episodes are"),
+        (
+            {"data_path": "../{chunk_index}.parquet"},
+            r"data_path leads to \.\./0\.parquet; frames are read from data/ alone",
+        ),
     ):
         path.write_text(json.dumps({**info, **change}))
         with pytest.raises(DataError, match=message):
+            converted(tmp_path / "l")
+    for feature in (None, 1, {"shape": 2}, {"shape": ["x"]}, {"shape": [-1]}, {"shape": [1e400]}):
+        damaged = {**info["features"], "observation.state": feature}
+        path.write_text(json.dumps({**info, "features": damaged}))
+        with pytest.raises(DataError, match=r"info\.json: damaged: the feature 'observation\.state'"):
             converted(tmp_path / "l")
     path.write_text("[]")
     with pytest.raises(DataError, match="not an object of JSON"):

@@ -20,7 +20,7 @@ import pyarrow.csv
 from ensemble.data.layouts.container import check_size
 from ensemble.data.layouts.table import Table
 from ensemble.errors import DataError
-from ensemble.text import plural
+from ensemble.text import first_line, plural
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 _SEPARATORS = ",;\t"
@@ -177,8 +177,7 @@ def _why_unreadable(path: Path, form: _Format, error: Exception) -> str:
                 f"{path}:{line}: {plural(len(row), 'value')} where the table has "
                 f"{plural(len(form.names), 'column')} ({', '.join(form.names[:6])})"
             )
-    text = (str(error).splitlines() or [""])[0]
-    return f"{path}: not a readable CSV file ({text})"
+    return f"{path}: not a readable CSV file ({first_line(error)})"
 
 
 def _rows(path: Path, form: _Format) -> Iterator[tuple[int, list[str]]]:

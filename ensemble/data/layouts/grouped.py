@@ -137,7 +137,6 @@ def demonstrations(container: Container, group: str) -> list[str]:
 
 
 def grouped_recording(
-    container: Container,
     layout: str,
     summary: str,
     groups: Sequence[str],

@@ -18,7 +18,7 @@ import numpy as np
 from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
 from ensemble.data.layouts.mat import as_vector
 from ensemble.errors import DataError
-from ensemble.text import byte_size
+from ensemble.text import byte_size, first_line
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Bytes per open array. Slices cross chunks, and a cached chunk is decompressed only once.
@@ -183,7 +183,7 @@ class Hdf5File:
         ) as error:
             filtered = "filter returned failure" in str(error)
             cause = "a chunk fails its checksum or does not unpack" if filtered else "the file is damaged"
-            raise DataError(f"{self.path}: cannot read {what}: {cause} ({_first_line(error)})") from error
+            raise DataError(f"{self.path}: cannot read {what}: {cause} ({first_line(error)})") from error
 
 
 def _open(path: Path) -> h5py.File:
@@ -209,11 +209,7 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         )
     size = path.stat().st_size if path.exists() else 0
     if "truncated" in text or "eof" in text:
-        return f"truncated: {size} bytes are there ({_first_line(error)})"
+        return f"truncated: {size} bytes are there ({first_line(error)})"
     if isinstance(error, PermissionError):
         return "not readable: permission denied"
-    return f"not a readable HDF5 file of {size} bytes: damaged or truncated at its start ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"not a readable HDF5 file of {size} bytes: damaged or truncated at its start ({first_line(error)})"

@@ -1,4 +1,4 @@
-"""Arrays by name that a reader holds in memory, as a Container: the common part of tables and of MATLAB's older files.
+"""Arrays by name that a reader holds in memory, as a Container: what MATLAB's files of version 5 to 7.2 become.
 
 A name that stands for no array of numbers keeps the reason, for the message when somebody asks for it.
 """

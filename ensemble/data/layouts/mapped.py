@@ -94,7 +94,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         )
     notices += more
     return grouped_recording(
-        container, "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused
+        "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused
     )
 
 

@@ -208,6 +208,12 @@ def seconds(value: object) -> float | None:
     return float(value)
 
 
+def period(frequency: object) -> float | None:
+    """Return the seconds between two points at a positive number of points a second; None for anything else."""
+    rate = seconds(frequency)  # the same numbers are allowed
+    return None if rate is None else 1.0 / rate
+
+
 def median_step(differences: Values) -> float:
     """Return the median difference of time stamps in seconds, to nine digits: stamps are rounded."""
     return float(f"{np.median(differences):.9g}")

@@ -28,7 +28,7 @@ from ensemble.data.layouts.grouped import (
     usable_groups,
     without,
 )
-from ensemble.data.layouts.recording import Recording, check_declared, raw_feature
+from ensemble.data.layouts.recording import Recording, check_declared, period, raw_feature
 from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.data.layouts.vectors import Vectors, vectors_in
@@ -90,7 +90,6 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     names = [_name(demo) for demo in usable.names]
     given, others = [masks.split(name) for name in names], [masks.others(name) for name in names]
     recording = grouped_recording(
-        container,
         "robomimic",
         summary,
         usable.names,
@@ -196,8 +195,7 @@ def _control_period(container: Container) -> float | None:
     """Return 1 / control_freq (s) from the environment's arguments, or None."""
     arguments = _parsed(container.attribute(GROUP, "env_args"), {})
     settings = arguments.get("env_kwargs") if isinstance(arguments, dict) else None
-    frequency = settings.get("control_freq") if isinstance(settings, dict) else None
-    return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
+    return period(settings.get("control_freq")) if isinstance(settings, dict) else None
 
 
 def _parsed(text: object, default: Any) -> Any:

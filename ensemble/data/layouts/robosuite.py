@@ -64,7 +64,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     names = [demo.removeprefix(f"{GROUP}/") for demo in demos]
     given = [None] * len(demos)
     return grouped_recording(
-        container, "robosuite", summary, demos, names, usable.rows, loaders, given, dt, notices, usable.refused
+        "robosuite", summary, demos, names, usable.rows, loaders, given, dt, notices, usable.refused
     )
 
 

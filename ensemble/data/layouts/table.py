@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
 from ensemble.errors import DataError
+from ensemble.text import first_line
 
 PARQUET_SIGNATURE = b"PAR1"
 
@@ -87,7 +88,7 @@ class Table:
         try:
             return self._load(key)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{self.path}: cannot read {key}: the file is damaged ({_first_line(error)})") from error
+            raise DataError(f"{self.path}: cannot read {key}: the file is damaged ({first_line(error)})") from error
 
 
 def open_parquet(path: Path) -> Table:
@@ -96,7 +97,7 @@ def open_parquet(path: Path) -> Table:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         metadata, schema = file.metadata, file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: damaged or truncated ({_first_line(error)})") from error
+        raise DataError(f"{path}: not a readable Parquet file: damaged or truncated ({first_line(error)})") from error
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     # Encodings such as run lengths hide rows, so that the numbers of both are compared.
     check_size(path, "the table", max(sum(g.total_byte_size for g in groups), 8 * metadata.num_rows * len(schema)))
@@ -188,7 +189,3 @@ def _seconds(array: pa.Array) -> Values:
     seconds: Values = ticks.astype(np.float64) * unit
     seconds[whole.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return seconds
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ in a file and `meta/episodes/`. Files are opened for each read, so that threads 
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +44,13 @@ class LeRobotFolder:
         self.version = str(self.info.get("codebase_version", ""))
         if not self.version.startswith(_VERSIONS):
             raise DataError(f"{path / LEROBOT_INFO}: codebase_version '{self.version}'; versions 2 and 3 are read")
+        self.features = _checked_features(path / LEROBOT_INFO, self.info.get("features"))
         self.entries = self._episode_entries()
         self.files = tuple(dict.fromkeys(entry.file for entry in self.entries))
         self.missing = tuple(file for file in self.files if not (path / file).is_file())
         present = [file for file in self.files if file not in self.missing]
         self._rows = {file: self._metadata(file).num_rows for file in present}
         self._schema = self._metadata(present[0]).schema.to_arrow_schema() if present else pa.schema([])
-
-    @property
-    def features(self) -> Mapping[str, Any]:
-        """The features of `info.json`, by name."""
-        features = self.info.get("features")
-        return features if isinstance(features, dict) else {}
 
     def names(self, group: str = "") -> list[str]:
         """Return the columns of the tables; [] for any group but the root."""
@@ -78,7 +73,7 @@ class LeRobotFolder:
         while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             kind = kind.value_type
         dtype = np.dtype(kind.to_pandas_dtype()) if pa.types.is_primitive(kind) else np.dtype(object)
-        info = ArrayInfo(key, (sum(self._rows.values()), math.prod(int(n) for n in shape)), dtype)
+        info = ArrayInfo(key, (sum(self._rows.values()), math.prod(shape)), dtype)
         check_dtype(self.path, info)
         check_size(self.path, key, info.bytes)
         return info
@@ -129,9 +124,18 @@ class LeRobotFolder:
         """Return the episodes in order, as `meta/` lists them; DataError where it does not."""
         rows = self._episodes_v3() if self.version.startswith("v3.") else self._episodes_v2()
         try:
-            return tuple(sorted(rows, key=lambda entry: entry.index))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            entries = sorted(rows, key=lambda entry: entry.index)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise DataError(f"{self.path}/meta: does not say where its episodes are: {error!r}") from error
+        # The identity of the source is that of the files in `meta` and `data`.
+        outside = next(
+            (each.file for each in entries if each.file.parts[:1] != ("data",) or ".." in each.file.parts), None
+        )
+        if outside is not None:
+            raise DataError(
+                f"{self.path / LEROBOT_INFO}: data_path leads to {outside}; frames are read from data/ alone"
+            )
+        return tuple(entries)
 
     def _episodes_v2(self) -> Iterator[EpisodeEntry]:
         path = self.path / "meta" / "episodes.jsonl"
@@ -145,7 +149,7 @@ class LeRobotFolder:
         for index in listed or range(int(self.info["total_episodes"])):
             entry = listed.get(index, {})
             file = str(self.info["data_path"]).format(episode_chunk=index // size, episode_index=index)
-            yield EpisodeEntry(index, entry.get("length"), Path(file), tuple(entry.get("tasks") or ()))
+            yield EpisodeEntry(index, entry.get("length"), Path(file), _texts(entry.get("tasks")))
 
     def _episodes_v3(self) -> Iterator[EpisodeEntry]:
         paths = sorted((self.path / "meta" / "episodes").glob("*/*.parquet"))
@@ -158,7 +162,7 @@ class LeRobotFolder:
             for row in rows:
                 chunk, file = int(row["data/chunk_index"]), int(row["data/file_index"])
                 name = str(self.info["data_path"]).format(chunk_index=chunk, file_index=file)
-                yield EpisodeEntry(int(row["episode_index"]), row["length"], Path(name), tuple(row["tasks"] or ()))
+                yield EpisodeEntry(int(row["episode_index"]), row["length"], Path(name), _texts(row["tasks"]))
 
     @contextmanager
     def _as_data_error(self, file: Path) -> Iterator[None]:
@@ -166,6 +170,21 @@ class LeRobotFolder:
             yield
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path / file}: missing or damaged: {error}") from error
+
+
+def _checked_features(path: Path, features: Any) -> dict[str, dict[str, Any]]:
+    """Return the features of `info.json` by name; DataError where one is no mapping, or its shape no list of sizes."""
+    found = features if isinstance(features, dict) else {}
+    for name, feature in found.items():
+        shape = (feature.get("shape") or []) if isinstance(feature, dict) else None
+        if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
+            raise DataError(f"{path}: damaged: the feature '{name}' is no mapping with a shape")
+    return found
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Return the texts in a list of JSON; none where it is something else."""
+    return tuple(each for each in values if isinstance(each, str)) if isinstance(values, list) else ()
 
 
 def _flat(column: pa.Array) -> Values:

@@ -18,7 +18,7 @@ from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.data.layouts.grouped import lengths_text
 from ensemble.data.layouts.lerobot.folder import EPISODE, EpisodeEntry, LeRobotFolder
 from ensemble.data.layouts.names import distinct_names
-from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
+from ensemble.data.layouts.recording import SPLIT_NAMES, RawFeature, Recording, period, raw_feature
 from ensemble.data.layouts.refused import MISCOUNTED, UNREADABLE, Refused, refusal
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole, Int64
@@ -29,7 +29,6 @@ INDEX_COLUMNS = ("index", EPISODE, "frame_index", "timestamp", "task_index")
 STATE, ACTION = "observation.state", "action"
 _OBSERVED, _NEXT = "observation", "next."
 _PICTURES = ("image", "video")
-_SPLITS = {"val": "validation", "valid": "validation"}
 
 
 def wanted(container: Container) -> dict[str, bool]:
@@ -59,7 +58,6 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         }
 
     # Description
-    fps = container.info.get("fps")
     tasks = {task for entry in entries for task in entry.tasks}
     if len(tasks) > 1:
         notices.append(f"{len(tasks)} tasks, whose texts are not read")
@@ -70,7 +68,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         keys=tuple(f"episode_{entry.index}" for entry in entries),
         points=points,
         given=tuple(_given(container, entries)),
-        dt=1.0 / fps if isinstance(fps, int | float) and fps > 0 else None,
+        dt=period(container.info.get("fps")),
         notices=(*notices, *renamed),
         read=read,
         refused=tuple(refused),
@@ -177,7 +175,7 @@ def _given(container: LeRobotFolder, entries: Sequence[EpisodeEntry]) -> list[st
     for name, text in (splits if isinstance(splits, dict) else {}).items():
         low, colon, high = str(text).partition(":")
         if colon and low.isdigit() and high.isdigit():
-            given |= dict.fromkeys(range(int(low), int(high)), str(_SPLITS.get(name, name)))
+            given |= dict.fromkeys(range(int(low), int(high)), SPLIT_NAMES.get(name, str(name)))
     return [given.get(entry.index) for entry in entries]
 
 

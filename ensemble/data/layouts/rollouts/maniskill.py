@@ -10,7 +10,7 @@ from typing import Any
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container, require
 from ensemble.data.layouts.grouped import typical_group
-from ensemble.data.layouts.recording import Recording, check_declared, natural_order
+from ensemble.data.layouts.recording import Recording, check_declared, natural_order, period
 from ensemble.data.layouts.rollouts.rollout import Column, json_beside, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
@@ -18,7 +18,6 @@ from ensemble.errors import DataError
 TITLE = "ManiSkill"
 _PREFIX = "traj_"
 _SIMULATOR = "env_states"
-_FREQUENCY = "control_freq"
 
 
 def wanted(container: Container) -> dict[str, bool]:
@@ -77,8 +76,7 @@ def _control_period(described: dict[str, Any]) -> float | None:
     for name in ("env_info", "env_kwargs", "sim_config"):
         inner = found.get(name)
         found = inner if isinstance(inner, dict) else {}
-    frequency = found.get(_FREQUENCY)
-    return 1.0 / frequency if isinstance(frequency, int | float) and frequency > 0 else None
+    return period(found.get("control_freq"))
 
 
 def _check_lengths(container: Container, recording: Recording, described: dict[str, Any]) -> None:

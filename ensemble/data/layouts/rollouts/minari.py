@@ -10,7 +10,7 @@ from typing import Any
 from ensemble.config.data import DataConfig
 from ensemble.data.layouts.container import Container
 from ensemble.data.layouts.grouped import typical_group
-from ensemble.data.layouts.recording import Recording, check_declared, natural_order
+from ensemble.data.layouts.recording import Recording, check_declared, natural_order, seconds
 from ensemble.data.layouts.rollouts.rollout import Column, json_beside, rollout_recording
 from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
@@ -56,7 +56,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         columns,
         last_point=True,
         declared="total_steps",
-        dt=_time_step(metadata),
+        dt=seconds(metadata.get("dt")),  # which its owner may have added
         notices=observed.notices + acted.notices,
     )
     _check_totals(container, recording, metadata)
@@ -73,12 +73,6 @@ def _has_last_row(container: Container, episode: str, key: str, observed: str) -
     path = f"{episode}/{key}"
     rows = container.array(f"{episode}/{observed}").shape[:1]
     return container.is_array(path) and container.array(path).shape[:1] == rows
-
-
-def _time_step(metadata: dict[str, Any]) -> float | None:
-    """Return `dt` (s) of the metadata, which its owner may have added, or None."""
-    dt = metadata.get("dt")
-    return float(dt) if isinstance(dt, int | float) and dt > 0 else None
 
 
 def _check_totals(container: Container, recording: Recording, metadata: dict[str, Any]) -> None:
