@@ -70,7 +70,14 @@ def simulate(
 def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for reading files, common to `inspect` and `convert`."""
     options = [
-        click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Their layout."),
+        click.option(
+            "--layout",
+            type=click.Choice(_LAYOUTS),
+            metavar="NAME",
+            default="auto",
+            show_default=True,
+            help=f"Their layout: {', '.join(_LAYOUTS)}.",
+        ),
         click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP),
         click.option(
             "--derive", metavar="NAME=FEATURE", multiple=True, help="A finite difference in time, as velocity."
@@ -157,7 +164,8 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, tas
         --map state=position --map control=voltage
     ensemble convert *.npz --out shards/rollouts --skip-bad
     ensemble convert lift.hdf5 --out shards/lift --features object,robot0_*
-    ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 --task "transfer the cube"
+    ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 \\
+        --task "transfer the cube"
     """
     config = _data_config(files, **options)
     for folder in files:
