@@ -374,7 +374,7 @@ def test_a_changed_byte_makes_bad_data_and_nothing_worse(tmp_path: Path) -> None
 
 
 def write_example_files() -> None:
-    """The files of the tour's examples, in the working directory."""
+    """The files of the examples of the page on data, in the working directory."""
     random = np.random.default_rng(0)
     rows = np.round(random.normal(size=(120, 4)), 3)
     index = np.repeat(np.arange(12), 10)
@@ -389,9 +389,9 @@ def write_example_files() -> None:
     write_matlab_hdf5(Path("motion.mat"), {"joints": rows.T})
 
 
-def test_the_examples_of_the_tour_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "tour.md").read_text()
-    section = page.split("### Tables and MATLAB files")[1].split("\n## ")[0]
+def test_the_examples_of_the_page_on_data_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "data.md").read_text()
+    section = page.split("\n## Tables and MATLAB files\n")[1].split("\n## ")[0]
     commands = [shlex.split(line) for block in blocks(section, "bash") for line in block.splitlines()]
     assert len(commands) == 5
     monkeypatch.chdir(tmp_path)
