@@ -158,6 +158,8 @@ def test_a_csv_file_is_understood_as_it_comes(tmp_path: Path, text: str, expecte
     [
         ("x,u\ns,V\n1,2\n3,4\n5,6\n", r"t\.csv:2: a row of units below the header \(s, V\); remove that line"),
         ("x,u\n1,2\n\n3,4o\n5,6\n7,8\n", r"t\.csv:4:2: '4o' is no number \(column u\)"),
+        ("x,u\n1,2\n1_000,3\n2,3\n", r"t\.csv:3:1: '1_000' is no number \(column x\)"),
+        ("x;u\n1,5;1\n1.234;2\n2,5;3\n", r"t\.csv:3:1: '1\.234' is no number \(column x\)"),
         ("# a\nx,u\n1,2\n3\n", r"t\.csv:4: 1 value where the table has 2 columns \(x, u\)"),
         ("x,x\n1,2\n", r"t\.csv:1: two columns are called 'x'"),
         ("x,u\n", "holds 0 rows"),

@@ -48,7 +48,8 @@ class _Format:
         if text in _MISSING:
             return math.nan
         try:
-            return float(text.replace(",", ".") if self.comma else text)
+            # Python takes 1_000 for a number.
+            return None if "_" in text else float(text.replace(",", ".") if self.comma else text)
         except ValueError:
             return None
 
@@ -198,7 +199,9 @@ def _checked(path: Path, form: _Format, table: pa.Table, name: str) -> pa.Chunke
     """Return a column of text, as numbers where all of it are; DataError where only most of it are."""
     column = table[name]
     counts = {each["values"]: each["counts"] for each in pc.value_counts(column.drop_null()).to_pylist()}
-    wrong = {value for value in counts if form.number(value) is None}
+    # Beside decimal commas a point divides thousands: 1.234 would be read a thousand times too small.
+    commas = form.comma and any("," in value for value in counts)
+    wrong = {value for value in counts if form.number(value) is None or (commas and "." in value)}
     if not wrong:
         # pyarrow reads no number with spaces behind it.
         return pa.chunked_array([[None if each is None else form.number(each) for each in column.to_pylist()]])

@@ -93,9 +93,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
             f"{plural(len(groups), 'episode')} by column {container.column} (data.episode_column names another)"
         )
     notices += more
-    return grouped_recording(
-        "map", summary, groups, names, points, loaders, given, dt, notices, usable.refused
-    )
+    return grouped_recording("map", summary, groups, names, points, loaders, given, dt, notices, usable.refused)
 
 
 def _features(data: DataConfig) -> list[_Feature]:
