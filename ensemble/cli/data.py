@@ -70,7 +70,14 @@ def simulate(
 def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for reading files, common to `inspect` and `convert`."""
     options = [
-        click.option("--layout", type=click.Choice(_LAYOUTS), default="auto", show_default=True, help="Their layout."),
+        click.option(
+            "--layout",
+            type=click.Choice(_LAYOUTS),
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help=f"Their layout: {', '.join(_LAYOUTS)}.",
+        ),
         click.option("--map", "maps", metavar="NAME=KEY", multiple=True, help=_MAP_HELP),
         click.option(
             "--derive", metavar="NAME=FEATURE", multiple=True, help="A finite difference in time, as velocity."
@@ -107,7 +114,8 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     ensemble inspect data.h5
     ensemble inspect data.h5 --write mine.yaml
     ensemble inspect emps.h5 --map state=position --map control=voltage
-    ensemble inspect drive.csv --map state=x,y,heading --map control=steering
+    ensemble inspect drive.csv --map state=x,y,heading \\
+        --map control=steering
     """
     from ensemble.data.inspect import inspect_file, write_experiment
 
@@ -157,8 +165,11 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, tas
         --map state=position --map control=voltage
     ensemble convert *.npz --out shards/rollouts --skip-bad
     ensemble convert lift.hdf5 --out shards/lift --features object,robot0_*
-    ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 --task "transfer the cube"
+    ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 \\
+        --task "transfer the cube"
     """
+    if task is not None and target == "shards":
+        raise UsageError("--task goes with --to lerobot or --to robomimic; shards hold none")
     config = _data_config(files, **options)
     for folder in files:
         if folder.is_dir():
