@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def _commented_names(comments: list[str], separator: str, width: int) -> list[st
 
 def _names(path: Path, cells: list[str], line: int) -> list[str]:
     names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{path}:{line}: two columns are called '{twice}'")
     return names
