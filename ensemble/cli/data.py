@@ -114,7 +114,8 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
     ensemble inspect data.h5
     ensemble inspect data.h5 --write mine.yaml
     ensemble inspect emps.h5 --map state=position --map control=voltage
-    ensemble inspect drive.csv --map state=x,y,heading --map control=steering
+    ensemble inspect drive.csv --map state=x,y,heading \\
+        --map control=steering
     """
     from ensemble.data.inspect import inspect_file, write_experiment
 
@@ -167,6 +168,8 @@ def convert(files: tuple[Path, ...], out: Path, skip_bad: bool, target: str, tas
     ensemble convert aloha/ --out aloha_lerobot --to lerobot --dt 0.02 \\
         --task "transfer the cube"
     """
+    if task is not None and target == "shards":
+        raise UsageError("--task goes with --to lerobot or --to robomimic; shards hold none")
     config = _data_config(files, **options)
     for folder in files:
         if folder.is_dir():

@@ -30,20 +30,8 @@ _OTHERS = {
     *TIME_KEYS,
     *EPISODE_COLUMNS,
     *("dt", "reward", "rewards", "done", "dones", "terminal", "terminals", "timeouts", "terminations", "truncations"),
-    *(
-        "success",
-        "index",
-        "step",
-        "steps",
-        "frame",
-        "frame_index",
-        "task_index",
-        "row",
-        "id",
-        "mask",
-        "label",
-        "returns",
-    ),
+    *("success", "index", "step", "steps", "frame", "frame_index", "task_index", "row", "id", "mask", "label"),
+    "returns",
 }
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]$")
 _NUMBER = re.compile(r"\d+")
@@ -119,10 +107,9 @@ def survey(container: Container) -> Survey:
 
 def _survey_group(container: Container, group: str, found: Survey, depth: int) -> None:
     """Add the arrays of a group, then the groups inside it."""
-    names = container.names(group)
-    arrays = [name for name in names if container.is_array(path_in(group, name))]
-    _add(container, [group], arrays, found)
-    inside = natural_order([path_in(group, name) for name in names if name not in set(arrays)])
+    names = {name: container.is_array(path_in(group, name)) for name in container.names(group)}
+    _add(container, [group], [name for name, is_array in names.items() if is_array], found)
+    inside = natural_order([path_in(group, name) for name, is_array in names.items() if not is_array])
     if depth >= _DEPTH:
         return
     looked_at = inside[: -1 : -(-len(inside) // _LOOKED_AT) or 1] + inside[-1:]

@@ -207,9 +207,9 @@ def _parse_experiment(file: Path, text: str) -> dict[str, Any]:
     return value
 
 
-def section(experiment: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of an experiment file as it was read; empty where it has none."""
-    found = experiment.get(name)
+def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a mapping inside a file as it was read; empty where it has none."""
+    found = values.get(name)
     return found if isinstance(found, dict) else {}
 
 
@@ -228,7 +228,7 @@ def _lost_trackers(directory: RunDirectory) -> list[str]:
             found = read_json(file)
         except StorageError:  # it holds the names of runs elsewhere, nothing that is reported
             continue
-        for tracker, said in (found.get("lost", {}) if isinstance(found, dict) else {}).items():
+        for tracker, said in section(found, "lost").items() if isinstance(found, dict) else ():
             lost.setdefault(tracker, []).append(f"{file.parent.name}: {said}")
     return [f"{tracker} failed in {plural(len(said), 'member')}, first in {said[0]}" for tracker, said in lost.items()]
 

@@ -371,8 +371,8 @@ def _tracking(directory: Path) -> dict[str, Any]:
 
 
 def _lost(directory: Path) -> dict[str, str]:
-    lost: dict[str, str] = _tracking(directory).get("lost", {})
-    return lost
+    lost = _tracking(directory).get("lost")
+    return lost if isinstance(lost, dict) else {}
 
 
 def _write_tracking(directory: Path, change: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ class DynamicsTask:
         names = [f"{split}/loss", f"{split}/rollout_rmse"]
         names += [schema.one_step_metric(split, label) for label in labels]
         names += [schema.rollout_metric(split, label) for label in labels]
-        named = experiment.evaluation.horizons.get(split.removeprefix("validation_"))
+        named = experiment.evaluation.horizons.get(split.partition("_")[2])  # of validation_<name>
         steps = named_steps(named or experiment.train.rollout.horizon)
         return names + [schema.rollout_step_metric(split, step) for step in steps]
 

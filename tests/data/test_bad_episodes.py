@@ -166,7 +166,7 @@ def test_every_episode_with_a_bad_number_is_named_at_once(tmp_path: Path) -> Non
         assert f"episode {number} (episode-{number}): observations[{column}] at step 3 is NaN" in message
 
 
-def test_a_damaged_chunk_costs_only_the_episodes_in_it(tmp_path: Path) -> None:
+def test_d4_a_flipped_bit_under_a_checksum_costs_only_the_episodes_in_it(tmp_path: Path) -> None:
     path = tmp_path / "d.h5"
     observations = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     with h5py.File(path, "w") as file:

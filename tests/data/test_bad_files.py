@@ -98,20 +98,6 @@ def test_d3_a_file_that_its_writer_never_closed_suggests_h5clear_on_a_copy(tmp_p
     assert "COPY" in message
 
 
-def test_d4_a_flipped_bit_under_a_checksum_names_the_array(tmp_path: Path) -> None:
-    path = tmp_path / "d.h5"
-    observations = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
-    with h5py.File(path, "w") as file:
-        file.create_dataset("observations", data=observations, chunks=(100, 3), fletcher32=True)
-        file["actions"], file["terminals"] = np.zeros((500, 1), np.float32), np.arange(500) % 50 == 49
-        offset = file["observations"].id.get_chunk_info(2).byte_offset
-    content = bytearray(path.read_bytes())
-    content[offset + 17] ^= 4
-    path.write_bytes(content)
-    message = refusal(path, tmp_path)
-    assert "cannot read observations: a chunk fails its checksum" in message
-
-
 def test_d4_a_flipped_bit_in_an_npz_is_caught_by_its_checksum(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     write_npz_file(path, pendulum(12))

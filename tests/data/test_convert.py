@@ -417,7 +417,7 @@ for number in range(rounds):
 """
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_of_two_conversions_into_one_directory_one_is_refused_and_the_other_is_whole(
     tmp_path: Path, rounds: int
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from in_process import run
 from layout_files import DT, config, pendulum, write_minari_file, write_nerd_file, write_npz_file, write_robomimic_file
 
 from ensemble.cli import cli
@@ -106,6 +107,13 @@ def test_robomimic_samples_end_one_point_before_their_last_next_observation(tmp_
         assert demo.attrs["num_samples"] == len(demo["actions"]) == len(demo["rewards"])
         assert json.loads(file["data"].attrs["env_args"])["env_kwargs"] == {"control_freq": 20.0}
     assert any("rewards are in no shard" in notice for notice in exported.notices)
+
+
+def test_a_task_without_a_target_that_holds_one_is_refused(tmp_path: Path) -> None:
+    write_npz_file(tmp_path / "p.npz", pendulum(12))
+    code, text = run("convert", str(tmp_path / "p.npz"), "--out", str(tmp_path / "s"), "--task", "swing")
+    assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["p.npz"])
+    assert "--task goes with --to lerobot or --to robomimic" in text
 
 
 def test_what_a_target_cannot_hold_is_refused_before_anything_is_left(tmp_path: Path) -> None:

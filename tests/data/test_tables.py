@@ -158,6 +158,8 @@ def test_a_csv_file_is_understood_as_it_comes(tmp_path: Path, text: str, expecte
     [
         ("x,u\ns,V\n1,2\n3,4\n5,6\n", r"t\.csv:2: a row of units below the header \(s, V\); remove that line"),
         ("x,u\n1,2\n\n3,4o\n5,6\n7,8\n", r"t\.csv:4:2: '4o' is no number \(column u\)"),
+        ("x,u\n1,2\n1_000,3\n2,3\n", r"t\.csv:3:1: '1_000' is no number \(column x\)"),
+        ("x;u\n1,5;1\n1.234;2\n2,5;3\n", r"t\.csv:3:1: '1\.234' is no number \(column x\)"),
         ("# a\nx,u\n1,2\n3\n", r"t\.csv:4: 1 value where the table has 2 columns \(x, u\)"),
         ("x,x\n1,2\n", r"t\.csv:1: two columns are called 'x'"),
         ("x,u\n", "holds 0 rows"),
@@ -374,7 +376,7 @@ def test_a_changed_byte_makes_bad_data_and_nothing_worse(tmp_path: Path) -> None
 
 
 def write_example_files() -> None:
-    """The files of the tour's examples, in the working directory."""
+    """The files of the examples of the page on data, in the working directory."""
     random = np.random.default_rng(0)
     rows = np.round(random.normal(size=(120, 4)), 3)
     index = np.repeat(np.arange(12), 10)
@@ -389,9 +391,9 @@ def write_example_files() -> None:
     write_matlab_hdf5(Path("motion.mat"), {"joints": rows.T})
 
 
-def test_the_examples_of_the_tour_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "tour.md").read_text()
-    section = page.split("### Tables and MATLAB files")[1].split("\n## ")[0]
+def test_the_examples_of_the_page_on_data_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "data.md").read_text()
+    section = page.split("\n## Tables and MATLAB files\n")[1].split("\n## ")[0]
     commands = [shlex.split(line) for block in blocks(section, "bash") for line in block.splitlines()]
     assert len(commands) == 5
     monkeypatch.chdir(tmp_path)

@@ -210,7 +210,7 @@ def test_a_tracker_that_failed_while_members_trained_is_a_notice_of_the_run(tmp_
     for name, text in (
         ("a-s0", '{"lost": {"mlflow": "mlflow is not opened: no route"}}'),
         ("a-s1", "{"),
-        ("a-s2", "{}"),
+        ("a-s2", '{"lost": 3}'),
     ):
         (run / "members" / name).mkdir(parents=True, exist_ok=True)
         (run / "members" / name / "tracking.json").write_text(text)

@@ -129,6 +129,9 @@ def test_a_named_set_has_its_own_horizon() -> None:
     assert "validation_third/rollout_rmse@3" in found[2]
     names = task_of(config.model).metric_names(config, DATA.features, "validation_other")
     assert "validation_other/rollout_rmse@9" in names
+    same_name = {**named, "validation": {"validation": "other.h5"}}
+    config = experiment(data=same_name, evaluation={"horizons": {"validation": 9}})
+    assert "validation/rollout_rmse@9" not in task_of(config.model).metric_names(config, DATA.features, "validation")
     with pytest.raises(ValidationError, match=r"no set 'othr' in data.validation; did you mean 'other'"):
         experiment(data=named, evaluation={"horizons": {"othr": 9}})
 

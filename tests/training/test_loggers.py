@@ -392,8 +392,9 @@ def test_ctrl_c_in_a_tracker_still_stops_the_run(member: Path) -> None:
         tracker.log(3, 10, {})
 
 
-def test_a_damaged_record_of_runs_stops_no_member(member: Path) -> None:
-    (member / "tracking.json").write_text("{")
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"lost": 3}'])
+def test_a_damaged_record_of_runs_stops_no_member(member: Path, damaged: str) -> None:
+    (member / "tracking.json").write_text(damaged)
     tracker = Tracker("their", lambda: Failing("log", ValueError("x")), member, print)
     tracker.log(3, 10, {})
     assert read_json(member / "tracking.json")["lost"]["their"].startswith("their gets nothing from step 10 on")

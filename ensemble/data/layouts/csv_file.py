@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class _Format:
         if text in _MISSING:
             return math.nan
         try:
-            return float(text.replace(",", ".") if self.comma else text)
+            # Python takes 1_000 for a number.
+            return None if "_" in text else float(text.replace(",", ".") if self.comma else text)
         except ValueError:
             return None
 
@@ -147,7 +149,7 @@ def _commented_names(comments: list[str], separator: str, width: int) -> list[st
 
 def _names(path: Path, cells: list[str], line: int) -> list[str]:
     names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{path}:{line}: two columns are called '{twice}'")
     return names
@@ -198,7 +200,9 @@ def _checked(path: Path, form: _Format, table: pa.Table, name: str) -> pa.Chunke
     """Return a column of text, as numbers where all of it are; DataError where only most of it are."""
     column = table[name]
     counts = {each["values"]: each["counts"] for each in pc.value_counts(column.drop_null()).to_pylist()}
-    wrong = {value for value in counts if form.number(value) is None}
+    # Beside decimal commas a point divides thousands: 1.234 would be read a thousand times too small.
+    commas = form.comma and any("," in value for value in counts)
+    wrong = {value for value in counts if form.number(value) is None or (commas and "." in value)}
     if not wrong:
         # pyarrow reads no number with spaces behind it.
         return pa.chunked_array([[None if each is None else form.number(each) for each in column.to_pylist()]])
