@@ -33,6 +33,7 @@ from ensemble.data.trajectories import (
     with_rows,
 )
 from ensemble.errors import DataError
+from ensemble.text import plural
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def load_resident(directory: Path, report: Callable[[str], object] = logger.info
         return _read_with_ray_data(data, directory, shards, report)
     _refuse_damage([_damage(path, sha256) for path, sha256 in shards.items()])
     ref: ray.ObjectRef[Trajectories] = ray.put(read_trajectories(directory))
-    report(f"Read {points} rows of {len(shards)} shard(s) in this process")
+    report(f"Read {plural(points, 'row')} of {plural(len(shards), 'shard')} in this process")
     return ref
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from ensemble.errors import NothingFinishedError, StorageError, UsageError
 from ensemble.schema import Say
 from ensemble.study.waiting import waiting
-from ensemble.text import command, first_line
+from ensemble.text import command, first_line, plural
 
 ATTEMPTS = 3
 _LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
@@ -88,7 +88,7 @@ def start(directory: Path, options: Mapping[str, Any], say: Say) -> None:
                 _attempt(directory, options)
             return
         except _StartError as error:
-            cause = f"{error}; load average {os.getloadavg()[0]:.0f}, {options['num_cpus']} core(s)"
+            cause = f"{error}; load average {os.getloadavg()[0]:.0f}, {plural(options['num_cpus'], 'core')}"
             if attempt == ATTEMPTS:
                 raise NothingFinishedError(_failure(cause, directory)) from error
             say(f"Ray did not start: {cause}. Its modules are read into memory, then again")

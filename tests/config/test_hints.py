@@ -50,10 +50,11 @@ def proposals(message: str) -> list[str]:
     return [*inside, *(named[1].split(" and ") if named else [])]
 
 
-def test_every_proposed_path_is_a_key_that_can_be_set(file: Path) -> None:
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_proposed_path_is_a_key_that_can_be_set(file: Path, every: int) -> None:
     seen = set()
-    for place in PLACES:
-        for name in NAMES:
+    for number, place in enumerate(PLACES):
+        for name in NAMES[number % every :: every]:
             message = refusal(file, f"{place}{name}=null")
             if f"unknown key '{name}'" in message:
                 seen |= set(proposals(message))

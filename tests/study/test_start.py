@@ -131,7 +131,7 @@ def test_a_start_that_fails_is_repeated_and_ends_in_one_line() -> None:
     assert [first, second, third] == ["starting Ray", *(f"starting Ray, attempt {n} of 3" for n in (2, 3))]
     assert why.startswith("Ray did not start: ")
     assert "load average" in end
-    assert "-1 core(s)" in end
+    assert "-1 cores" in end
     assert "its log is in /tmp/nowhere/ray/session_latest/logs" in end
     assert end.endswith("ensemble tune --space 'my file.yaml'")
     assert imported == "0"  # what Ray's agents import is still called so
