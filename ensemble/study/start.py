@@ -8,10 +8,12 @@ import importlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -24,6 +26,8 @@ from ensemble.study.waiting import waiting
 from ensemble.text import command
 
 ATTEMPTS = 3
+_SESSIONS_KEPT = 5  # whose logs can be read after the run
+_SILENT_SECONDS = 3600.0  # after which a session has ended: a living one writes its state every 10 s
 _LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
 _PROBE_SECONDS = 2.0  # until a port has answered
 _REPLY_SECONDS = 60.0  # until what listens there has said what it is; a busy machine takes long to load Ray
@@ -81,6 +85,7 @@ def prepare_start() -> Path:
 
 def start(directory: Path, options: Mapping[str, Any], say: Say) -> None:
     """Start Ray in `directory`, up to three times. NothingFinishedError, in one line, when it does not start."""
+    remove_old_sessions(directory)
     for attempt in range(1, ATTEMPTS + 1):
         say("starting Ray" if attempt == 1 else f"starting Ray, attempt {attempt} of {ATTEMPTS}")
         try:
@@ -202,6 +207,32 @@ def _closed_to_others(directory: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def remove_old_sessions(directory: Path) -> None:
+    """Remove the files of Ray's ended sessions but for the newest ones: each has logs, and those of a kill more."""
+    for session in sorted(directory.glob("session_2*"))[:-_SESSIONS_KEPT]:  # their names begin with the time
+        # Not by the process alone: another container may share the directory.
+        if _ended(session.name.rpartition("_")[2]) and time.time() - _last_written(session) > _SILENT_SECONDS:
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _ended(process: str) -> bool:
+    """Tell whether no process has this number."""
+    try:
+        os.kill(int(process), 0)
+    except (OSError, ValueError) as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
+def _last_written(session: Path) -> float:
+    """Return the time of the last change to a session's logs."""
+    times = [0.0]
+    for path in (session, *session.glob("logs/*")):
+        with suppress(OSError):  # it is being removed
+            times.append(path.lstat().st_mtime)
+    return max(times)
 
 
 def token_file() -> Path:
