@@ -51,6 +51,7 @@ class Stopping:
         self._trials: RunningTrials | None = None
         self._interrupted = False
         self._over = threading.Event()
+        self._leaving = threading.Lock()  # taken for good by the thread that ends the process
         # Held while a signal is acted on: trials that end meanwhile must not pass for running ones, or the reverse.
         self._acting = threading.RLock()
 
@@ -122,6 +123,8 @@ class Stopping:
             self._say(last_words(self._run, how))
             sys.stdout.flush()
 
+        if not self._leaving.acquire(blocking=False):
+            return
         speaker = threading.Thread(target=speak, name="last words", daemon=True)
         speaker.start()
         speaker.join(_SECONDS_TO_SPEAK)
