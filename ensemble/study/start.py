@@ -112,7 +112,9 @@ def _attempt(directory: Path, options: Mapping[str, Any]) -> None:
         with _given_ports(dict(zip(_AGENT_PORTS, agents, strict=True))):
             ray.init(address="local", _temp_dir=str(directory), _metrics_export_port=exporter, **options)
     except Exception as error:
-        _end(ray, directory)
+        with suppress(RuntimeError, OSError):
+            ray.shutdown()
+        end_processes()
         raise _StartError(first_line(error)) from error
 
 
@@ -145,17 +147,15 @@ def _free_ports(count: int) -> list[int]:
         return [server.getsockname()[1] for server in servers]
 
 
-def _end(ray: Any, directory: Path) -> None:
-    """End what a start that failed has left running: the children that work in `directory`."""
-    import psutil  # comes with Ray
-
-    with suppress(RuntimeError, OSError):
-        ray.shutdown()
-    for child in psutil.Process().children():
+def end_processes() -> None:
+    """Kill the processes of Ray below this one: its agents would outlive the server that they report to by a minute."""
+    psutil = sys.modules.get("psutil")  # comes with Ray; an import could wait for that in the main thread
+    if psutil is None:
+        return
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if any(str(directory) in argument for argument in child.cmdline()):
+            if any("ray::" in argument or "/ray/" in argument for argument in child.cmdline()):
                 child.kill()
-                child.wait(5)
 
 
 def _run_python(code: str, *arguments: str, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
