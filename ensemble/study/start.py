@@ -110,12 +110,24 @@ def _attempt(directory: Path, options: Mapping[str, Any]) -> None:
     exporter, *agents = _free_ports(1 + len(_AGENT_PORTS))
     try:
         with _given_ports(dict(zip(_AGENT_PORTS, agents, strict=True))):
-            ray.init(address="local", _temp_dir=str(directory), _metrics_export_port=exporter, **options)
+            ray.init(
+                address="local", _temp_dir=str(directory), _metrics_export_port=exporter,
+                **object_store(directory), **options,
+            )  # fmt: skip
     except Exception as error:
         with suppress(RuntimeError, OSError):
             ray.shutdown()
         end_processes()
         raise _StartError(first_line(error)) from error
+
+
+def object_store(directory: Path, shared_memory: Path = Path("/dev/shm")) -> dict[str, str]:
+    """Return Ray's option that puts shared data into `directory` where no file can be made in the shared memory.
+
+    Ray itself takes another place where that is too small; without it its processes end.
+    """
+    usable = os.access(shared_memory, os.R_OK | os.W_OK | os.X_OK)
+    return {} if usable else {"_plasma_directory": str(directory)}
 
 
 @contextmanager

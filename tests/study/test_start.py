@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from ensemble.errors import StorageError, UsageError
-from ensemble.study.start import ask_for_nodes, ensure_token, prepare_start, private_directory, remove_old_sessions
+from ensemble.study.start import (
+    ask_for_nodes,
+    ensure_token,
+    object_store,
+    prepare_start,
+    private_directory,
+    remove_old_sessions,
+)
 from ensemble.study.waiting import waiting
 
 
@@ -75,6 +82,11 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(short: Path, monkeypatch:
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert token.parent == directory.parent
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_shared_data_are_in_rays_directory_where_there_is_no_shared_memory(tmp_path: Path) -> None:
+    assert object_store(tmp_path / "ray", tmp_path / "missing") == {"_plasma_directory": str(tmp_path / "ray")}
+    assert object_store(tmp_path / "ray", tmp_path) == {}
 
 
 def test_old_sessions_of_ray_are_removed_but_for_the_last_ones_and_those_that_may_run(tmp_path: Path) -> None:
