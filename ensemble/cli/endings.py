@@ -80,6 +80,9 @@ def end(error: BaseException, arguments: Sequence[str] = ()) -> int:
         return error.exit_code
     if isinstance(error, click.Abort) or any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
         click.echo("interrupted", err=True)
+        # Python notes an interrupt that leaves an `exec`, as of a class that is made, and with `python -m` ends by the
+        # signal then, whatever the exit code; the next `exec` removes the note.
+        exec("")
         return INTERRUPTED
     known = error if isinstance(error, EnsembleError) else as_known(error)
     if known is None:

@@ -8,10 +8,12 @@ import importlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -24,6 +26,8 @@ from ensemble.study.waiting import waiting
 from ensemble.text import command, first_line, plural
 
 ATTEMPTS = 3
+_SESSIONS_KEPT = 5  # whose logs can be read after the run
+_SILENT_SECONDS = 3600.0  # after which a session has ended: a living one writes its state every 10 s
 _LONGEST = 38  # characters of Ray's directory: a socket below it has 64 more, and its path at most 103
 _PROBE_SECONDS = 2.0  # until a port has answered
 _REPLY_SECONDS = 60.0  # until what listens there has said what it is; a busy machine takes long to load Ray
@@ -81,6 +85,7 @@ def prepare_start() -> Path:
 
 def start(directory: Path, options: Mapping[str, Any], say: Say) -> None:
     """Start Ray in `directory`, up to three times. NothingFinishedError, in one line, when it does not start."""
+    remove_old_sessions(directory)
     for attempt in range(1, ATTEMPTS + 1):
         say("starting Ray" if attempt == 1 else f"starting Ray, attempt {attempt} of {ATTEMPTS}")
         try:
@@ -105,10 +110,24 @@ def _attempt(directory: Path, options: Mapping[str, Any]) -> None:
     exporter, *agents = _free_ports(1 + len(_AGENT_PORTS))
     try:
         with _given_ports(dict(zip(_AGENT_PORTS, agents, strict=True))):
-            ray.init(address="local", _temp_dir=str(directory), _metrics_export_port=exporter, **options)
+            ray.init(
+                address="local", _temp_dir=str(directory), _metrics_export_port=exporter,
+                **object_store(directory), **options,
+            )  # fmt: skip
     except Exception as error:
-        _end(ray, directory)
+        with suppress(RuntimeError, OSError):
+            ray.shutdown()
+        end_processes()
         raise _StartError(first_line(error)) from error
+
+
+def object_store(directory: Path, shared_memory: Path = Path("/dev/shm")) -> dict[str, str]:
+    """Return Ray's option that puts shared data into `directory` where no file can be made in the shared memory.
+
+    Ray itself takes another place where that is too small; without it its processes end.
+    """
+    usable = os.access(shared_memory, os.R_OK | os.W_OK | os.X_OK)
+    return {} if usable else {"_plasma_directory": str(directory)}
 
 
 @contextmanager
@@ -140,17 +159,15 @@ def _free_ports(count: int) -> list[int]:
         return [server.getsockname()[1] for server in servers]
 
 
-def _end(ray: Any, directory: Path) -> None:
-    """End what a start that failed has left running: the children that work in `directory`."""
-    import psutil  # comes with Ray
-
-    with suppress(RuntimeError, OSError):
-        ray.shutdown()
-    for child in psutil.Process().children():
+def end_processes() -> None:
+    """Kill the processes of Ray below this one: its agents would outlive the server that they report to by a minute."""
+    psutil = sys.modules.get("psutil")  # comes with Ray; an import could wait for that in the main thread
+    if psutil is None:
+        return
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if any(str(directory) in argument for argument in child.cmdline()):
+            if any("ray::" in argument or "/ray/" in argument for argument in child.cmdline()):
                 child.kill()
-                child.wait(5)
 
 
 def _run_python(code: str, *arguments: str, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -197,6 +214,32 @@ def _closed_to_others(directory: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def remove_old_sessions(directory: Path) -> None:
+    """Remove the files of Ray's ended sessions but for the newest ones: each has logs, and those of a kill more."""
+    for session in sorted(directory.glob("session_2*"))[:-_SESSIONS_KEPT]:  # their names begin with the time
+        # Not by the process alone: another container may share the directory.
+        if _ended(session.name.rpartition("_")[2]) and time.time() - _last_written(session) > _SILENT_SECONDS:
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _ended(process: str) -> bool:
+    """Tell whether no process has this number."""
+    try:
+        os.kill(int(process), 0)
+    except (OSError, ValueError) as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
+def _last_written(session: Path) -> float:
+    """Return the time of the last change to a session's logs."""
+    times = [0.0]
+    for path in (session, *session.glob("logs/*")):
+        with suppress(OSError):  # it is being removed
+            times.append(path.lstat().st_mtime)
+    return max(times)
 
 
 def token_file() -> Path:

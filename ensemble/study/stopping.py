@@ -4,8 +4,8 @@ While trials run, a first Ctrl-C pauses them at their next validation, and a sec
 three seconds in a Ray job: it pauses trials too, waits for those that save in time, and ends the process. Before and
 after the trials both unwind the main thread, which is given as long; Ray keeps it for minutes.
 
-The process ends without `finally` blocks then, so everything on disk has to be whole at any time. Ray's processes end
-with this one.
+The process ends without `finally` blocks then, so everything on disk has to be whole at any time. Ray's processes are
+ended with this one.
 """
 
 import os
@@ -23,6 +23,7 @@ from ensemble.errors import INTERRUPTED, TERMINATED
 from ensemble.run_directory import RunDirectory
 from ensemble.schema import Say
 from ensemble.signals import terminate, watched
+from ensemble.study.start import end_processes
 from ensemble.text import command
 
 _SECONDS_TO_PAUSE = 1.2  # of running trials
@@ -51,6 +52,7 @@ class Stopping:
         self._trials: RunningTrials | None = None
         self._interrupted = False
         self._over = threading.Event()
+        self._leaving = threading.Lock()  # taken for good by the thread that ends the process
         # Held while a signal is acted on: trials that end meanwhile must not pass for running ones, or the reverse.
         self._acting = threading.RLock()
 
@@ -122,9 +124,12 @@ class Stopping:
             self._say(last_words(self._run, how))
             sys.stdout.flush()
 
+        if not self._leaving.acquire(blocking=False):
+            return
         speaker = threading.Thread(target=speak, name="last words", daemon=True)
         speaker.start()
         speaker.join(_SECONDS_TO_SPEAK)
+        end_processes()
         os._exit(code)
 
 

@@ -217,6 +217,21 @@ def test_a_name_that_no_file_system_takes_is_refused_in_words(
     assert "bytes that are possible; choose a shorter one" in result.stderr.splitlines()[-1]
 
 
+def test_an_interrupt_while_a_class_is_made_has_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(
+        "import os, signal\n"
+        "from ensemble.cli.endings import OneLineEnding\n"
+        "with OneLineEnding([]):\n"
+        "    exec('os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-m", "command"], env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("module", ["click", "ensemble.config", "pydantic"])
 def test_ctrl_c_while_modules_are_loaded_prints_no_traceback(tmp_path: Path, module: str) -> None:
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -185,6 +186,21 @@ def test_a_bug_in_every_trial_stops_after_a_few_and_nothing_finished_has_its_exi
     assert "no member finished" in result.stderr
 
 
+def wait_for_processes_in(directory: Path) -> list[str]:
+    """Return the processes that work in a directory and have not ended within 10 s."""
+    deadline = time.monotonic() + 10
+    while (left := list(processes_in(directory))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def processes_in(directory: Path) -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (process / "cwd").readlink() == directory:
+                yield (process / "cmdline").read_text()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_resumed_to_the_same_bits(
     finished: subprocess.CompletedProcess[str], place: Path, run_in: Run, number: int, code: int
@@ -203,6 +219,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
+    assert wait_for_processes_in(place) == []
     assert f"ensemble resume {run}" in output
     assert "Traceback" not in errors
     assert " of 2 trials, 100%" not in output

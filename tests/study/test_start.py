@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from ensemble.errors import StorageError, UsageError
-from ensemble.study.start import ask_for_nodes, ensure_token, prepare_start, private_directory
+from ensemble.study.start import (
+    ask_for_nodes,
+    ensure_token,
+    object_store,
+    prepare_start,
+    private_directory,
+    remove_old_sessions,
+)
 from ensemble.study.waiting import waiting
 
 
@@ -75,6 +82,27 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(short: Path, monkeypatch:
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert token.parent == directory.parent
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_shared_data_are_in_rays_directory_where_there_is_no_shared_memory(tmp_path: Path) -> None:
+    assert object_store(tmp_path / "ray", tmp_path / "missing") == {"_plasma_directory": str(tmp_path / "ray")}
+    assert object_store(tmp_path / "ray", tmp_path) == {}
+
+
+def test_old_sessions_of_ray_are_removed_but_for_the_last_ones_and_those_that_may_run(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [f"session_2026-01-0{day}_00-00-00_000000_{ended.pid}" for day in range(1, 10)]
+    names[1] = names[1].replace(str(ended.pid), str(os.getpid()))
+    for name in names:
+        (tmp_path / name / "logs").mkdir(parents=True)
+        (tmp_path / name / "logs" / "raylet.out").touch()
+        for path in (tmp_path / name, tmp_path / name / "logs", tmp_path / name / "logs" / "raylet.out"):
+            os.utime(path, (0, 0))
+    (tmp_path / names[2] / "logs" / "raylet.out").touch()  # of a process in another container
+    (tmp_path / "session_latest").symlink_to(tmp_path / names[-1])
+    remove_old_sessions(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names[1:3], *names[4:], "session_latest"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 
 from ensemble.study.stopping import last_words
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
 # The main thread waits in C, as in Ray, and no handler of Python runs.
 STUCK = """
 import ctypes
@@ -41,18 +43,24 @@ print("paused")
 
 
 def run_and_signal(code: str, *numbers: int) -> tuple[str, int]:
-    """Run code, send signals once it has printed a line, and return its further output and its exit code."""
+    """Run code, send signals once it waits after a line each, and return its further output and its exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(1)  # it goes on to wait after the line
+    lines = []
     for number in numbers:
+        lines.append(process.stdout.readline())
+        wait_until_asleep(process.pid)
         process.send_signal(number)
-        time.sleep(0.3)
-    output, _ = process.communicate(timeout=30)
-    return output, process.returncode
+    rest, _ = process.communicate(timeout=60)
+    return "".join([*lines[1:], rest]), process.returncode
+
+
+def wait_until_asleep(process: int) -> None:
+    """Wait until the main thread of a process waits."""
+    while Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "S":
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
