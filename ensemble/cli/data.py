@@ -87,7 +87,11 @@ def _layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--role", "roles", metavar="NAME=ROLE", multiple=True, help="state, control, output, auxiliary."),
         click.option("--episode-column", metavar="NAME", help="Column that numbers the episodes of a table."),
-        click.option("--time-axis", type=click.Choice(["first", "last"]), help="Axis of time in mapped arrays."),
+        click.option(
+            "--time-axis",
+            type=click.Choice(["first", "second", "last"]),
+            help="Axis of time in mapped arrays; second: the first one is that of episodes.",
+        ),
         click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds between two points."),
         click.option("--angles", metavar="NAME[,..]", default="", help="What wraps at +-pi: theta, states[0]."),
         click.option(

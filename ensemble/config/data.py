@@ -21,7 +21,7 @@ Layout = Literal[
     "pairs",
     "map",
 ]
-TimeAxis = Literal["first", "last"]
+TimeAxis = Literal["first", "second", "last"]
 ArrayKey = Annotated[str, Field(min_length=1), Description("the name of an array")]
 FeatureName = Annotated[str, Field(min_length=1, max_length=200)]
 

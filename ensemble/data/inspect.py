@@ -19,7 +19,7 @@ from ensemble.data.blocks import READ_ROWS, plan_blocks, read_usable
 from ensemble.data.jumps import Jump, cut_at_jumps, jump_notices, jumps_in
 from ensemble.data.layouts import pairs
 from ensemble.data.layouts.container import Values
-from ensemble.data.layouts.detect import Match, detect, open_container, open_recording
+from ensemble.data.layouts.detect import Match, detect, open_container, open_recording, without_arrays
 from ensemble.data.layouts.folder import expanded, source_bytes
 from ensemble.data.layouts.recording import RawFeature, Recording, safe_name
 from ensemble.data.layouts.refused import Refused, listing, share_text
@@ -143,9 +143,8 @@ def inspect_file(path: Path, data: DataConfig | None = None) -> Inspection:
         best = detect(container)[0]
         if data.layout == "auto" and not data.map and best.missing:
             found = survey(container)
-            if not found.families:
-                unread = f"; it has {', '.join(found.unread[:8])}" if found.unread else ""
-                raise DataError(f"{path}: holds no arrays of numbers{unread}")
+            if found.empty:
+                raise without_arrays(container, found.unread, found.reasons)
             return Inspection(path, size, data, None, (), found, best, files=len(sources))
         recording = open_recording(container, data)
         views = tuple(FeatureView(feature) for feature in recording.features)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.layouts.container import Values
-from ensemble.data.layouts.recording import RawFeature, Read, Recording
+from ensemble.data.layouts.recording import RawFeature, Recording, in_pieces
 from ensemble.schema import Int64
 from ensemble.text import plural
 
@@ -130,39 +130,9 @@ def cut_at_jumps(recording: Recording, blocks: Sequence[tuple[int, int]]) -> Rec
     cuts = len(points) - len(recording.points)
     if not cuts:
         return replace(recording, notices=(*recording.notices, "cut at jumps: there are none"))
-    of = np.array(episode)
     named = f"{plural(cuts, 'cut')}, the largest {_listed(jumps)}"
     notice = f"cut at jumps: {plural(len(recording.points), 'episode')} became {len(points)}: {named}"
-    return replace(
-        recording,
-        keys=_piece_keys(recording.keys, of),
-        points=np.array(points, dtype=np.int64),
-        given=tuple(recording.given[i] for i in episode),
-        masks=tuple(recording.masks[i] for i in episode) if recording.masks else (),
-        notices=(*recording.notices, notice),
-        read=_piece_reader(recording, of, np.array(points, dtype=np.int64)),
-    )
-
-
-def _piece_keys(keys: Sequence[str], of: Int64) -> tuple[str, ...]:
-    """Return the key of each piece: that of an uncut episode, else with the number of the piece."""
-    counts, numbers = np.bincount(of, minlength=len(keys)), np.arange(len(of)) - np.searchsorted(of, of)
-    return tuple(
-        keys[e] if counts[e] == 1 else f"{keys[e]}-part-{number + 1}" for e, number in zip(of, numbers, strict=True)
-    )
-
-
-def _piece_reader(recording: Recording, of: Int64, points: Int64) -> Read:
-    starts = np.cumsum(points) - points
-    firsts = np.cumsum(recording.points) - recording.points  # row of each whole episode
-
-    def read(first: int, last: int) -> dict[str, Values]:
-        begin, end = int(of[first]), int(of[last - 1]) + 1
-        values = recording.read(begin, end)
-        rows = slice(int(starts[first] - firsts[begin]), int(starts[last - 1] + points[last - 1] - firsts[begin]))
-        return {name: each[rows] for name, each in values.items()}
-
-    return read
+    return in_pieces(replace(recording, notices=(*recording.notices, notice)), episode, points)
 
 
 def _rows(features: Sequence[RawFeature], values: Mapping[str, Values], points: Int64) -> Int64:

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ensemble.config.data import TimeAxis
 from ensemble.data.layouts.container import ArrayInfo, Container, arrays_inside, path_in
 from ensemble.data.layouts.mapped import TIME_KEYS
 from ensemble.data.layouts.recording import natural_order
-from ensemble.data.layouts.views import EPISODE_COLUMNS
+from ensemble.data.layouts.views import EPISODE_COLUMNS, numbers_of, time_is_last
 from ensemble.errors import DataError
 
 # Names by which arrays are known, of the last part of a path.
@@ -35,13 +36,16 @@ _OTHERS = {
 }
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]$")
 _NUMBER = re.compile(r"\d+")
+_EXPERIMENTS = r"(?:est|estimation|id|ident|train|val|valid|validation|test|exp|batch|data|meas|bench\w*)"
+_LETTER = re.compile(rf"([uy])_?{_EXPERIMENTS}|{_EXPERIMENTS}_([uy])", re.IGNORECASE)
 _LOOKED_AT = 1000  # groups of one parent
 _SAMPLED = 100  # groups whose declarations are compared
 _ALIKE_ARRAYS = 4  # fewest arrays that are folded
 _LISTED = 40  # rows of a table
 _LINE = 110
 _DEPTH = 6
-_FEW = 8  # arrays without a known name that are proposed together
+_REASONS = 3  # why arrays are not read
+_FEW, _FEW_COLUMNS = 8, 16  # arrays without a known name that are proposed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +63,22 @@ class Proposal:
     """Options that read a file: the arrays of each feature, named by its role, and the axis of time."""
 
     features: dict[str, tuple[str, ...]]
-    time_last: bool = False
+    time_axis: TimeAxis = "first"
 
     @property
     def options(self) -> list[str]:
         """The options of a command line."""
         maps = [word for name, keys in self.features.items() for word in ("--map", f"{name}={','.join(keys)}")]
-        return [*maps, *(("--time-axis", "last") if self.time_last else ())]
+        return [*maps, *(("--time-axis", self.time_axis) if self.time_axis != "first" else ())]
 
 
 @dataclass(slots=True)
 class Survey:
-    """The arrays of a file; `unread` are the names of those that hold no numbers."""
+    """The arrays of a file; `unread` are the names of those that hold no numbers, `reasons` why, of each kind once."""
 
     families: list[Family] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return what the file holds, as lines of text."""
@@ -83,7 +88,12 @@ class Survey:
         if self.unread:
             more = f" and {len(self.unread) - 8} more" if len(self.unread) > 8 else ""
             lines.append(f"not read, since they hold no numbers: {', '.join(self.unread[:8])}{more}")
-        return lines
+        return [*lines, *(f"  {reason}" for reason in self.reasons)]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no array has more than a single row or column."""
+        return all(max(info.shape) < 2 for family in self.families for info in family.arrays)
 
     def proposal(self) -> Proposal | None:
         """Return a map that is likely, from the arrays of most groups; None where nothing can be a state."""
@@ -143,9 +153,21 @@ def _add(container: Container, groups: list[str], keys: Sequence[str], found: Su
             infos.append(ArrayInfo(key, declared[0].shape, declared[0].dtype))
             rows[key] = (min(info.shape[0] for info in declared), max(info.shape[0] for info in declared))
         elif container.is_array(path_in(groups[0], key)):
-            found.unread.append(path_in(groups[0], key))
+            _add_unread(container, path_in(groups[0], key), found)
     if infos:
         found.families.append(Family(tuple(groups), tuple(infos), rows, count))
+
+
+def _add_unread(container: Container, key: str, found: Survey) -> None:
+    """Add an array without numbers, with the reason where no other has the same."""
+    found.unread.append(key)
+    try:
+        container.array(key)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{container.path}: ")
+        known = {text.split(" ", 1)[-1] for text in found.reasons}
+        if reason.startswith(f"{key} ") and reason.split(" ", 1)[1] not in known and len(found.reasons) < _REASONS:
+            found.reasons.append(reason)
 
 
 def _info(container: Container, group: str, key: str) -> ArrayInfo | None:
@@ -191,10 +213,35 @@ def _shape_text(info: ArrayInfo, rows: tuple[int, int]) -> str:
 def _propose(family: Family) -> Proposal | None:
     """Return the arrays that may be state and control in groups like these."""
     usable = [info for info in family.arrays if max(info.shape) > 1 and info.width() and "," not in info.key]
-    last = _time_is_last(usable)
-    series = {info.key: info.shape[-1] if last else info.shape[0] for info in usable if len(info.shape) <= 2}
+    numbered = _proposed(_numbered(usable), "first")
+    if numbered is not None and "control" in numbered.features:
+        return numbered
+    divided = [info for info in usable if len(info.shape) == 3 and min(info.shape[:2]) > 1]
+    if divided and not any(len(info.shape) < 3 and info.shape[0] > 1 for info in usable):
+        parts = [replace(info, shape=info.shape[1:]) for info in divided if info.shape[:2] == divided[0].shape[:2]]
+        return _proposed(parts, "second")
+    return _proposed(usable, "last" if time_is_last(usable) else "first")
+
+
+def _numbered(infos: Sequence[ArrayInfo]) -> list[ArrayInfo]:
+    """Return one matrix for each of several that differ in a number alone, with # in its place: states_#."""
+    keys = [info.key for info in infos]
+    first: dict[str, ArrayInfo] = {}
+    for info in infos:
+        # Vectors are the columns of one trajectory: q_1, q_2.
+        if len(info.shape) == 2 and info.shape[1] > 1 and len(_NUMBER.findall(info.key)) == 1:
+            first.setdefault(_NUMBER.sub("#", info.key), info)
+    numbers = {stem: set(numbers_of(keys, stem)) for stem in first}
+    alike = [stem for stem in first if len(numbers[stem]) > 1 and list(numbers.values()).count(numbers[stem]) > 1]
+    return [replace(first[stem], key=stem) for stem in alike]
+
+
+def _proposed(infos: Sequence[ArrayInfo], time_axis: TimeAxis) -> Proposal | None:
+    """Return the arrays that may be state and control; None where nothing can be a state."""
+    last = time_axis == "last"
+    series = {info.key: info.shape[-1] if last else info.shape[0] for info in infos if len(info.shape) <= 2}
     series = {key: rows for key, rows in series.items() if rows > 1}
-    states = _states(series, {info.key: info for info in usable})
+    states = _states(series, {info.key: info for info in infos})
     if not states:
         return None
     rows = series[states[0]]
@@ -202,7 +249,7 @@ def _propose(family: Family) -> Proposal | None:
     fitting = [key for key, count in series.items() if count in (rows, rows - 1) and key not in states]
     controls = [key for name in _CONTROLS for key in fitting if _plain(key) == name]
     features = {"state": tuple(states)} | ({"control": (controls[0],)} if controls else {})
-    return Proposal(features, last)
+    return Proposal(features, time_axis)
 
 
 def _states(series: dict[str, int], infos: dict[str, ArrayInfo]) -> list[str]:
@@ -212,12 +259,20 @@ def _states(series: dict[str, int], infos: dict[str, ArrayInfo]) -> list[str]:
     whole = [key for name in _WHOLE_STATES for key in keys if _plain(key) == name]
     if whole:
         return whole[:1]
-    free = [key for key in keys if _plain(key) not in _OTHERS and _plain(key) not in _CONTROLS]
+    # A matrix is neither a clock nor a number of an episode, whatever its name.
+    free = [
+        key for key in keys if _plain(key) not in _CONTROLS and (_plain(key) not in _OTHERS or infos[key].width() > 1)
+    ]
     inside = [key for key in free if set(re.split(r"[/.]", key.lower())[:-1]) & set(_WHOLE_STATES)]
     parts = inside or [key for key in free if _plain(key) in _PART_STATES]
+    # A file of inputs alone.
+    free = free or [key for key in keys if _plain(key) in _CONTROLS]
     if parts:
         most = Counter(series[key] for key in parts).most_common(1)[0][0]
-        return [key for key in parts if series[key] == most]
+        parts = [key for key in parts if series[key] == most]
+        # Of y_est and y_val, two experiments side by side, the first.
+        first = {_plain(key): key for key in reversed(parts)}
+        return [key for key in parts if not _of_letter(key) or first[_plain(key)] == key]
     return _widest([infos[key] for key in free if series[key] == longest])
 
 
@@ -231,24 +286,22 @@ def _widest(infos: Sequence[ArrayInfo]) -> list[str]:
     if stems:
         stem = stems.most_common(1)[0][0]
         return natural_order([key for key in keys if _NUMBER.sub("#", key) == stem])
-    return keys if len(keys) <= _FEW else []
+    return keys if len(keys) <= (_FEW_COLUMNS if width == 1 else _FEW) else []
 
 
 def _plain(key: str) -> str:
-    """Return the last part of a path in lower case and without a unit: `obs/Theta [rad]` is theta."""
-    return _UNIT.sub("", re.split(r"[/.]", key)[-1].lower())
+    """Return the last part of a path in lower case and without a unit: `obs/Theta [rad]` is theta.
+
+    Of the names of inputs and outputs in system identification it is the letter: u of u_test, exp_u and uBenchMark.
+    """
+    name = _UNIT.sub("", re.split(r"[/.]", key)[-1])
+    return _of_letter(key) or name.strip("_#").lower()
 
 
-def _time_is_last(infos: Sequence[ArrayInfo]) -> bool:
-    """Return whether matrices are wider than long, and all of one width that no other axis has."""
-    matrices = [info.shape for info in infos if len(info.shape) == 2 and info.shape[1] > 1]
-    lengths = {shape[1] for shape in matrices}
-    if len(lengths) != 1:
-        return False
-    length = lengths.pop()
-    vectors = {info.shape[0] for info in infos if len(info.shape) == 1 or info.shape[1:] == (1,)}
-    agree = len(matrices) > 1 or length in vectors or length > 8 * matrices[0][0]
-    return agree and length > max(shape[0] for shape in matrices)
+def _of_letter(key: str) -> str:
+    """Return the letter u or y of a name that adds an experiment to it, "" of any other."""
+    found = _LETTER.fullmatch(_UNIT.sub("", re.split(r"[/.]", key)[-1]))
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -163,7 +163,6 @@ def test_a_csv_file_is_understood_as_it_comes(tmp_path: Path, text: str, expecte
         ("# a\nx,u\n1,2\n3\n", r"t\.csv:4: 1 value where the table has 2 columns \(x, u\)"),
         ("x,x\n1,2\n", r"t\.csv:1: two columns are called 'x'"),
         ("x,u\n", "holds 0 rows"),
-        ("x u\n1 2\n", "separated by spaces"),
         (b"x,\xe4\n1,2\n", r"t\.csv:1: not UTF-8"),
         ("x,u\n1,2\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
     ],
@@ -235,7 +234,7 @@ def test_structs_are_groups_and_cells_are_named(tmp_path: Path) -> None:
     opened = open_container(tmp_path / "s.mat")
     assert opened.array("log/y").shape == (9, 2)
     assert opened.array("log/in/u").shape == (9,)
-    with pytest.raises(DataError, match="trials is a cell array; only arrays of real numbers are read"):
+    with pytest.raises(DataError, match="trials is a cell array"):
         opened.array("trials")
     code, text = run("inspect", str(tmp_path / "s.mat"))
     assert code == 0
@@ -323,7 +322,7 @@ ZIP = b"PK\x05\x06" + b"\0" * 18
         ("a.7z", b"7z\xbc\xaf\x27\x1c" + b"\0" * 20, "unpack it first"),
         ("a.rar", b"Rar!\x1a\x07\x01\0" + b"\0" * 20, "unpack it first"),
         ("a.tar", b"\0" * 257 + b"ustar" + b"\0" * 250, "unpack it first"),
-        ("a.npy", b"\x93NUMPY\x01\0", "put arrays into one npz with numpy.savez"),
+        ("a.npy", b"\x93NUMPY\x01\0", "put arrays into one npz: numpy.savez"),
         ("a.pt", b"PK\x03\x04", "pickled data is not read"),
         ("a.pkl", b"\x80\x05.", "pickled data is not read"),
         ("a.json", b'{"a": [1, 2]}', "JSON; write its arrays as"),

@@ -6,6 +6,7 @@ the file, no objects, no arrays beyond the limit) are in one place per format.
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,17 @@ def arrays_inside(container: Container, group: str, depth: int = _DEPTH) -> list
 
 def walk_arrays(container: Container, limit: int) -> list[str]:
     """Return the keys of the first `limit` arrays of a file, parents first."""
-    return [key for key in _walk(container, limit * 2) if container.is_array(key)][:limit]
+    found: list[str] = []
+    pending = deque([""])
+    # Bounded by groups, not by names: a hundred groups side by side hide none of the arrays in them.
+    for _ in range(max(limit, _SEARCHED_KEYS)):
+        if not pending or len(found) >= limit:
+            break
+        group = pending.popleft()
+        for name in container.names(group):
+            key = path_in(group, name)
+            (found if container.is_array(key) else pending).append(key)
+    return found[:limit]
 
 
 def _walk(container: Container, limit: int) -> Iterable[str]:

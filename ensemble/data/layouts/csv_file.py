@@ -1,9 +1,12 @@
 """CSV files: the separator, the header and the decimal mark are found from the first lines; pyarrow reads the rest.
 
 A column that is mostly numbers is refused with file, line and column of the first other value. A column of text is left
-out with a notice. Lines that begin with # before the table are comments; the last of them may be the header.
+out with a notice. Lines that begin with # before the table are comments; the last of them may be the header. A column
+without a name and values is none: a separator at the end of each line makes one. A column with a value in the first row
+alone is a single value. Tables that spaces divide are read with tabs in their place.
 """
 
+import codecs
 import csv
 import io
 import itertools
@@ -23,8 +26,9 @@ from ensemble.data.layouts.table import Table
 from ensemble.errors import DataError
 from ensemble.text import first_line, plural
 
-SUFFIXES = (".csv", ".tsv", ".txt")
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 _SEPARATORS = ",;\t"
+_SPACES = " "
 _HEAD_LINES = 50
 _HEAD_BYTES = 1 << 20
 _IN_MEMORY = 3  # bytes in memory for a byte of text, about: the text itself and float64 columns
@@ -42,6 +46,12 @@ class _Format:
     comments: int  # lines before the table
     header: bool  # whether its first line has the names
     names: list[str]
+    unnamed: frozenset[int] = frozenset()  # columns that the header leaves without a name
+
+    @property
+    def delimiter(self) -> str:
+        """The character between cells, once spaces are tabs."""
+        return "\t" if self.separator == _SPACES else self.separator
 
     def number(self, text: str) -> float | None:
         """Return the text as a number, NaN where it is missing; None for anything else."""
@@ -75,7 +85,15 @@ def open_csv(path: Path) -> Table:
     # One type for all numbers: "1" and "1.0" are the same column in the files of one data set.
     schema = pa.schema([(field.name, _float_type(field.type)) for field in table.schema])
     table = table.cast(schema)
-    return Table(path, schema, table.num_rows, table.column)
+    numbers = [i for i, field in enumerate(schema) if pa.types.is_floating(field.type)]
+    unnamed = [i for i in numbers if table[i].null_count == table.num_rows and i in form.unnamed]
+    table = table.select([i for i in range(len(schema)) if i not in unnamed])
+    single = [n for n in table.schema.names if table[n].null_count == table.num_rows - 1 > 0 and table[n][0].is_valid]
+
+    def load(key: str) -> pa.ChunkedArray:
+        return table.column(key)[:1] if key in single else table.column(key)
+
+    return Table(path, table.schema, table.num_rows, load)
 
 
 def _float_type(kind: pa.DataType) -> pa.DataType:
@@ -100,26 +118,35 @@ def _format(path: Path) -> _Format:
     body = [line for line in lines[comments : comments + _HEAD_LINES] if line.strip()]
     if not body:
         raise DataError(f"{path}: holds no table")
-    separator = _separator(body)
-    if separator not in body[0] and len(body[-1].split()) > 1:
-        raise DataError(f"{path}: separated by spaces; put commas there (tr -s ' ' ',') and call it .csv")
-    comma = separator != "," and any(
-        _DECIMAL_COMMA.fullmatch(cell.strip()) for row in csv.reader(body[1:], delimiter=separator) for cell in row
-    )
-    rows = list(csv.reader(body, delimiter=separator))
+    separator = _separator(path, body)
+    if not any(mark in line for mark in _SEPARATORS for line in body) and len(body[-1].split()) > 1:
+        separator = _SPACES
+    rows = _cells(path, body, separator)
+    comma = separator != "," and any(_DECIMAL_COMMA.fullmatch(cell.strip()) for row in rows[1:] for cell in row)
     form = _Format(separator, comma, comments, False, [])
     header = _is_header(rows, form)
     if header and len(rows) == 1:
         raise DataError(f"{path}: holds 0 rows")
     names = rows[0] if header else _commented_names(lines[:comments], separator, len(rows[0]))
-    return _Format(separator, comma, comments, header, _names(path, names, comments + 1))
+    unnamed = frozenset(number for number, name in enumerate(names) if not name.strip())
+    return _Format(separator, comma, comments, header, _names(path, names, comments + 1), unnamed)
 
 
-def _separator(lines: list[str]) -> str:
+def _cells(path: Path, lines: list[str], separator: str) -> list[list[str]]:
+    """Return the cells of lines; DataError where a cell is longer than any number or name."""
+    if separator == _SPACES:
+        return [line.split() for line in lines]
+    try:
+        return list(csv.reader(lines, delimiter=separator))
+    except csv.Error as error:
+        raise DataError(f"{path}: text, but no table of numbers ({error}); write its arrays as CSV or npz") from error
+
+
+def _separator(path: Path, lines: list[str]) -> str:
     """Return the separator that divides all lines alike, or else the most frequent of the first."""
 
     def rank(mark: str) -> tuple[bool, int]:
-        counts = {len(row) for row in csv.reader(lines, delimiter=mark)}
+        counts = {len(row) for row in _cells(path, lines, mark)}
         return len(counts) == 1 and counts != {1}, lines[0].count(mark)
 
     # With a decimal comma, commas may divide all lines alike too: a semicolon or a tab in the first line is meant.
@@ -151,24 +178,37 @@ def _names(path: Path, cells: list[str], line: int) -> list[str]:
     names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells)]
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise DataError(f"{path}:{line}: two columns are called '{twice}'")
+        numbers = [str(number + 1) for number, name in enumerate(names) if name == twice]
+        raise DataError(
+            f"{path}:{line}: two columns are called '{twice}' ({' and '.join(numbers)}); rename one in that line"
+        )
     return names
 
 
 def _read(path: Path, form: _Format) -> pa.Table:
     try:
         return pyarrow.csv.read_csv(
-            path,
+            io.BytesIO(_with_tabs(path)) if form.separator == _SPACES else path,
             pyarrow.csv.ReadOptions(
                 skip_rows=form.comments + form.header, column_names=form.names, use_threads=False, block_size=64 << 20
             ),
-            pyarrow.csv.ParseOptions(delimiter=form.separator, newlines_in_values=True),
+            pyarrow.csv.ParseOptions(
+                delimiter=form.delimiter,
+                newlines_in_values=form.separator != _SPACES,
+                # A line of spaces, as some programs end a file with, is no row.
+                invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
+            ),
             pyarrow.csv.ConvertOptions(
                 decimal_point="," if form.comma else ".", null_values=_MISSING, strings_can_be_null=True
             ),
         )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(_why_unreadable(path, form, error)) from error
+
+
+def _with_tabs(path: Path) -> bytes:
+    """Return the text with one tab for each run of spaces between cells."""
+    return b"\n".join(b"\t".join(line.split()) for line in path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines())
 
 
 def _why_unreadable(path: Path, form: _Format, error: Exception) -> str:
@@ -184,14 +224,15 @@ def _why_unreadable(path: Path, form: _Format, error: Exception) -> str:
 
 def _rows(path: Path, form: _Format) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows below the header, each with the line in the file on which it begins."""
-    content = path.read_bytes().decode("utf-8-sig", errors="replace")
+    content = (_with_tabs(path) if form.separator == _SPACES else path.read_bytes()).decode("utf-8-sig", "replace")
     lines = io.StringIO(content, newline="")
     for _ in range(form.comments):
         next(lines)
-    reader = csv.reader(lines, delimiter=form.separator)
+    reader = csv.reader(lines, delimiter=form.delimiter)
     begins = form.comments + 1
     for number, row in enumerate(reader):
-        if row and not (number == 0 and form.header):
+        blank = not row or (len(row) == 1 < len(form.names) and not row[0].strip())
+        if not blank and not (number == 0 and form.header):
             yield begins, row
         begins = form.comments + reader.line_num + 1
 

@@ -3,7 +3,7 @@
 To add a layout: a module with TITLE, `wanted` and `open_recording`, and a line in LAYOUTS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ensemble.data.layouts.rollouts import maniskill, minari, mocapact, rollout
 from ensemble.errors import DataError, UsageError
 from ensemble.text import plural
 
+_ASKED = 1000  # arrays of which one with numbers is looked for
 _LISTED = 8  # arrays that the error for an unknown file names
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)  # offsets of the signature: HDF5 allows a user block before it
 
@@ -90,7 +91,7 @@ def open_container(path: Path, follow_links: bool = False) -> Container:
             head = file.read(max(_USER_BLOCKS) + len(hdf5.SIGNATURE))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if path.suffix.lower() in file_kinds.PICKLED and not head.startswith(b"version https://git-lfs"):
+    if path.suffix.lower() in file_kinds.PICKLED and not head.startswith(file_kinds.POINTER):
         raise DataError(f"{path}: {file_kinds.why_pickled()}")
     if not head:
         raise DataError(f"{path}: empty file (0 bytes)")
@@ -144,6 +145,30 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     return chosen_features(recording, data.features, str(container.path)) if data.features else recording
 
 
+def without_arrays(container: Container, unread: Sequence[str], reasons: Sequence[str] = ()) -> DataError:
+    """Return the error for a file without an array of numbers; `unread` are its other arrays."""
+    text = f"{container.path}: holds no arrays of numbers"
+    if unread:
+        why = reasons or [_why_unread(container, unread[0])]
+        text += f"; it has {', '.join(unread[:_LISTED])} ({'; '.join(why)})"
+    elif container.has(robomimic.GROUP) and not container.names(robomimic.GROUP):
+        text += f": its group '{robomimic.GROUP}' is empty, a recording of 0 demonstrations"
+    return DataError(text)
+
+
+def _readable(container: Container) -> bool:
+    """Return whether any array of a file holds numbers; of many, the first thousand are asked."""
+    return any(not _why_unread(container, key) for key in walk_arrays(container, _ASKED))
+
+
+def _why_unread(container: Container, key: str) -> str:
+    try:
+        container.array(key)
+    except DataError as error:
+        return str(error).removeprefix(f"{container.path}: ")
+    return ""
+
+
 def _with_shape_notices(recording: Recording, container: Container) -> Recording:
     """Say where axes may be swapped; DataError where no feature has a column."""
     if not recording.features:
@@ -151,7 +176,7 @@ def _with_shape_notices(recording: Recording, container: Container) -> Recording
     longest = int(recording.points.max(initial=0))
     notices = [
         f"{feature.name} has {feature.width} columns and at most {plural(longest, 'point')} an episode: does time run "
-        "along the other axis? (--time-axis last, with --map)"
+        "along the other axis? (--time-axis last, with --map; second where the first axis is that of episodes)"
         for feature in recording.features
         if feature.width > longest
     ]
@@ -171,7 +196,9 @@ def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
         return best.layout, [match.layout.name for match in matches[1:] if not match.missing]
     other = f"files of another layout are read with a map: `ensemble inspect {container.path}` proposes one"
     if not best.present:
-        arrays = ", ".join(walk_arrays(container, _LISTED)) or "no arrays"
+        arrays = ", ".join(walk_arrays(container, _LISTED))
+        if not _readable(container):
+            raise without_arrays(container, walk_arrays(container, _LISTED))
         raise DataError(f"{container.path}: of no known layout; it holds {arrays}; {other}")
     error = missing_key(container, best.missing[0], f"{best.layout.name} ({best.layout.title})")
     total = len(best.present) + len(best.missing)

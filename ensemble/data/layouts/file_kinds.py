@@ -8,10 +8,17 @@ _READ = "read are HDF5, npz, MATLAB (.mat), .csv and .parquet"
 _UNPACK = "unpack it first, and give the files inside"
 _SHOWN = 8  # names of a folder or an archive
 
+POINTER = b"version https://git-lfs"
+WHY_POINTER = "a pointer of git-lfs, not the data: run `git lfs pull` in its repository"
+
 # First bytes: what it is, and what to do. Longer signatures come before those that they begin with.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a pointer of git-lfs, not the data: run `git lfs pull` in its repository"),
-    (b"\x93NUMPY", "a single npy array names no features; put arrays into one npz with numpy.savez"),
+    (POINTER, WHY_POINTER),
+    (
+        b"\x93NUMPY",
+        "a single npy array names no features; put arrays into one npz: numpy.savez('data.npz', "
+        "state=numpy.load('observations.npy'), control=numpy.load('actions.npy'))",
+    ),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK} (gunzip, tar -xzf)"),
     (b"BZh", f"compressed by bzip2: {_UNPACK} (bunzip2, tar -xjf)"),
     (b"\xfd7zXZ\x00", f"compressed by xz: {_UNPACK} (unxz, tar -xJf)"),
@@ -64,6 +71,8 @@ def why_unreadable(path: Path, head: bytes) -> str:
         return f"not an HDF5 file, or truncated at its start ({size} bytes)"
     if path.suffix.lower() == ".mat":
         return f"not a MATLAB file of version 5 or later ({size} bytes); in MATLAB: save(name, '-v7.3')"
+    if path.name == "info.json" and path.absolute().parent.name == "meta":
+        return f"the description of a LeRobot data set; give the folder: {path.parent.parent}"
     if start.startswith((b"{", b"[")):
         return "JSON; write its arrays as HDF5, npz or Parquet"
     return f"of no known format ({size} bytes); {_READ}"

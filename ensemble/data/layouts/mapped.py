@@ -2,8 +2,9 @@
 
 Every group with the mapped arrays is an episode; with arrays in the root, the file is one episode, or as many as a
 column numbers. Several arrays may make one feature. Groups called train, estimation, validation, test .. are given
-splits. A control may have one row less than the others. A feature may be the time derivative of another one: central
-differences in float64, before the cast.
+splits. `states_#` is one episode for each of states_0, states_1, ..; arrays (episodes, time, columns) are divided with
+`time_axis: second`. A control may have one row less than the others. A feature may be the time derivative of another
+one: central differences in float64, before the cast.
 """
 
 import re
@@ -22,6 +23,7 @@ from ensemble.data.layouts.recording import (
     SPLIT_NAMES,
     RawFeature,
     Recording,
+    increases_evenly,
     median_step,
     natural_order,
     raw_feature,
@@ -29,7 +31,15 @@ from ensemble.data.layouts.recording import (
     seconds,
 )
 from ensemble.data.layouts.table import Table
-from ensemble.data.layouts.views import EpisodesByColumn, TimeLast, episode_column
+from ensemble.data.layouts.views import (
+    EpisodesByAxis,
+    EpisodesByColumn,
+    EpisodesByNumber,
+    TimeLast,
+    episode_column,
+    numbers_of,
+    time_is_last,
+)
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import FEATURE_ROLES, FeatureRole
 from ensemble.text import did_you_mean, plural
@@ -38,6 +48,8 @@ TITLE = "mapped"
 TIME_KEYS = ("time", "t", "timestamp", "timestamps")
 _ROLE_NAMES: dict[str, FeatureRole] = {role: role for role in FEATURE_ROLES} | {"action": "control"}
 _TIME_UNIT = re.compile(r"[ _]*[\[(]?(s|sec|secs|seconds)[\])]?$")
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+_CLOCK_ROWS, _CLOCK_STEPS = 1000, 10  # rows that are looked at; fewest steps
 _DEPTH = 6  # levels of groups that are searched for episodes
 
 
@@ -71,7 +83,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Episodes and their arrays
     features = _features(data)
     keys = list(dict.fromkeys(key for feature in features for key in feature.base.keys))
-    notices = _text_notices(container, data)
+    notices = [*_text_notices(container, data), *_number_notices(container, keys)]
     container, by_column = _view(container, data, keys)
     usable = usable_groups(container, _episodes(container, keys), keys, lambda rows: _points(rows, features))
     groups, infos, points = usable.names, usable.arrays, usable.rows
@@ -80,6 +92,8 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     length = dict(zip(groups, points.tolist(), strict=True))
     clock = _clock(container, groups[0], length[groups[0]], data)
     dt, more = _known_dt(container, groups[0], clock)
+    more += _axis_notices(container, groups[0], keys) if data.time_axis is None else []
+    more += [notice for feature in features for notice in _clock_notices(container, groups[0], feature)]
 
     # Features
     loaders = _distinct([_loader(container, feature, infos, clock, length, data) for feature in features])
@@ -125,6 +139,15 @@ def _features(data: DataConfig) -> list[_Feature]:
 def _view(container: Container, data: DataConfig, keys: Sequence[str]) -> tuple[Container, str]:
     """Return the container with time first and one group per episode, and what was done, for the summary."""
     axes = {key: entry.time_axis or data.time_axis for entry in data.entries.values() for key in entry.keys}
+    second = [key for key in keys if axes[key] == "second"]
+    if second and len(second) < len(keys):
+        raise UsageError(
+            "data.time_axis: second divides all arrays into episodes: give it to all of the map or to none"
+        )
+    if second:
+        return EpisodesByAxis(container, keys), ", by the first axis"
+    if any("#" in key and not container.is_array(key) for key in keys):
+        return EpisodesByNumber(container, keys), ", by number"
     last = sorted((key for key in keys if axes[key] == "last"), key=len)
     if last:
         # The longest mapped name that a path ends with: `q` is not meant where `robot/q` is mapped as well.
@@ -143,6 +166,61 @@ def _text_notices(container: Container, data: DataConfig) -> list[str]:
         [name for name in container.text_columns if name != data.episode_column] if isinstance(container, Table) else []
     )
     return [f"columns of text, left out: {', '.join(left)}"] if left else []
+
+
+def _number_notices(container: Container, keys: Sequence[str]) -> list[str]:
+    """Return a notice on a matrix that is one of several of one shape with numbers, of which others are not mapped."""
+    names = container.names()
+    for key in keys:
+        stem = _LAST_NUMBER.sub("#", key)
+        if "#" not in stem or key not in names or not container.is_array(key) or container.array(key).width() < 2:
+            continue
+        others = [stem.replace("#", number) for number in numbers_of(names, stem)]
+        left = [other for other in others if other not in keys and container.is_array(other)]
+        if left:
+            return [
+                f"{key} is read, {', '.join(left[:3])}{' ..' if len(left) > 3 else ''} are not: if each is an episode, "
+                f"--map {stem} reads all ({plural(len(left) + 1, 'number')})"
+            ]
+    return []
+
+
+def _axis_notices(container: Container, group: str, keys: Sequence[str]) -> list[str]:
+    """Return a notice where the shapes of the arrays in an episode's group say that time runs along the last axis."""
+    mapped = [container.array(path_in(group, key)) for key in keys]
+    around = {path_in(group, key).rpartition("/")[0] for key in keys}
+    infos = [
+        info for each in around for name in container.names(each) if (info := _info(container, path_in(each, name)))
+    ]
+    if not time_is_last(infos) or not any(len(info.shape) == 2 and info.shape[1] > 1 for info in mapped):
+        return []
+    return [
+        f"arrays in {group or 'the file'} are all {mapped[0].shape[-1]} wide: does time run along the last axis? "
+        "(--time-axis last)"
+    ]
+
+
+def _clock_notices(container: Container, group: str, feature: _Feature) -> list[str]:
+    """Return a notice where the first column of a state in the first episode increases evenly, as a clock does."""
+    base = feature.base
+    if feature.role != "state" or not base.keys or (base.columns or [0])[0] != 0 or feature.entry is not base:
+        return []
+    column = matrix(container.read(path_in(group, base.keys[0]), slice(_CLOCK_ROWS)))
+    steps = np.diff(column[:, 0].astype(np.float64)) if column.shape[1] else np.empty(0)
+    width = sum(container.array(path_in(group, key)).width() for key in base.keys)
+    if len(steps) < _CLOCK_STEPS or width < 2 or not increases_evenly(steps):
+        return []
+    return [
+        f"{feature.name}[0] increases by {median_step(steps):g} from step to step, as a clock does: no state? "
+        f"(data.map.{feature.name}.columns leaves it out)"
+    ]
+
+
+def _info(container: Container, key: str) -> ArrayInfo | None:
+    try:
+        return container.array(key) if container.is_array(key) else None
+    except DataError:
+        return None
 
 
 def _episodes(container: Container, keys: Sequence[str]) -> list[str]:

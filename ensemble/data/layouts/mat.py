@@ -32,9 +32,10 @@ _MATRIX, _COMPRESSED = 14, 15
 # Type of stored data, and class of a variable -> numpy's. MATLAB stores doubles that are whole in fewer bytes.
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-_STRUCT, _OPAQUE = 2, 17
+_CELL, _STRUCT, _OPAQUE = 1, 2, 17
 _UNREAD = {1: "a cell array", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function", 17: "an object"}
 _LOGICAL, _COMPLEX = 2, 8
+_FROM_CELLS = " (in MATLAB: s = struct('x', CELLS), or s = [CELLS{:}] of cells with structs, is an array of structs)"
 
 
 class _Element(NamedTuple):
@@ -67,7 +68,7 @@ class _Variables:
         if not key:
             return
         if kind in _UNREAD or marks & _COMPLEX:
-            self.refused[key] = _UNREAD.get(kind, "complex")
+            self.refused[key] = _UNREAD.get(kind, "complex") + (_FROM_CELLS if kind == _CELL else "")
         elif min(shape, default=-1) < 0 or kind not in (_STRUCT, *_CLASSES):
             raise ValueError(f"{key} is of the unknown class {kind}, or has the dimensions {shape}")
         elif kind == _STRUCT:

@@ -1,7 +1,8 @@
 """npz archives, read without pickle, and the flat rollouts that Stable-Baselines stores in them.
 
 The layout is `obs`, `actions` and `episode_starts`, the flags of first rows; the last observation has no successor.
-The same names in an HDF5 file are the same layout.
+`imitation` stores `obs`, `acts` and `indices`, the rows of `acts` at which trajectories are divided: each has one row
+of `obs` more. The same names in an HDF5 file are the same layout.
 """
 
 import zipfile
@@ -12,13 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.config.data import DataConfig
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, check_dtype, check_size, require
+from ensemble.data.layouts.container import (
+    ArrayInfo,
+    Container,
+    NotNumericError,
+    Values,
+    check_dtype,
+    check_size,
+    require,
+)
 from ensemble.data.layouts.file_kinds import why_no_npz
 from ensemble.data.layouts.flat import FlatColumn, flags, flat_recording
-from ensemble.data.layouts.recording import Recording, raw_feature, same_rows
+from ensemble.data.layouts.grouped import lengths_text, matrix
+from ensemble.data.layouts.recording import Recording, append_last, raw_feature, same_rows
 from ensemble.errors import DataError
+from ensemble.text import plural
 
 SIGNATURE = b"PK"
 _SUFFIX = ".npy"
@@ -104,15 +116,20 @@ class NpzFile:
 TITLE = "flat rollouts"
 _STARTS = "episode_starts"
 _REQUIRED = ("obs", "actions", _STARTS)
+_DIVIDED = ("obs", "acts", "indices")
+_DIVIDED_TITLE = "imitation trajectories"
 
 
 def wanted(container: Container) -> dict[str, bool]:
-    """Return the names that this layout needs, and whether each exists."""
-    return {key: container.has(key) for key in _REQUIRED}
+    """Return the names that this layout needs, and whether each exists; those of `imitation` replace the others."""
+    names = _DIVIDED if all(container.is_array(key) for key in _DIVIDED) else _REQUIRED
+    return {key: container.has(key) for key in names}
 
 
 def open_recording(container: Container, data: DataConfig) -> Recording:
     """Open a file of this layout; DataError where it is inconsistent."""
+    if not container.has(_STARTS) and all(container.is_array(key) for key in _DIVIDED):
+        return _open_divided(container)
     require(container, _REQUIRED, "npz")
     infos = {key: container.array(key) for key in ("obs", "actions")}
     rows = same_rows(container, {key: info.shape[0] for key, info in infos.items()})
@@ -122,9 +139,61 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         FlatColumn(raw_feature(key, info.width(), info.dtype, "state" if key == "obs" else "control"), key)
         for key, info in infos.items()
     ]
-    begins = np.flatnonzero(flags(container, _STARTS, rows)).astype(np.int64)
+    begins = np.flatnonzero(_starts(container, rows)).astype(np.int64)
     # The first row begins an episode whatever its flag says: a buffer may start in the middle of one.
     starts = np.unique(np.append(0, begins))
     unmarked = len(starts) > len(begins)
     notices = [f"the first row begins an episode, though {_STARTS}[0] is false"] if unmarked else []
     return flat_recording(container, "npz", TITLE, columns, starts, rows, notices)
+
+
+def _starts(container: Container, rows: int) -> npt.NDArray[np.bool_]:
+    """Read the flags of first rows; DataError with the way to the other arrays where they are pickled."""
+    try:
+        container.array(_STARTS)
+    except NotNumericError as error:
+        way = "--map state=obs --map control=actions reads the others, as one episode"
+        raise DataError(f"{error}; {way} (--cut-at-jumps divides it)") from error
+    return flags(container, _STARTS, rows)
+
+
+def _open_divided(container: Container) -> Recording:
+    """Open trajectories of `imitation`; DataError where the rows of `obs` are not those of `acts` and one for each."""
+    obs, acts = container.array("obs"), container.array("acts")
+    cuts = container.read("indices").reshape(-1).astype(np.int64)
+    bounds = np.concatenate([[0], cuts, [acts.shape[0]]])
+    counts = np.diff(bounds)
+    if len(counts[counts < 1]):
+        number = int(np.flatnonzero(counts < 1)[0])
+        raise DataError(
+            f"{container.path}: indices do not ascend within the {acts.shape[0]} rows of acts (trajectory {number})"
+        )
+    points = counts + 1
+    if obs.shape[0] != points.sum():
+        raise DataError(
+            f"{container.path}: obs has {obs.shape[0]} rows; acts has {acts.shape[0]} in {len(counts)} trajectories, "
+            f"which need {points.sum()}"
+        )
+    ends = np.append(0, np.cumsum(points))
+
+    def read(first: int, last: int) -> dict[str, Values]:
+        actions = matrix(container.read("acts", slice(int(bounds[first]), int(bounds[last]))))
+        return {
+            "obs": matrix(container.read("obs", slice(int(ends[first]), int(ends[last])))),
+            "acts": append_last(actions, counts[first:last]),
+        }
+
+    return Recording(
+        layout="npz",
+        summary=f"{_DIVIDED_TITLE}: {plural(len(counts), 'episode')} of {lengths_text(points)}",
+        features=(
+            raw_feature("obs", obs.width(), obs.dtype, "state"),
+            raw_feature("acts", acts.width(), acts.dtype, "control", successor=False),
+        ),
+        keys=tuple(f"episode-{i}" for i in range(len(counts))),
+        points=points,
+        given=(None,) * len(counts),
+        dt=None,
+        notices=(),
+        read=read,
+    )

@@ -34,6 +34,7 @@ SPLIT_NAMES = {
 }
 """Names of groups, files and folders that say a split."""
 
+_ABOUT, _MOST_STEPS = 0.25, 0.9  # of a clock's steps: relative spread, share of them
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -133,6 +134,40 @@ def _without_empty(recording: Recording) -> Recording:
     return replace(recording, features=kept, notices=(*recording.notices, notice))
 
 
+def in_pieces(recording: Recording, episode: Sequence[int], points: Sequence[int]) -> Recording:
+    """Return the recording with its episodes divided: the episode of each piece, in order, and the points of each."""
+    of, counts = np.array(episode, dtype=np.int64), np.array(points, dtype=np.int64)
+    return replace(
+        recording,
+        keys=_piece_keys(recording.keys, of),
+        points=counts,
+        given=tuple(recording.given[i] for i in episode),
+        masks=tuple(recording.masks[i] for i in episode) if recording.masks else (),
+        read=_piece_reader(recording, of, counts),
+    )
+
+
+def _piece_keys(keys: Sequence[str], of: Int64) -> tuple[str, ...]:
+    """Return the key of each piece: that of an uncut episode, else with the number of the piece."""
+    counts, numbers = np.bincount(of, minlength=len(keys)), np.arange(len(of)) - np.searchsorted(of, of)
+    return tuple(
+        keys[e] if counts[e] == 1 else f"{keys[e]}-part-{number + 1}" for e, number in zip(of, numbers, strict=True)
+    )
+
+
+def _piece_reader(recording: Recording, of: Int64, points: Int64) -> Read:
+    starts = np.cumsum(points) - points
+    firsts = np.cumsum(recording.points) - recording.points  # row of each whole episode
+
+    def read(first: int, last: int) -> dict[str, Values]:
+        begin, end = int(of[first]), int(of[last - 1]) + 1
+        values = recording.read(begin, end)
+        rows = slice(int(starts[first] - firsts[begin]), int(starts[last - 1] + points[last - 1] - firsts[begin]))
+        return {name: each[rows] for name, each in values.items()}
+
+    return read
+
+
 def splits_by_name(paths: Sequence[Path]) -> list[str | None]:
     """Return the split of each file by the last or first word of its name, or by its folder: x_train.h5, valid/x.csv.
 
@@ -217,6 +252,12 @@ def period(frequency: object) -> float | None:
 def median_step(differences: Values) -> float:
     """Return the median difference of time stamps in seconds, to nine digits: stamps are rounded."""
     return float(f"{np.median(differences):.9g}")
+
+
+def increases_evenly(differences: Values) -> bool:
+    """Return whether nine differences in ten are about the same and positive, as those of a clock with resets are."""
+    usual = np.median(differences) if len(differences) else 0.0
+    return bool(usual > 0 and np.isclose(differences, usual, rtol=_ABOUT).mean() >= _MOST_STEPS)
 
 
 def check_declared(container: Container, what: str, declared: object, actual: int) -> None:

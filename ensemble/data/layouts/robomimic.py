@@ -30,9 +30,10 @@ from ensemble.data.layouts.grouped import (
 )
 from ensemble.data.layouts.recording import Recording, check_declared, period, raw_feature
 from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
-from ensemble.data.layouts.robosuite import states_without_time
+from ensemble.data.layouts.robosuite import divided_at, states_without_time
 from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
+from ensemble.schema import Int64
 from ensemble.text import plural
 
 TITLE = "robomimic"
@@ -73,9 +74,9 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     infos = usable.arrays
 
     # Features
-    dt, followed = _control_period(container), bool(following)
+    dt, followed, resets = _control_period(container), bool(following), list[Int64]()
     if observed.keys == ["states"]:
-        states, time, more = states_without_time(container, usable.names, infos["states"][0])
+        states, time, more, resets = states_without_time(container, usable.names, infos["states"][0])
         loaders, dt, notices = [states], dt or time, [*notices, *more]
     else:
         loaders = [_observation(container, key, infos[key][0], followed) for key in observed.keys]
@@ -102,7 +103,7 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
         usable.refused,
         others if any(others) else (),
     )
-    return redescribed(recording, Described.read(_parsed(container.attribute(GROUP, KEY), [])))
+    return redescribed(divided_at(recording, resets), Described.read(_parsed(container.attribute(GROUP, KEY), [])))
 
 
 def _observed(container: Container, demo: str) -> Vectors:

@@ -1,15 +1,17 @@
-"""A container seen another way: rows divided into episodes by a column, or arrays whose time runs along the last axis.
+"""A container seen another way: rows divided into episodes by a column, an axis or the numbers in names; time last.
 
 Layouts read a view as they read a file, so that every layout with groups understands tables and transposed arrays.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ensemble.data.layouts.container import ArrayInfo, Container, Values, walk_arrays
+from ensemble.data.layouts.container import ArrayInfo, Container, Values, path_in, walk_arrays
+from ensemble.data.layouts.recording import natural_order
 from ensemble.errors import DataError
 from ensemble.text import did_you_mean, plural
 
@@ -78,6 +80,123 @@ class TimeLast(_View):
         if not self._chosen(key):
             return self._container.read(key, *where)
         return np.ascontiguousarray(np.moveaxis(self._container.read(key), -1, 0)[where])
+
+
+class EpisodesByAxis(_View):
+    """A container in which arrays `keys` (episodes, time, ..) of a group are as many groups, numbered from 0."""
+
+    def __init__(self, container: Container, keys: Sequence[str]):
+        super().__init__(container)
+        self._keys = sorted(keys, key=len, reverse=True)
+
+    def names(self, group: str = "") -> list[str]:
+        """Return the episodes in a group with all the arrays, the arrays in an episode, or the names in a group."""
+        if all(self._container.is_array(path_in(group, key)) for key in self._keys):
+            counts = {key: self._container.array(path_in(group, key)).shape[0] for key in self._keys}
+            if len(set(counts.values())) > 1:
+                listed = ", ".join(f"{key} has {count}" for key, count in counts.items())
+                raise DataError(f"{self.path}: unequal numbers of episodes: {listed}")
+            return [str(number) for number in range(min(counts.values()))]
+        if any(self._part(path_in(group, key)) for key in self._keys):
+            return list(self._keys)
+        return self._container.names(group)
+
+    def is_array(self, key: str) -> bool:
+        """Return whether an array of an episode has this name, or one that is not divided."""
+        name = next((each for each in self._keys if key == each or key.endswith(f"/{each}")), None)
+        return self._part(key) is not None or (name is None and self._container.is_array(key))
+
+    def array(self, key: str) -> ArrayInfo:
+        """Return the declaration of an array, of one episode without the axis of episodes."""
+        part = self._part(key)
+        if part is None:
+            return self._container.array(key)
+        info = self._container.array(part[0])
+        if len(info.shape) < 2:
+            raise DataError(f"{self.path}: {part[0]} has one axis, not one of episodes and one of time")
+        return replace(info, key=key, shape=info.shape[1:])
+
+    def read(self, key: str, *where: slice) -> Values:
+        """Read an array of one episode, or one that is not divided."""
+        part = self._part(key)
+        if part is None:
+            return self._container.read(key, *where)
+        values: Values = self._container.read(part[0], slice(part[1], part[1] + 1), *where)[0]
+        return values
+
+    def attribute(self, group: str, name: str) -> Any:
+        """Return an attribute of a group, for an episode of the group around it."""
+        outer, _, number = group.rpartition("/")
+        return self._container.attribute(outer if number.isdigit() else group, name)
+
+    def _part(self, key: str) -> tuple[str, int] | None:
+        """Return the array that `group/number/name` is a part of, and its number."""
+        name = next((each for each in self._keys if key.endswith(f"/{each}")), None)
+        if name is None:
+            return None
+        group, _, number = key.removesuffix(f"/{name}").rpartition("/")
+        whole = path_in(group, name)
+        return (whole, int(number)) if number.isdigit() and self._container.is_array(whole) else None
+
+
+class EpisodesByNumber(_View):
+    """A container of numbered arrays as one group per number; # in `keys` stands for it: states_# is states_0, .."""
+
+    def __init__(self, container: Container, keys: Sequence[str]):
+        super().__init__(container)
+        self._keys = list(keys)
+        found = [number for key in keys for number in numbers_of(walk_arrays(container, _MOST_COLUMNS), key)]
+        self._numbers = natural_order(list(dict.fromkeys(found)))
+
+    def names(self, group: str = "") -> list[str]:
+        """Return the numbers in the root, and the arrays of a number."""
+        if not group:
+            return list(self._numbers)
+        return [key for key in self._keys if self.is_array(path_in(group, key))] if group in self._numbers else []
+
+    def is_array(self, key: str) -> bool:
+        """Return whether an array of a number has this name."""
+        return key.partition("/")[0] in self._numbers and self._container.is_array(self._numbered(key))
+
+    def array(self, key: str) -> ArrayInfo:
+        """Return the declaration of an array of a number."""
+        return replace(self._container.array(self._numbered(key)), key=key)
+
+    def read(self, key: str, *where: slice) -> Values:
+        """Read an array of a number or a part of it."""
+        return self._container.read(self._numbered(key), *where)
+
+    def attribute(self, group: str, name: str) -> Any:
+        """Return an attribute of the root, which every number shares."""
+        return self._container.attribute("", name)
+
+    def _numbered(self, key: str) -> str:
+        number, _, name = key.partition("/")
+        return name.replace("#", number)
+
+
+def numbers_of(names: Sequence[str], key: str) -> list[str]:
+    """Return what # in `key` stands for among some names, in their order."""
+    pattern = re.compile(re.escape(key).replace(re.escape("#"), r"(\d+)", 1).replace(re.escape("#"), r"\1"))
+    return [found[1] for name in names if (found := pattern.fullmatch(name))]
+
+
+def time_is_last(infos: Sequence[ArrayInfo]) -> bool:
+    """Return whether time runs along the last axis of the matrices, by their shapes: all are of one width.
+
+    That width is the length of vectors or larger than all else, or matrices of several lengths share it.
+    """
+    matrices = [info.shape for info in infos if len(info.shape) == 2 and info.shape[1] > 1]
+    lengths = {shape[1] for shape in matrices}
+    if len(lengths) != 1:
+        return False
+    length, firsts = lengths.pop(), {shape[0] for shape in matrices}
+    # Arrays with time first are of one length in most files; the shortest would be shorter than it is wide.
+    if len(firsts) > 2 and min(firsts) < length:
+        return True
+    vectors = {info.shape[0] for info in infos if len(info.shape) == 1 or info.shape[1:] == (1,)}
+    agree = len(matrices) > 1 or length in vectors or length > 8 * matrices[0][0]
+    return agree and length > max(firsts)
 
 
 class EpisodesByColumn(_View):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
+from ensemble.data.layouts.file_kinds import POINTER, WHY_POINTER
 from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.errors import DataError
 
@@ -169,7 +170,9 @@ class LeRobotFolder:
         try:
             yield
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path / file}: missing or damaged: {error}") from error
+            path = self.path / file
+            pointer = path.is_file() and path.read_bytes()[: len(POINTER)] == POINTER
+            raise DataError(f"{path}: {WHY_POINTER if pointer else f'missing or damaged: {error}'}") from error
 
 
 def _checked_features(path: Path, features: Any) -> dict[str, dict[str, Any]]:
@@ -205,7 +208,8 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{where}: damaged: {error}") from error
+        why = WHY_POINTER if text.startswith(POINTER.decode()) else f"damaged: {error}"
+        raise DataError(f"{where}: {why}") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: not an object of JSON")
     return value

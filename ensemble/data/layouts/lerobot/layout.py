@@ -1,8 +1,9 @@
 """LeRobot, versions 2 and 3: a folder with `meta/info.json` and Parquet tables of one row a frame.
 
-`observation.*` are states, `action` is the control; numbers of other names are auxiliary, except rewards and flags of
-the next frame. The names in `info.json` are labels, 1 / fps is the time step, and its splits are given splits. Videos
-and pictures are left out. Missing files, and frames that differ from what `meta/` counts, are reported by episode.
+`observation.*` are states, `action` is the control, or `state` and `actions` where a data set has no such names.
+Numbers of other names are auxiliary, except rewards and flags of the next frame. The names in `info.json` are labels,
+1 / fps is the time step, and its splits are given splits. Videos and pictures are left out. Missing files, and frames
+that differ from what `meta/` counts, are reported by episode.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.data.layouts.grouped import lengths_text
 from ensemble.data.layouts.lerobot.folder import EPISODE, EpisodeEntry, LeRobotFolder
 from ensemble.data.layouts.names import distinct_names
-from ensemble.data.layouts.recording import SPLIT_NAMES, RawFeature, Recording, period, raw_feature
+from ensemble.data.layouts.recording import SPLIT_NAMES, Recording, period, raw_feature
 from ensemble.data.layouts.refused import MISCOUNTED, UNREADABLE, Refused, refusal
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole, Int64
@@ -28,6 +29,7 @@ TITLE = "LeRobot"
 INDEX_COLUMNS = ("index", EPISODE, "frame_index", "timestamp", "task_index")
 STATE, ACTION = "observation.state", "action"
 _OBSERVED, _NEXT = "observation", "next."
+_OTHER_STATES, _OTHER_ACTIONS = {"state", "states"}, {"actions"}
 _PICTURES = ("image", "video")
 
 
@@ -48,7 +50,8 @@ def open_recording(container: Container, data: DataConfig) -> Recording:
     # Features
     infos, notices = _numeric_columns(container)
     labels = _labels(container, infos)
-    plain = [_feature(info, labels[info.key]) for info in infos]
+    roles = _roles([info.key for info in infos])
+    plain = [raw_feature(info.key, info.width(), info.dtype, roles[info.key], labels[info.key]) for info in infos]
     features, renamed = distinct_names(plain, [info.key for info in infos])
 
     def read(first: int, last: int) -> dict[str, Values]:
@@ -134,17 +137,15 @@ def _numeric_columns(container: LeRobotFolder) -> tuple[list[ArrayInfo], list[st
     notices = [f"images left out: {', '.join(pictures)}"] if pictures else []
     notices += [f"rewards and flags left out: {', '.join(later)}"] if later else []
     notices += [f"texts left out: {', '.join(texts)}"] if texts else []
-    return sorted(infos, key=lambda info: order.get(_role(info.key), 2)), notices
+    roles = _roles([info.key for info in infos])
+    return sorted(infos, key=lambda info: order.get(roles[info.key], 2)), notices
 
 
-def _role(key: str) -> FeatureRole:
-    if key.startswith(_OBSERVED):
-        return "state"
-    return "control" if key == ACTION or key.startswith(f"{ACTION}.") else "auxiliary"
-
-
-def _feature(info: ArrayInfo, labels: Sequence[str] | None) -> RawFeature:
-    return raw_feature(info.key, info.width(), info.dtype, _role(info.key), labels)
+def _roles(keys: Sequence[str]) -> dict[str, FeatureRole]:
+    """Return the role of each column by LeRobot's names, or by `state` and `actions` where none has such a name."""
+    states = {key for key in keys if key.startswith(_OBSERVED)} or _OTHER_STATES & set(keys)
+    controls = {key for key in keys if key == ACTION or key.startswith(f"{ACTION}.")} or _OTHER_ACTIONS & set(keys)
+    return {key: "state" if key in states else "control" if key in controls else "auxiliary" for key in keys}
 
 
 def _labels(container: LeRobotFolder, infos: Sequence[ArrayInfo]) -> dict[str, list[str] | None]:
