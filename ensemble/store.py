@@ -154,11 +154,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         content = path.read_bytes()
         if _has_checksum(content) and not _is_intact(content):
             raise StorageError(f"{path}: cannot be read: damaged, its checksum is wrong")
-        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
+        table = pq.ParquetFile(arrow_file(content), page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0].strip()
         raise StorageError(f"{path}: cannot be read: {reason}") from error
     return table.replace_schema_metadata(None)
+
+
+def arrow_file(content: bytes) -> pa.BufferReader:
+    """Return bytes as a file for Arrow, in memory of its own."""
+    # Arrow's threads drop a file after the read has returned. Where that is an object of Python's they take its lock,
+    # and at the end of the process they abort it: about one of 60.
+    buffer = pa.allocate_buffer(len(content))
+    memoryview(buffer).cast("B")[:] = content
+    return pa.BufferReader(buffer)
 
 
 def is_own_table(path: Path) -> bool:

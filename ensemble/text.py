@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 def plural(count: float, noun: str, form: str = "") -> str:
@@ -62,6 +63,13 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float =
     """Return `; did you mean 'x'?`, or an empty text where no name is similar."""
     near = nearest(name, names, most, cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def no_text(path: Path) -> str | None:
+    """Return the first name of a path that is no UTF-8 text, readable; None where every name is one."""
+    # Tables, JSON and YAML name files as text, and such a name has none.
+    shown = (name.encode(errors="replace").decode() for name in path.parts)
+    return next((text for name, text in zip(path.parts, shown, strict=True) if text != name), None)
 
 
 def missing_extra(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ensemble.config.base import LARGEST_INTEGER
+from ensemble.text import no_text
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -28,6 +29,8 @@ class NamedPath(click.Path):
         if long is not None:
             size = len(os.fsencode(long))
             self.fail(f"the name {long[:30]}.. has {size} bytes, and at most {self._longest} are possible", param, ctx)
+        if (name := no_text(Path(value))) is not None:
+            self.fail(f"the name {name} is no text in UTF-8; rename it", param, ctx)
         return super().convert(value, param, ctx)
 
 
