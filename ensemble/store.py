@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble.errors import StorageError
+from ensemble.text import parse_json
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; StorageError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

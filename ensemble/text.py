@@ -1,10 +1,12 @@
 """Formatting that many modules share: a count with its noun, a shell command, times, sizes, the nearest name."""
 
+import json
 import math
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 
 def plural(count: float, noun: str, form: str = "") -> str:
@@ -63,6 +65,14 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float =
     """Return `; did you mean 'x'?`, or an empty text where no name is similar."""
     near = nearest(name, names, most, cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError where it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def no_text(path: Path) -> str | None:

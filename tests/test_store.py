@@ -407,3 +407,11 @@ def test_arrow_reads_bytes_from_memory_of_its_own(tmp_path: Path):
     assert sys.getrefcount(content) == references
     assert file.read() == content
     assert arrow_file(b"").read() == b""
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path):
+    (tmp_path / "data.json").write_text("[" * 100_000)
+    with pytest.raises(StorageError, match=r"data.json: damaged: nested too deeply"):
+        read_json(tmp_path / "data.json")
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert not RunDirectory(tmp_path).is_run

@@ -33,7 +33,7 @@ from ensemble.data.layouts.refused import TWO_SPLITS, Refused, refusal
 from ensemble.data.layouts.robosuite import states_without_time
 from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
-from ensemble.text import plural
+from ensemble.text import parse_json, plural
 
 TITLE = "robomimic"
 GROUP = "data"
@@ -203,7 +203,7 @@ def _control_period(container: Container) -> float | None:
 def _parsed(text: object, default: Any) -> Any:
     """Return the JSON of an attribute, or the default where there is none."""
     try:
-        return json.loads(text) if isinstance(text, str) else default
+        return parse_json(text) if isinstance(text, str) else default
     except json.JSONDecodeError:
         return default
 

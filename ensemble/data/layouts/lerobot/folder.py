@@ -5,7 +5,6 @@ files and counts. Version 2 has a Parquet file for each episode and `meta/episod
 in a file and `meta/episodes/`. Files are opened for each read, so that threads share none.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, check_size
 from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.errors import DataError
+from ensemble.text import parse_json
 
 EPISODE = "episode_index"
 _VERSIONS = ("v2.", "v3.")
@@ -184,7 +184,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise DataError(f"{where}: damaged: {error}") from error
     if not isinstance(value, dict):
