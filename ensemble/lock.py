@@ -24,6 +24,7 @@ from ensemble.errors import StorageError, UsageError
 
 _ATTEMPTS = 10_000  # to open a file, or make a directory, that other processes keep removing
 
+_LONGEST_NAME = 200  # bytes of a lock's name before its ending
 _GLANCES, _GLANCE_SECONDS = 50, 0.01  # at the name of a lock's holder
 
 
@@ -33,6 +34,17 @@ def sole_driver(run: Path) -> Iterator[None]:
     # Of the directory itself, whatever symbolic link leads to it.
     place = run.resolve()
     with held(place.parent / f".{place.name}.driver", str(run)):
+        yield
+
+
+@contextmanager
+def held_beside(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or directory that is written whole; UsageError at once, naming the process that holds it.
+
+    The lock file lies next to `path`. Whether `path` exists already is only certain inside.
+    """
+    name = os.fsdecode(os.fsencode(f".{path.name}")[:_LONGEST_NAME])
+    with held(path.with_name(f"{name}.lock"), str(path)):
         yield
 
 

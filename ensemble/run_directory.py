@@ -17,7 +17,7 @@ from ensemble.errors import StorageError
 from ensemble.lock import held
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
 from ensemble.store import is_own_table, read_table, write_json, write_table
-from ensemble.text import command
+from ensemble.text import command, parse_json
 
 MAKER = "ensemble"  # what the marker of a run says of who made it
 _log = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ class RunDirectory:
 def _holds(file: Path, key: str, value: str | None = None) -> bool:
     """Return whether a JSON file holds a key, with this value where one is given."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and key in found and value in (None, found[key])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.errors import StorageError
+from ensemble.text import parse_json
 
 Event = dict[str, Any]
 Row = dict[str, Any]
@@ -81,7 +82,7 @@ def _read(path: Path, strict: bool = True) -> tuple[list[Event], int]:
             raise StorageError(
                 f"{path}:{number}: damaged line; restore the file from a copy (what was trained lies in members/)"
             )
-        event = json.loads(text)
+        event = parse_json(text)
         if not _is_event(event):
             if not strict:
                 break

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble.errors import StorageError
-from ensemble.text import first_line
+from ensemble.text import first_line, parse_json
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; StorageError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -155,11 +155,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         content = path.read_bytes()
         if _has_checksum(content) and not _is_intact(content):
             raise StorageError(f"{path}: cannot be read: damaged, its checksum is wrong")
-        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
+        table = pq.ParquetFile(arrow_file(content), page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
         reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
         raise StorageError(f"{path}: cannot be read: {reason}") from error
     return table.replace_schema_metadata(None)
+
+
+def arrow_file(content: bytes) -> pa.BufferReader:
+    """Return bytes as a file for Arrow, in memory of its own."""
+    # Arrow's threads drop a file after the read has returned. Where that is an object of Python's they take its lock,
+    # and at the end of the process they abort it: about one of 60.
+    buffer = pa.allocate_buffer(len(content))
+    memoryview(buffer).cast("B")[:] = content
+    return pa.BufferReader(buffer)
 
 
 def is_own_table(path: Path) -> bool:

@@ -1,9 +1,12 @@
 """Formatting that many modules share: a count with its noun, a shell command, times, sizes, the nearest name."""
 
+import json
 import math
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 
 def plural(count: float, noun: str, form: str = "") -> str:
@@ -67,6 +70,21 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1, cutoff: float =
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError where it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def no_text(path: Path) -> str | None:
+    """Return the first name of a path that is no UTF-8 text, readable; None where every name is one."""
+    # Tables, JSON and YAML name files as text, and such a name has none.
+    shown = (name.encode(errors="replace").decode() for name in path.parts)
+    return next((text for name, text in zip(path.parts, shown, strict=True) if text != name), None)
 
 
 def missing_extra(name: str) -> str:

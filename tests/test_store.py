@@ -17,6 +17,7 @@ from ensemble.errors import StorageError
 from ensemble.run_directory import RunDirectory, config_hash, member_id
 from ensemble.schema import CURVE_COLUMNS, MEMBER_COLUMNS
 from ensemble.store import (
+    arrow_file,
     atomic_file,
     is_own_table,
     read_json,
@@ -396,3 +397,21 @@ def test_collecting_nothing_gives_empty_tables(tmp_path: Path):
     run.collect()
     assert pq.read_schema(run.members_file).names == MEMBER_COLUMNS.names
     assert read_table(run.curves_file).num_rows == 0
+
+
+def test_arrow_reads_bytes_from_memory_of_its_own(tmp_path: Path):
+    # A thread of Arrow that drops an object of Python's while the process ends aborts it, after all was done.
+    content = os.urandom(1000)
+    references = sys.getrefcount(content)
+    file = arrow_file(content)
+    assert sys.getrefcount(content) == references
+    assert file.read() == content
+    assert arrow_file(b"").read() == b""
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path):
+    (tmp_path / "data.json").write_text("[" * 100_000)
+    with pytest.raises(StorageError, match=r"data.json: damaged: nested too deeply"):
+        read_json(tmp_path / "data.json")
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert not RunDirectory(tmp_path).is_run

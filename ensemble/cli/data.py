@@ -50,15 +50,12 @@ def simulate(
     ensemble simulate double_pendulum --torques --episodes 5000 --out pendulum.h5
     """
     from ensemble.config.data import SimulateConfig
-    from ensemble.lock import held
     from ensemble.simulation import simulate as simulate_environment
 
     # Simulate
     target = out or Path(f"{environment}.h5")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; choose another --out, or replace it with --overwrite")
     config = SimulateConfig(episodes=episodes, steps=steps, seed=seed, passive=passive)
-    with held(target.with_name(f".{target.name}.lock"), str(target)), _progress("episodes") as progress:
+    with _sole_writer(target, "choose another --out", overwrite), _progress("episodes") as progress:
         simulate_environment(environment, config, target, progress)
 
     # Report
@@ -134,9 +131,8 @@ def inspect(file: Path, write: Path | None, overwrite: bool, **options: Any) -> 
         return
     if write.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--write {write}: an experiment file ends in .yaml")
-    if write.exists() and not overwrite:
-        raise UsageError(f"{write} exists; choose another name, or replace it with --overwrite")
-    write_experiment(inspection, write)
+    with _sole_writer(write, "choose another name", overwrite):
+        write_experiment(inspection, write)
     say(f"next: {command('ensemble', 'train', '--config', write)}")
 
 
@@ -301,6 +297,17 @@ def _pairs(option: str, texts: tuple[str, ...]) -> Mapping[str, str]:
             raise UsageError(f"{option} {text}: {name} is given twice, as {pairs[name]} too")
         pairs[name] = value
     return pairs
+
+
+@contextmanager
+def _sole_writer(file: Path, advice: str, overwrite: bool) -> Iterator[None]:
+    """Let no other process write the file meanwhile; UsageError where one does, or the file exists already."""
+    from ensemble.lock import held_beside
+
+    with held_beside(file):
+        if file.exists() and not overwrite:
+            raise UsageError(f"{file} exists; {advice}, or replace it with --overwrite")
+        yield
 
 
 @contextmanager

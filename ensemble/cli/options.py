@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ensemble.config.base import LARGEST_INTEGER
+from ensemble.text import no_text
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -28,6 +29,8 @@ class NamedPath(click.Path):
         if long is not None:
             text = f"a name is longer than the {self._longest} bytes that are possible; choose a shorter one"
             self.fail(f"{long[:30]}..: {text}", param, ctx)
+        if (name := no_text(Path(value))) is not None:
+            self.fail(f"the name {name} is no text in UTF-8; rename it", param, ctx)
         return super().convert(value, param, ctx)
 
 

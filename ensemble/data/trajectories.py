@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ensemble.data import notes
 from ensemble.errors import DataError, UsageError
 from ensemble.schema import Feature, Float32, Int64, UInt64
+from ensemble.store import arrow_file
 from ensemble.text import did_you_mean
 
 FORMAT = "ensemble-shards/1"
@@ -160,7 +161,7 @@ def read_episodes(directory: Path) -> pa.Table:
     try:
         if path == notes.earlier_path(directory, notes.EPISODES):
             return pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        return pq.read_table(io.BytesIO(base64.b64decode(notes.read_note(path))))
+        return pq.read_table(arrow_file(base64.b64decode(notes.read_note(path))))
     except (pa.ArrowException, OSError, ValueError, DataError) as error:
         raise DataError(f"{path}: missing or damaged: {error}; {REBUILD}") from error
 

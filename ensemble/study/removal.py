@@ -24,7 +24,7 @@ _TEMPORARY = r"\..+\.tmp|\.[a-z.]+\.lock"  # of writes and locks that were kille
 _NAMES: Mapping[str, str] = {
     "run": r"run\.json|(?:experiment|space)\.yaml|data\.json|search\.(?:json|log)|optuna\.journal(?:\.\w+)?"
     r"|(?:members|curves|summary|planned|baselines|trials|rungs|importances|evaluation)\.parquet(?:\.damaged)?"
-    r"|report\.(?:html|md|csv|tex)|comparisons\.csv|evaluation\.(?:md|csv)",
+    r"|report\.(?:html|md|csv|tex)|comparisons\.csv|evaluation(?:_[0-9]+_of_seed_[0-9]+)?\.(?:md|csv)",
     "figures": r".+\.(?:png|pdf|svg)",
     "members": "",
     "member": r"(?:member|curves|rollouts)\.parquet|(?:best|best_rollout)\.safetensors|train\.log"

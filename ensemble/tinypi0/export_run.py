@@ -98,13 +98,13 @@ def export_tiny(path: Path, out: Path, config_hash: str | None = None, overwrite
     # All files are checked before the first is written
     files = [file for member, name in zip(members, names, strict=True) for file in _files(out, member, name).values()]
     files += [out / "trained_models" / "fast_tokenizer.json"] if tokenizer else []
-    existing = [file for file in files if file.exists()]
-    if existing and not overwrite:
-        raise UsageError(f"{existing[0]} exists; choose another --out, or replace files with --overwrite")
 
     # Weights, logs and pictures
-    module = load_pack(tuple(directories.values()))
     with held(out / ".export.lock", str(out)):
+        existing = [file for file in files if file.exists()]
+        if existing and not overwrite:
+            raise UsageError(f"{existing[0]} exists; choose another --out, or replace files with --overwrite")
+        module = load_pack(tuple(directories.values()))
         for index, (member, name) in enumerate(zip(members, names, strict=True)):
             paths = _files(out, member, name)
             write_state_dict(paths["pth"], to_state_dict(module, index))

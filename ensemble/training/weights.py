@@ -6,7 +6,8 @@ members/<id>/model.json                model config, features, normalization, la
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,19 +116,34 @@ def load_model_record(directory: Path) -> dict[str, Any]:
 
 def read_config(record: Mapping[str, Any]) -> FamilyConfig:
     """Return the model config of a model.json."""
-    return read_model(record["model"])
+    with _as_damage(record):
+        return read_model(record["model"])
 
 
 def read_features(record: Mapping[str, Any]) -> tuple[Feature, ...]:
     """Return the features of a model.json."""
-    return tuple(
-        Feature(f["name"], f["width"], f["role"], tuple(f["labels"]), tuple(f["angles"])) for f in record["features"]
-    )
+    with _as_damage(record):
+        return tuple(
+            Feature(f["name"], f["width"], f["role"], tuple(f["labels"]), tuple(f["angles"]))
+            for f in record["features"]
+        )
 
 
 def read_normalization(record: Mapping[str, Any]) -> Normalization:
     """Return the normalization of a model.json."""
-    return Normalization(**{name: np.array(v, np.float32) for name, v in record["normalization"].items()})
+    with _as_damage(record):
+        return Normalization(**{name: np.array(v, np.float32) for name, v in record["normalization"].items()})
+
+
+@contextmanager
+def _as_damage(record: Mapping[str, Any]) -> Iterator[None]:
+    """Raise StorageError, naming the member, where a model.json holds something else than was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        member = f"{record.get('config_hash')}-s{record.get('seed')}"
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise StorageError(f"model.json of {member}: damaged: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Commands that need no Ray: exit codes, messages, and what is loaded for them."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from ensemble import __version__
 from ensemble.data.notes import has_manifest
+from ensemble.lock import held_beside
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -238,3 +240,30 @@ def test_results_in_the_place_of_a_file_are_refused_before_data_are_made(run: Ru
     assert result.returncode == 5
     assert "is a file; results need a directory" in result.stderr
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_file_that_another_process_writes_is_left_to_it(run: Run, tmp_path: Path) -> None:
+    rollouts(tmp_path / "data.npz")
+    commands = [("inspect", "data.npz", "--write", "new.yaml"), ("simulate", "inverted_pendulum", "--out", "new.h5")]
+    for command in commands:
+        with held_beside(tmp_path / command[-1]):
+            result = run(*command, "--overwrite")
+        assert result.returncode == 2
+        assert f"{command[-1]} is being written by process" in result.stderr
+        assert not (tmp_path / command[-1]).exists()
+
+
+def test_a_name_that_is_no_text_is_refused_and_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    rollouts(tmp_path / "data.npz")
+    wrong = os.fsdecode(b"d\xffta.npz")
+    for name in (wrong, f"folder/{wrong}"):
+        try:
+            (tmp_path / name).write_bytes((tmp_path / "data.npz").read_bytes())
+        except OSError:
+            pytest.skip("this file system takes no such name")
+    for source, code in ((wrong, 2), ("folder", 4)):
+        result = run("convert", source, "--out", "shards")
+        assert result.returncode == code
+        assert "the name d?ta.npz is no text in UTF-8; rename" in result.stderr
+        assert not (tmp_path / "shards").exists()

@@ -173,6 +173,7 @@ def test_every_file_that_a_run_is_said_to_have_is_its_own(tmp_path: Path) -> Non
                 path.touch()
     for path in (*map(run.report_file, ("html", "md", "csv", "tex")), *map(run.evaluation_report, ("md", "csv"))):
         path.touch()
+    run.evaluation_report("csv", "evaluation_90_of_seed_1").touch()  # of a second seed
     assert (tmp_path / "members.parquet").is_file()
     assert (member.path / "model.json").is_file()
     assert list(foreign_files(tmp_path)) == []

@@ -16,6 +16,7 @@ from ensemble.data.convert import convert
 from ensemble.data.exports.export import export
 from ensemble.data.trajectories import Trajectories, read_trajectories
 from ensemble.errors import DataError, StorageError, UsageError
+from ensemble.lock import held_beside
 
 
 def several_features(path: Path) -> None:
@@ -125,7 +126,7 @@ def test_what_a_target_cannot_hold_is_refused_before_anything_is_left(tmp_path: 
         export([tmp_path / "p.npz"], tmp_path / "r.hdf5", "robomimic", passive, "swing")
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
     (tmp_path / "a file").touch()
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be written"):
         export([tmp_path / "p.npz"], tmp_path / "a file" / "l", "lerobot", config(dt=0.05), "swing")
     convert([tmp_path / "p.npz"], tmp_path / "shards", config())
     with pytest.raises(UsageError, match="is converted already"):
@@ -133,3 +134,20 @@ def test_what_a_target_cannot_hold_is_refused_before_anything_is_left(tmp_path: 
     uneven = export([tmp_path / "shards"], tmp_path / "l", "lerobot", config(dt=0.3), "swing")
     assert any("3.33333 frames a second are no whole number" in notice for notice in uneven.notices)
     assert shards(tmp_path / "l", tmp_path / "after").dt == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("target", ["lerobot", "robomimic"])
+def test_an_export_into_a_place_that_another_process_writes_is_refused_and_leftovers_go(
+    tmp_path: Path, target: str
+) -> None:
+    write_nerd_file(tmp_path / "n.h5", pendulum(12))
+    out, left, near = tmp_path / "out", tmp_path / ".out.export-killed", tmp_path / ".out2.export-other"
+    for folder in (left / "shards", near):
+        folder.mkdir(parents=True)
+    with held_beside(out), pytest.raises(UsageError, match="out is being written by process"):
+        export([tmp_path / "n.h5"], out, target, config(), "swing")
+    assert not out.exists()
+    export([tmp_path / "n.h5"], out, target, config(), "swing")
+    assert {path.name for path in tmp_path.iterdir()} == {"n.h5", "out", near.name}
+    with pytest.raises(UsageError, match="exists"):
+        export([tmp_path / "n.h5"], out, target, config(), "swing")

@@ -231,3 +231,12 @@ def test_a_simulation_without_room_is_refused_with_sizes_before_it_starts(tmp_pa
     assert code == 2
     assert re.search(r"10,000,000 episodes of 10,000 steps are about [\d.]+ GiB.* free in .*simulate fewer", text)
     assert not out.exists()
+
+
+def test_a_file_of_groups_alone_is_not_said_to_hold_no_arrays(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        for number in range(100):
+            file[f"demo_{number}/observation"] = np.zeros((5, 2))
+    code, text = run("convert", str(tmp_path / "many.h5"), "--out", str(tmp_path / "out"))
+    assert code == 4
+    assert "it holds demo_0, demo_1, " in text

@@ -5,6 +5,7 @@ every check of a conversion. What the target cannot hold is said, one notice a t
 no shard holds, are not written either.
 """
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ensemble.data.exports.robomimic import write_robomimic
 from ensemble.data.notes import has_manifest
 from ensemble.data.trajectories import Trajectories, read_trajectories
 from ensemble.errors import StorageError, UsageError
+from ensemble.lock import held_beside
 from ensemble.schema import OnProgress
 
 Target = Literal["lerobot", "robomimic"]
@@ -52,12 +54,10 @@ def export(
     The data set is held in memory, as in training. Raises UsageError when `out` exists or the target cannot hold the
     data, DataError as `convert`, StorageError when the disk cannot be written; then nothing stays at `out`.
     """
-    if out.exists():
-        raise UsageError(f"{out} exists; choose another --out")
     converted = len(sources) == 1 and has_manifest(sources[0])
     if converted and data != DataConfig(path=data.path, dt=data.dt):
         raise UsageError(f"{sources[0]} is converted already: of the options of a conversion it takes --dt alone")
-    with _folder_beside(out) as folder:
+    with held_beside(out), _folder_beside(out) as folder:
         notices: tuple[str, ...] = ()
         shards = sources[0] if converted else folder / "shards"
         if not converted:
@@ -72,10 +72,17 @@ def export(
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the file system of `out`, removed at the end; StorageError where none can be made."""
+    """Yield a temporary folder on the file system of `out`, removed at the end, and remove those of killed exports.
+
+    Raises UsageError when `out` exists, StorageError where no folder can be made. The lock of `out` is held.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} exists; choose another --out")
+    prefix = f".{out.name}.export-"
+    for left in out.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
     except OSError as error:
         raise StorageError(f"{out}: cannot be made: {error.strerror}") from error
     try:

@@ -11,7 +11,7 @@ from ensemble.data import notes
 from ensemble.data.layouts.recording import natural_order
 from ensemble.errors import DataError
 from ensemble.store import sha256_file
-from ensemble.text import plural
+from ensemble.text import no_text, plural
 
 LEROBOT_INFO = "meta/info.json"
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".npz", ".mat", ".csv", ".tsv", ".parquet")
@@ -79,6 +79,8 @@ def _files(folder: Path) -> list[Path]:
     if is_shards(folder):
         raise DataError(f"{folder}: converted already, a data set of its own")
     files = {path.name: path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES}
+    if wrong := next(filter(None, (no_text(path) for path in files.values())), None):
+        raise DataError(f"{folder}: the name {wrong} is no text in UTF-8; rename that file")
     if files:
         return [files[name] for name in natural_order(list(files))]
     if (folder / _INNER).is_dir() and not is_lerobot(folder / _INNER):

@@ -34,7 +34,7 @@ from ensemble.data.layouts.robosuite import divided_at, states_without_time
 from ensemble.data.layouts.vectors import Vectors, vectors_in
 from ensemble.errors import DataError
 from ensemble.schema import Int64
-from ensemble.text import plural
+from ensemble.text import parse_json, plural
 
 TITLE = "robomimic"
 GROUP = "data"
@@ -202,7 +202,7 @@ def _control_period(container: Container) -> float | None:
 def _parsed(text: object, default: Any) -> Any:
     """Return the JSON of an attribute, or the default where there is none."""
     try:
-        return json.loads(text) if isinstance(text, str) else default
+        return parse_json(text) if isinstance(text, str) else default
     except json.JSONDecodeError:
         return default
 

@@ -5,7 +5,6 @@ files and counts. Version 2 has a Parquet file for each episode and `meta/episod
 in a file and `meta/episodes/`. Files are opened for each read, so that threads share none.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ensemble.data.layouts.container import ArrayInfo, Values, check_dtype, chec
 from ensemble.data.layouts.file_kinds import POINTER, WHY_POINTER
 from ensemble.data.layouts.folder import LEROBOT_INFO
 from ensemble.errors import DataError
+from ensemble.text import parse_json
 
 EPISODE = "episode_index"
 _VERSIONS = ("v2.", "v3.")
@@ -206,7 +206,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         why = WHY_POINTER if text.startswith(POINTER.decode()) else f"damaged: {error}"
         raise DataError(f"{where}: {why}") from error

@@ -7,7 +7,6 @@ ALOHA and ACT (tonyzhaozh/act, record_sim_episodes.py and utils.py) have a file 
 itself. The name of the file is the key of the episode; several files, or their folder, are one data set.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ensemble.data.layouts.recording import RawFeature, Recording, raw_feature
 from ensemble.data.layouts.vectors import vectors_in
 from ensemble.errors import DataError
 from ensemble.schema import FeatureRole
-from ensemble.text import plural
+from ensemble.text import parse_json, plural
 
 ALOHA = "ALOHA"
 _REQUIRED = ("observations/qpos", "action")
@@ -118,7 +117,7 @@ def json_beside(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}") from error
     return described if isinstance(described, dict) else {}
