@@ -87,6 +87,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, with the checksum of its content as `sha256`."""
+    # As it will be read: keys of JSON are text.
+    write_json(path, {**record, "sha256": record_sha256(json.loads(json.dumps(record)))})
+
+
+def record_sha256(record: Mapping[str, Any]) -> str:
+    """Return the checksum of a mapping of JSON values: that of its compact JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; StorageError where it is missing or damaged."""
     try:
@@ -98,15 +109,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping, empty where there is no file.
+    """Read a JSON file that holds a mapping, without its `sha256`; empty where there is no file.
 
-    Raises StorageError where it is damaged, or where a key of `kinds` has a value of another type (null is none).
+    Raises StorageError where it is damaged, or where a key of `kinds` has a value of another type (null is none). A
+    file of an earlier version has no checksum.
     """
     if not path.exists():
         return {}
     value = read_json(path)
     if not isinstance(value, dict):
         raise StorageError(f"{path}: damaged: it holds no mapping")
+    if "sha256" in value and value.pop("sha256") != record_sha256(value):
+        raise StorageError(f"{path}: damaged: its checksum is wrong")
     for key, kind in (kinds or {}).items():
         if value.get(key) is not None and not isinstance(value[key], kind):
             raise StorageError(f"{path}: damaged: '{key}' is {value[key]!r:.60}, not a {kind.__name__}")

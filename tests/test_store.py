@@ -21,10 +21,12 @@ from ensemble.store import (
     atomic_file,
     is_own_table,
     read_json,
+    read_record,
     read_table,
     sha256_file,
     table_of,
     write_json,
+    write_record,
     write_table,
     write_text,
 )
@@ -415,3 +417,15 @@ def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path):
         read_json(tmp_path / "data.json")
     (tmp_path / "run.json").write_text("[" * 100_000)
     assert not RunDirectory(tmp_path).is_run
+
+
+def test_a_changed_digit_of_a_record_is_seen_and_earlier_records_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    write_record(path, {"seed": 3, "rates": (0.5, 1e-4), 7: "a number as key"})
+    assert read_record(path) == {"seed": 3, "rates": [0.5, 1e-4], "7": "a number as key"}
+    text = path.read_text()
+    path.write_text(text.replace("0.0001", "0.0002"))
+    with pytest.raises(StorageError, match=r"model\.json: damaged: its checksum is wrong"):
+        read_record(path)
+    path.write_text('{"seed": 3}')
+    assert read_record(path) == {"seed": 3}

@@ -3,6 +3,7 @@
 Generating it twice gives the same bytes: no time, no host and no path is written.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,8 @@ def render_terminal(report: Report, console: Console) -> None:
 
 def _unwritten_text(report: Report, page: Path) -> str:
     again = command("ensemble", "report", report.run.path)
+    if not os.access(report.run.path, os.W_OK):
+        return f"report: printed only; {report.run.path} is read-only"
     return (
         f"report: printed only; {page} stays as it is"
         if page.exists()
@@ -131,9 +134,10 @@ def show(runs: Sequence[Path], console: Console, metric: str | None = None, figu
     """Do what `ensemble report RUN..` does: print each report, and one joint table of several runs.
 
     The page of a run is written for one run with its own metric and all figures; every other view is printed alone,
-    so that it never replaces a page by a poorer one. Raises NothingFinishedError after all is printed.
+    so that it never replaces a page by a poorer one. So is a run that this user may not write. Raises
+    NothingFinishedError after all is printed.
     """
-    whole = len(runs) == 1 and metric is None and figures
+    whole = len(runs) == 1 and metric is None and figures and (not runs[0].is_dir() or os.access(runs[0], os.W_OK))
     reports = [write_report(run) if whole else compose_report(read_run(run), metric) for run in runs]
     for report in reports:
         render_terminal(report, console)

@@ -16,7 +16,7 @@ from ensemble.search.judge import Judge
 from ensemble.search.records import Configuration
 from ensemble.search.space import settings_of
 from ensemble.search_log import rung_rows_of, trial_row
-from ensemble.store import table_of, write_json, write_table
+from ensemble.store import table_of, write_record, write_table
 from ensemble.text import plural
 
 
@@ -67,7 +67,7 @@ def write_findings(run: Path, tables: Findings, finalists: tuple[str, ...], fini
     write_table(directory.trials_file, tables.trials)
     write_table(directory.rungs_file, tables.rungs)
     write_table(directory.importances_file, tables.importances)
-    write_json(directory.search_file, {**tables.facts, "finalists": list(finalists), "finished": finished})
+    write_record(directory.search_file, {**tables.facts, "finalists": list(finalists), "finished": finished})
 
 
 def _trial_row(judge: Judge, c: Configuration, seeds: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.run_directory import RunDirectory, cast_columns, config_hash, member_id
 from ensemble.schema import MemberRole
 from ensemble.search.describe_space import trial_count
-from ensemble.store import read_record, read_table, write_json, write_table, write_text
+from ensemble.store import read_record, read_table, write_record, write_table, write_text
 from ensemble.study.removal import inputs_of, remove_run, why_not_removed
 from ensemble.text import command, plural
 
@@ -211,11 +211,11 @@ def write_plan(plan: Plan, notes: Mapping[str, Any]) -> None:
     contents = {"asked": plain_values(run.experiment_file), "given": plain_values(run.space_file)}
     earlier = [notice for notice in read_notes(plan).get("notices", []) if notice.startswith(FORCED)]
     notices = [*earlier, *(notice for notice in notes.get("notices", []) if notice not in earlier)]
-    write_json(run.notes_file, {**notes, **contents, "notices": notices, "beside": str(plan.base_dir)})
+    write_record(run.notes_file, {**notes, **contents, "notices": notices, "beside": str(plan.base_dir)})
 
     # Search and members. A search that is extended is no longer finished.
     if run.search_file.is_file():
-        write_json(run.search_file, {**_record(run, run.search_file), "finished": False})
+        write_record(run.search_file, {**_record(run, run.search_file), "finished": False})
     planned = planned_members(plan.run)
     write_planned(plan.run, [*planned, *(member for member in plan.known if member not in planned)])
 

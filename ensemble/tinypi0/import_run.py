@@ -24,7 +24,7 @@ from ensemble.models.base import Normalization, build
 from ensemble.models.state_dicts import load_state_dict
 from ensemble.run_directory import MemberDirectory, RunDirectory, member_id
 from ensemble.schema import TEST_ACTION, TEST_LOSS, VALIDATION_ACTION, VALIDATION_LOSS, Feature
-from ensemble.store import sha256_file, write_json, write_table, write_text
+from ensemble.store import sha256_file, write_record, write_table, write_text
 from ensemble.study.plan import Plan, clear, make_plan, refuse_foreign, write_planned
 from ensemble.tinypi0.weight_files import Family, model_of, read_state_dict, widths
 from ensemble.tokenizers.original import read_original
@@ -230,7 +230,7 @@ def _write(
     # Tables and notes
     write_planned(run.path, plan.known)
     note = {"versions": {**versions(), "git_commit": git_commit()}, "beside": str(Path.cwd())}
-    write_json(run.notes_file, {"notices": [_NOTICE], **note})
+    write_record(run.notes_file, {"notices": [_NOTICE], **note})
     run.collect()
 
 

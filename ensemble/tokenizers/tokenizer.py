@@ -5,8 +5,6 @@ so that a model needs only `vocabulary`, `max_length`, `bos`, `eos`, `pad`. The 
 loss; chunks that do not fit raise an error or are counted, never dropped silently.
 """
 
-import hashlib
-import json
 import logging
 import math
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ import numpy.typing as npt
 
 from ensemble.errors import StorageError
 from ensemble.schema import Float32, Int64
-from ensemble.store import read_json, write_json
+from ensemble.store import read_json, record_sha256, write_record
 from ensemble.tokenizers.alphabet import Alphabet
 from ensemble.tokenizers.byte_pairs import BytePairCodec
 from ensemble.tokenizers.coefficients import Bools, Int32, Quantizer
@@ -203,12 +201,11 @@ class ActionTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits of the tokenizer's content: equal ones give equal tokens."""
-        return _digest(self._to_json())[:12]
+        return record_sha256(self._to_json())[:12]
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as JSON, atomically."""
-        kept = self._to_json()
-        write_json(path, {**kept, "sha256": _digest(kept)})
+        write_record(path, self._to_json())
 
     @classmethod
     def load(cls, path: Path) -> "ActionTokenizer":
@@ -218,7 +215,7 @@ class ActionTokenizer:
             raise StorageError(f"{path}: is no tokenizer that `ensemble` saved")
         if kept.get("version") != VERSION:
             raise StorageError(f"{path}: version {kept.get('version')} of the format; this program reads {VERSION}")
-        if kept.pop("sha256", None) != _digest(kept):
+        if kept.pop("sha256", None) != record_sha256(kept):
             raise StorageError(f"{path}: damaged: its content is not what was saved")
         quantizer = Quantizer(kept["scale"], kept["horizon"], kept["width"])
         return cls(quantizer, _CODECS[kept["kind"]].from_json(kept["codec"]), kept["max_length"])
@@ -260,7 +257,3 @@ def _refuse_unknown(coefficients: Int32, unknown: Bools, first: int) -> None:
     if unknown.any():
         chunk, column = np.argwhere(unknown)[0]
         raise ValueError(f"chunk {first + chunk}: coefficient {coefficients[chunk, column]} is not in the tokenizer")
-
-
-def _digest(kept: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

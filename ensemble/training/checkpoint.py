@@ -23,7 +23,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ensemble.errors import StorageError
-from ensemble.store import read_record, read_table, sha256_file, write_bytes, write_json, write_table
+from ensemble.store import read_record, read_table, sha256_file, write_bytes, write_json, write_record, write_table
 from ensemble.text import plural
 from ensemble.training.arena import Slot
 
@@ -63,7 +63,7 @@ def save(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     write_table(partial / "curves.parquet", checkpoint.curves)
     files = [partial / name for name in sorted(_FILES)]
     manifest = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
-    write_json(partial / "MANIFEST.json", manifest)
+    write_record(partial / "MANIFEST.json", manifest)
     partial.rename(target)
     # A later one is damaged, since the member went on from an earlier one: it must not count as one of the two.
     kept = [path for path in _listed(directory) if path.name <= target.name]

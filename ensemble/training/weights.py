@@ -26,7 +26,7 @@ from ensemble.errors import StorageError, UsageError
 from ensemble.models.base import Normalization
 from ensemble.run_directory import MemberDirectory, RunDirectory
 from ensemble.schema import Feature
-from ensemble.store import read_record, write_bytes, write_json
+from ensemble.store import read_record, write_bytes, write_record
 from ensemble.training.arena import Slot
 from ensemble.training.checkpoint import layout_json
 
@@ -99,7 +99,7 @@ def save_model(
         "normalization": statistics,
         "layout": layout_json(layout),
     }
-    write_json(directory.model_file, record)
+    write_record(directory.model_file, record)
 
 
 def load_model_record(directory: Path) -> dict[str, Any]:

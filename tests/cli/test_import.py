@@ -23,7 +23,7 @@ from ensemble.config.policy import Pi0Config
 from ensemble.data.trajectories import read_trajectories
 from ensemble.models.base import Noise
 from ensemble.models.noise import noise_keys
-from ensemble.store import read_table
+from ensemble.store import read_record, read_table, write_record
 from ensemble.tokenizers.original import read_original, write_original
 from ensemble.tokenizers.tokenizer import ActionTokenizer
 
@@ -195,9 +195,9 @@ def test_weights_act_in_their_code_as_here_whatever_the_law_of_times_they_were_t
     twin(TinyPi0, there / "a.pth")
     command("import", "a.pth", "--family", "pi0", "--name", "tiny")
     record = next((there / "results" / "tiny" / "members").glob("*/model.json"))
-    model = json.loads(record.read_text())
+    model = read_record(record)
     model["model"] |= {"time_law": "beta", "time_per": "sample"}
-    record.write_text(json.dumps(model))
+    write_record(record, model)
     assert command("export", "results/tiny", "--layout", "tinypi0", "--out", "out") == 0
     theirs = TinyPi0().eval()
     (weights,) = (there / "out" / "trained_models").glob("*.pth")

@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,7 @@ def test_members_that_agree_to_the_bit_are_said_to_be_one_measurement(tmp_path: 
     run = build_run(tmp_path / "wide", rows)
     said = "wide (ensemble): the members of seeds 0, 1, 2 agree to the bit"
     assert said in printed([run])
+    write_report(run, figures=False)
     for name in ("report.md", "report.html"):
         assert said in (run / name).read_text()
     distinct = build_run(tmp_path / "other", two_configurations())
@@ -290,6 +292,16 @@ def test_a_look_at_a_run_takes_nothing_of_its_page_away(tmp_path: Path, options:
     assert not (other / "report.html").exists()
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"report: printed only; {run / 'report.html'} stays as it is" in printed
+
+
+def test_a_run_of_somebody_else_is_printed_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, console = build_run(tmp_path / "theirs"), Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr("os.access", lambda path, mode: not (Path(path) == run and mode == os.W_OK))  # root may all
+    show([run], console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"report: printed only; {run} is read-only" in printed
+    assert "theirs" in printed
+    assert not (run / "report.html").exists()
 
 
 QUESTION = """\

@@ -16,7 +16,7 @@ from ensemble.data.trajectories import Trajectories
 from ensemble.errors import StorageError, UsageError
 from ensemble.models.state_dicts import to_state_dict
 from ensemble.run_directory import RunDirectory
-from ensemble.store import read_json, write_json
+from ensemble.store import read_record, write_record
 from ensemble.tinypi0.export_run import export_tiny
 from ensemble.tokenizers.original import read_original
 from ensemble.training.context import InlineContext
@@ -148,8 +148,8 @@ def test_fast_members_bring_their_tokenizer_in_the_authors_form(tmp_path: Path) 
 )
 def test_what_their_code_cannot_hold_is_refused_by_its_key(run: Path, model: dict[str, Any], words: str) -> None:
     for member in run.glob("members/*"):
-        record = read_json(member / "model.json")
-        write_json(member / "model.json", {**record, "model": policy(model).model.model_dump(mode="json")})
+        record = read_record(member / "model.json")
+        write_record(member / "model.json", {**record, "model": policy(model).model.model_dump(mode="json")})
     with pytest.raises(UsageError, match=words):
         export_tiny(run, run.parent / "out")
     assert not (run.parent / "out").exists()

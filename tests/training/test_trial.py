@@ -371,7 +371,7 @@ def test_nothing_a_run_leaves_is_a_pickle(tmp_path: Path) -> None:
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert suffixes <= {".parquet", ".safetensors", ".json", ".log"}
     manifest = next(tmp_path.glob("members/*/checkpoints/*/MANIFEST.json"))
-    assert set(json.loads(manifest.read_text())) == {"members.safetensors", "state.json", "curves.parquet"}
+    assert set(json.loads(manifest.read_text())) == {"members.safetensors", "state.json", "curves.parquet", "sha256"}
     shutil.rmtree(tmp_path)
 
 
