@@ -15,6 +15,7 @@ from ensemble.study.cluster import ClusterNode, needs, slots
 from ensemble.study.plan import make_plan, write_plan
 from ensemble.study.prepare import PreparedData
 from ensemble.study.runner import Runner
+from ensemble.study.stopping import Stopping
 
 LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
@@ -46,7 +47,8 @@ def run_ours(file: ExperimentFile, results: Path, data: PreparedData, nodes: Seq
     plan = make_plan(file, results)
     write_plan(plan, {})
     request = needs(file.first.resources, list(nodes), "cpu")
-    runner = TimedRunner(plan, data, request, slots(request, list(nodes)), lambda line: None)
+    count, quiet = slots(request, list(nodes)), lambda line: None
+    runner = TimedRunner(plan, data, request, count, quiet, Stopping(plan.run, quiet))
     runner.run()
     return Study(plan.run, start, time.time() - start, runner.seconds)
 
