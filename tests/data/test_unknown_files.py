@@ -239,4 +239,4 @@ def test_a_file_of_groups_alone_is_not_said_to_hold_no_arrays(tmp_path: Path) ->
             file[f"demo_{number}/observation"] = np.zeros((5, 2))
     code, text = run("convert", str(tmp_path / "many.h5"), "--out", str(tmp_path / "out"))
     assert code == 4
-    assert "it holds demo_0, demo_1, " in text
+    assert "it holds demo_0/observation, demo_1/observation, " in text

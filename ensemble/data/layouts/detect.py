@@ -196,7 +196,7 @@ def _layout(container: Container, data: DataConfig) -> tuple[Layout, list[str]]:
         return best.layout, [match.layout.name for match in matches[1:] if not match.missing]
     other = f"files of another layout are read with a map: `ensemble inspect {container.path}` proposes one"
     if not best.present:
-        arrays = ", ".join(walk_arrays(container, _LISTED) or container.names("")[:_LISTED])
+        arrays = ", ".join(walk_arrays(container, _LISTED))
         if not _readable(container):
             raise without_arrays(container, walk_arrays(container, _LISTED))
         raise DataError(f"{container.path}: of no known layout; it holds {arrays}; {other}")
