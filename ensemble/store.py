@@ -89,8 +89,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, with the checksum of its content as `sha256`."""
-    # As it will be read: keys of JSON are text.
-    write_json(path, {**record, "sha256": record_sha256(json.loads(json.dumps(record)))})
+    plain = json.loads(json.dumps(record))  # as it will be read: keys of JSON are text
+    write_json(path, {**plain, "sha256": record_sha256(plain)})
 
 
 def record_sha256(record: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ that fails all the same is repeated. Its files are in a directory of this user a
 import importlib
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -15,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ _WIDE_LIMITS = {
     "RAY_health_check_failure_threshold": "10",
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",  # a small /dev/shm is slow, not wrong
 }
+_AGENT_RANGE = range(20000, 32768)  # of their ports
 _AGENT_PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 _OTHERS = ("RAY_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS")  # of another cluster
 
@@ -153,10 +156,16 @@ def _given_ports(ports: Mapping[str, int]) -> Iterator[None]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nothing listens at."""
-    with ExitStack() as opened:  # all at once: they differ
-        servers = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
+    """Return ports of the loopback that nothing listens at, and that no outgoing connection is given meanwhile."""
+    # Those of connections begin at 32768 on Linux, higher elsewhere; the workers of Ray have those below 20000.
+    candidates = random.SystemRandom().sample(_AGENT_RANGE, len(_AGENT_RANGE))
+    return list(islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def end_processes() -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ensemble.search_log import planned_trials
+from ensemble.store import read_record, write_record
 
 pytestmark = pytest.mark.ray
 
@@ -258,9 +259,9 @@ def test_more_trials_and_more_seeds_extend_a_finished_search(whole: Path, place:
 
 
 def test_a_run_of_other_versions_is_not_continued_unless_forced(whole: Path, place: Path, run_in: Run) -> None:
-    notes = json.loads((whole / "data.json").read_text())
+    notes = read_record(whole / "data.json")
     notes["versions"]["torch"] = "2.0.0"
-    (whole / "data.json").write_text(json.dumps(notes))
+    write_record(whole / "data.json", notes)
     refused = run_in(place, "resume", str(whole), "--trials", "+1")
     assert refused.returncode == 2
     assert "torch was 2.0.0, is " in refused.stderr
